@@ -1,0 +1,1 @@
+"""Faces on live and recorded video: decode, detect, track, score, fuse, publish."""

@@ -1,0 +1,281 @@
+"""Schema of configs/stream/*.yaml. Defaults stand here only; a YAML holds what differs.
+
+Each stage's options are one class, passed to that stage's constructor. Units are in the names.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+
+from stream.errors import ConfigError
+from trt_engines.backends import BackendConfig, OnnxRuntimeConfig, TorchConfig
+from trt_engines.manifest import SHIPPED
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Options(BaseModel):
+    """Frozen, and strict about names: an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SourceConfig(Options):
+    """One camera or file."""
+
+    id: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="Name used in every message."
+    )
+    uri: SecretStr = Field(
+        description="rtsp://, rtsps://, http(s):// (needs allow_http), a path, or a webcam device "
+        "such as /dev/video0. May hold credentials, which never leave the process."
+    )
+    allow_http: bool = Field(False, description="Accept http:// and https:// for this source.")
+    open_timeout_s: float = Field(5.0, gt=0)
+    read_timeout_s: float = Field(5.0, gt=0, description="Longest wait for one packet.")
+    stall_s: float = Field(10.0, gt=0, description="No decoded frame for so long: frozen.")
+    retry_first_s: float = Field(0.5, gt=0, description="Wait before the first reconnect.")
+    retry_max_s: float = Field(30.0, gt=0, description="Cap of the exponential back-off.")
+    give_up_s: float | None = Field(
+        None, gt=0, description="End a lost live source after so long; default: never."
+    )
+    heartbeat_s: float = Field(5.0, gt=0, description="SourceStatus at least so often.")
+    realtime: bool = Field(
+        False, description="Play a file at its own speed and drop frames under load, as a camera."
+    )
+    loop: bool = Field(False, description="Start a file again at its end, as a new session.")
+    max_pixels: int = Field(
+        4096 * 2304, gt=0, description="Refuse larger pictures: they can exhaust memory."
+    )
+
+
+class DecodeConfig(Options):
+    """Decoding, common to all sources."""
+
+    kind: Literal["pyav"] = "pyav"
+    analyse_fps: float = Field(
+        5.0,
+        gt=0,
+        description="Frames analysed per second of media time; the others are decoded only.",
+    )
+    threads: int = Field(1, ge=1, description="Decoder threads per source.")
+
+
+class DetectConfig(Options):
+    """The MTCNN cascade."""
+
+    engines: Path = Field(
+        SHIPPED / "mtcnn", description="Folder with the manifests of P-, R- and O-Net."
+    )
+    detect_width: int = Field(
+        640, ge=64, description="Detect on a copy of the frame no wider than this, pixels."
+    )
+    detect_every_s: float = Field(
+        1.0,
+        ge=0,
+        description="Search the whole frame so often; between, only tracks are refreshed.",
+    )
+    min_face_px: int = Field(
+        40, ge=20, description="Smallest face to find, pixels of the detection copy."
+    )
+    pnet_threshold: float = Field(0.6, ge=0, le=1)
+    rnet_threshold: float = Field(0.7, ge=0, le=1)
+    onet_threshold: float = Field(0.7, ge=0, le=1)
+
+
+class TrackConfig(Options):
+    """Association of detections over time."""
+
+    high_confidence: float = Field(
+        0.9, ge=0, le=1, description="Detections at or above open tracks and are matched first."
+    )
+    match_iou: float = Field(0.3, ge=0, le=1, description="Least overlap of a match, first stage.")
+    match_iou_low: float = Field(
+        0.4, ge=0, le=1, description="Least overlap of a match with a weak detection, second stage."
+    )
+    confirm_s: float = Field(0.3, ge=0, description="A track is confirmed after so long...")
+    confirm_hits: int = Field(2, ge=1, description="...and so many detections.")
+    lost_after_s: float = Field(2.0, gt=0, description="Unseen for so long: the track ends.")
+
+
+class QualityConfig(Options):
+    """What a face must offer to be scored."""
+
+    min_face_px: float = Field(48, ge=1, description="Longer side of the box, source pixels.")
+    min_sharpness: float = Field(0.05, ge=0, le=1)
+    min_brightness: float = Field(0.12, ge=0, le=1)
+    max_brightness: float = Field(0.92, ge=0, le=1)
+    max_turn: float = Field(0.85, ge=0, le=1, description="0 frontal, 1 profile.")
+
+
+class ScoreConfig(Options):
+    """The detector network, and how often it looks at a face."""
+
+    manifest: Path = Field(
+        SHIPPED / "lgsc_lite0" / "lgsc.manifest.json", description="The detector's manifest."
+    )
+    interval_s: float = Field(
+        0.4, ge=0, description="Least media time between two scores of a track."
+    )
+
+
+class FuseConfig(Options):
+    """From scores to verdicts."""
+
+    correlation_s: float = Field(
+        1.0, gt=0, description="Looks this far apart count 1 - 1/e of an independent one."
+    )
+    memory_s: float = Field(8.0, gt=0, description="Age at which evidence weighs 1/e.")
+    prior_looks: float = Field(
+        1.0, ge=0, description="Strength of the prior (evidence 0), in independent looks."
+    )
+    min_scores: int = Field(3, ge=1, description="No verdict before so many scores...")
+    min_effective: float = Field(1.5, ge=0, description="...worth so many independent looks.")
+    abstain_after_s: float = Field(
+        2.0, ge=0, description="Abstain when a track is so old and no sighting passed the gate."
+    )
+    enter: float | None = Field(
+        None, ge=0, le=1, description="At or above: ATTACK. Default: the manifest's threshold."
+    )
+    leave: float | None = Field(
+        None, ge=0, le=1, description="Below: BONA_FIDE. Default: the manifest's threshold."
+    )
+    publish_every_s: float = Field(1.0, ge=0, description="Least time between scores of a track.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.enter is not None and self.leave is not None and self.leave > self.enter:
+            raise ValueError(f"leave ({self.leave}) must not exceed enter ({self.enter})")
+        return self
+
+
+class RedisSinkConfig(Options):
+    """Redis streams, status hashes and a channel; see docs/messages.md."""
+
+    kind: Literal["redis"] = "redis"
+    url: SecretStr | None = Field(
+        None, description="redis://, rediss:// or unix://; default: an embedded server."
+    )
+    namespace: str = Field("facewarden", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    ca_file: Path | None = Field(None, description="CA that signed the server's certificate.")
+    alerts_maxlen: int = Field(100_000, ge=1, description="Approximate length of the stream.")
+    tracks_maxlen: int = Field(20_000, ge=1)
+    timeout_s: float = Field(2.0, gt=0, description="Longest wait for one reply.")
+    queue_messages: int = Field(
+        10_000, ge=1, description="Messages kept in memory while Redis is away."
+    )
+    spool: Path | None = Field(
+        None, description="Folder for alerts kept while Redis is away; default: a private one."
+    )
+    spool_alerts: int = Field(100_000, ge=1, description="Alerts kept on disk at most.")
+    outage_limit_s: float = Field(
+        600.0, gt=0, description="Redis away for longer: end with exit code 1; the spool stays."
+    )
+
+
+class JsonlSinkConfig(Options):
+    """One message a line, appended to a file."""
+
+    kind: Literal["jsonl"] = "jsonl"
+    path: Path
+
+
+SinkConfig = Annotated[RedisSinkConfig | JsonlSinkConfig, Field(discriminator="kind")]
+
+
+class StreamConfig(Options):
+    """All of a run of `run_stream.py`."""
+
+    sources: tuple[SourceConfig, ...] = Field(min_length=1)
+    decode: DecodeConfig = DecodeConfig()
+    detect: DetectConfig = DetectConfig()
+    track: TrackConfig = TrackConfig()
+    quality: QualityConfig = QualityConfig()
+    score: ScoreConfig = ScoreConfig()
+    fuse: FuseConfig = FuseConfig()
+    backend: BackendConfig = OnnxRuntimeConfig()
+    sinks: tuple[SinkConfig, ...] = (RedisSinkConfig(),)
+    shutdown_s: float = Field(10.0, gt=0, description="Longest time to drain after a stop request.")
+
+    @model_validator(mode="after")
+    def _unique_ids(self) -> Self:
+        ids = [source.id for source in self.sources]
+        twice = sorted({i for i in ids if ids.count(i) > 1})
+        if twice:
+            raise ValueError(f"source ids must differ; used twice: {', '.join(twice)}")
+        return self
+
+
+def load_config(path: Path | None, overrides: Sequence[tuple[str, Any]] = ()) -> StreamConfig:
+    """Read a YAML file and lay overrides over it.
+
+    Args:
+        path: YAML file; None starts from the defaults.
+        overrides: dotted key and value, e.g. `("track.lost_after_s", 2)`; a later one wins.
+
+    Raises:
+        ConfigError: the file can't be read, or a key or value is not one of the schema's; the message names the
+            key and, for an unknown one, the nearest known.
+    """
+    data = {} if path is None else _read_yaml(path)
+    for key, value in overrides:
+        *parents, leaf = key.split(".")
+        node = data
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise ConfigError(f"{key}: {parent} is a value and has no keys")
+        node[leaf] = value
+    try:
+        return StreamConfig.model_validate(data)
+    except ValidationError as error:
+        where = "" if path is None else f"{path}: "
+        raise ConfigError(where + "; ".join(_explain(e) for e in error.errors())) from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: can't read the configuration: {error}") from error
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: expected keys and values, found a {type(data).__name__}")
+    return data
+
+
+def _explain(error: Any) -> str:
+    """Return one line for one pydantic error: where, what, and for an unknown key the nearest known."""
+    loc = [str(part) for part in error["loc"]]
+    where = ".".join(loc) or "configuration"
+    if error["type"] != "extra_forbidden":
+        return f"{where}: {error['msg'].removeprefix('Value error, ')}"
+    known = _known_keys(StreamConfig, loc[:-1])
+    near = difflib.get_close_matches(loc[-1], known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+    return f"{where}: unknown key; {hint}"
+
+
+def _known_keys(model: type[BaseModel], parents: list[str]) -> list[str]:
+    """Return the keys of the class that a path of keys, indices and union tags leads to."""
+    by_tag = {
+        cls.model_fields["kind"].default: cls
+        for cls in (OnnxRuntimeConfig, TorchConfig, RedisSinkConfig, JsonlSinkConfig)
+    }
+    for parent in parents:
+        if parent in by_tag:
+            model = by_tag[parent]
+        elif parent in model.model_fields:
+            annotation = model.model_fields[parent].annotation
+            if annotation == tuple[SourceConfig, ...]:
+                model = SourceConfig
+            elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+                model = annotation
+    return sorted(model.model_fields)

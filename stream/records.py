@@ -1,0 +1,229 @@
+"""The data that passes between the stages. A later stage makes a new type; no field is filled in afterwards.
+
+Conventions, stated once:
+
+- Pixels are `torch.Tensor`; boxes and landmarks are float32 numpy arrays on the CPU.
+- Coordinates are continuous pixels of the source frame, x right, y down; pixel (0, 0) covers [0, 1) x [0, 1).
+- Attack is the positive class: scores lie in 0..1 and grow with the evidence of an attack.
+- Durations are seconds of media time (`pts_s`), never frame counts. `captured_at` is wall-clock Unix time and serves
+  latency figures and time stamps only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrameStamp:
+    """Where and when a frame was taken: all of it but the pixels."""
+
+    source_id: str
+    session: int  # 0 at first, +1 with every reconnect
+    index: (
+        int  # 0-based, in decode order of the session, counting frames that were not analysed too
+    )
+    pts_s: float  # media time, never decreasing within a session
+    captured_at: float  # Unix seconds at which the frame reached us
+    width: int  # px
+    height: int  # px
+    decoder: str  # name of what made the pixels: "pyav", "nvdec", "dali"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Frame:
+    """A decoded picture."""
+
+    stamp: FrameStamp
+    image: Tensor  # (H, W, 3) uint8 RGB, owned by the frame
+
+    def __post_init__(self) -> None:
+        expected = (self.stamp.height, self.stamp.width, 3)
+        if tuple(self.image.shape) != expected:
+            raise ValueError(f"image must have shape {expected}, got {tuple(self.image.shape)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FaceDetection:
+    """A face found in one frame."""
+
+    box: NDArray[np.float32]  # (4,) x1 y1 x2 y2, px; may reach outside the frame
+    landmarks: NDArray[np.float32]  # (5, 2) px: viewer's left eye, right eye, nose, mouth corners
+    confidence: float  # 0..1
+
+    def __post_init__(self) -> None:
+        if self.box.shape != (4,) or self.landmarks.shape != (5, 2):
+            raise ValueError(
+                f"box must have shape (4,) and landmarks (5, 2), got {self.box.shape} and "
+                f"{self.landmarks.shape}"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class TrackKey:
+    """Names one face's track; never reused within a process."""
+
+    source_id: str
+    session: int
+    track_id: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Track:
+    """A track that was seen in the present frame."""
+
+    key: TrackKey
+    detection: FaceDetection  # as detected in this frame, not as predicted
+    first_pts_s: float
+    pts_s: float
+    confirmed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TrackUpdate:
+    """What one frame changed."""
+
+    tracks: tuple[Track, ...] = ()  # seen in this frame
+    ended: tuple[TrackKey, ...] = ()  # never seen again
+
+
+class QualityProblem(StrEnum):
+    """Why a face can't be judged."""
+
+    TOO_SMALL = "too_small"
+    BLURRED = "blurred"
+    DARK = "dark"
+    OVER_EXPOSED = "over_exposed"
+    TURNED_AWAY = "turned_away"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaceQuality:
+    """How well a face can be judged; see `stream.quality` for the measures."""
+
+    face_px: float  # longer side of the face box
+    sharpness: float  # 0..1, 0 = no detail at the scale of the crop
+    brightness: float  # 0..1, mean luma of the face
+    turn: float  # 0 = frontal, 1 = the nose is level with an eye (profile)
+    problem: QualityProblem | None  # None: the face can be scored
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Sighting:
+    """One look at a track's face, in one frame."""
+
+    key: TrackKey
+    stamp: FrameStamp
+    detection: FaceDetection
+    first_pts_s: float  # of the track
+    quality: FaceQuality
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FaceCrop:
+    """A face that is due for scoring, cut to the network's input."""
+
+    sighting: Sighting
+    image: Tensor  # (3, S, S) uint8 RGB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CropBatch:
+    """Crops that run through the network together."""
+
+    crops: tuple[FaceCrop, ...]
+    images: Tensor  # (N, 3, S, S) uint8 RGB, same order
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class AttackScore:
+    """What a network says of one crop."""
+
+    sighting: Sighting
+    probability: float  # 0..1, calibrated, that the face is an attack
+    method: str
+
+
+class Verdict(StrEnum):
+    """What is said of a track."""
+
+    UNDECIDED = "undecided"
+    BONA_FIDE = "bona_fide"
+    ATTACK = "attack"
+    ABSTAIN = "abstain"  # no sighting passed the quality gate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TrackScore:
+    """The fused evidence of a track."""
+
+    sighting: Sighting  # the latest
+    n_scores: int
+    n_effective: float  # independent looks that the scores are worth
+    probability: float | None  # 0..1; None before the first score
+    verdict: Verdict
+    problem: QualityProblem | None  # set when, and only when, the verdict is ABSTAIN
+    method: str
+    ended: bool  # True in the last message of a track
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Alert:
+    """A track's verdict changed."""
+
+    track: TrackScore
+    previous: Verdict
+    ordinal: int  # 1 for a track's first change; with the key it makes the event id deterministic
+    threshold: float  # on `track.probability`, that applied
+
+
+class SourceState(StrEnum):
+    """Life of a source."""
+
+    OPEN = "open"
+    LOST = "lost"  # will be tried again
+    ENDED = "ended"  # will not
+
+
+class SourceCode(StrEnum):
+    """Why a source is in its state."""
+
+    OK = "ok"
+    END_OF_FILE = "end_of_file"
+    STOPPED = "stopped"  # we were asked to stop
+    NOT_FOUND = "not_found"
+    REFUSED = "refused"
+    UNAUTHORISED = "unauthorised"
+    UNREACHABLE = "unreachable"  # no answer within the time limit, or no route
+    FROZEN = "frozen"  # connected, but no frame for `stall_s`
+    DISCONNECTED = "disconnected"  # the far end went away
+    NO_VIDEO = "no_video"
+    UNSUPPORTED_CODEC = "unsupported_codec"
+    TOO_LARGE = "too_large"
+    INVALID_DATA = "invalid_data"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceStatus:
+    """Sent on every change and every `heartbeat_s`: no alert must never be mistaken for no attack."""
+
+    source_id: str
+    session: int
+    state: SourceState
+    code: SourceCode
+    detail: str  # one line for people, credentials removed
+    changed: bool  # False in a heartbeat
+    frames_seen: int  # decoded, in all sessions
+    frames_due: int  # of those, selected for analysis
+    frames_dropped: int  # of those, dropped because analysis was behind
+    at: float  # Unix seconds
+
+
+Message: TypeAlias = TrackScore | Alert | SourceStatus

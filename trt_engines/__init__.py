@@ -1,0 +1,1 @@
+"""Networks as inference engines: export, build, manifest, and the back ends that run them."""

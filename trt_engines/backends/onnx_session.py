@@ -1,0 +1,60 @@
+"""ONNX Runtime on the CPU: the embedded default."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import onnxruntime as ort
+import torch
+
+from trt_engines.errors import EngineError
+from trt_engines.manifest import load_manifest, verified_file
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from trt_engines.backends import OnnxRuntimeConfig
+
+
+class OnnxRuntimeBackend:
+    """Runs one ONNX graph."""
+
+    def __init__(self, manifest_path: Path, config: OnnxRuntimeConfig) -> None:
+        """Load and verify the graph.
+
+        Raises:
+            EngineError: the graph is missing or ONNX Runtime refuses it.
+            EngineMismatchError: the file is not the manifest's.
+        """
+        manifest = load_manifest(manifest_path)
+        path = verified_file(manifest_path, manifest.onnx, manifest.onnx_sha256)
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = config.threads
+        options.inter_op_num_threads = 1
+        # Idle threads must not spin: decoding shares the cores.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        try:
+            self._session = ort.InferenceSession(
+                path, sess_options=options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime's exceptions have no common public base
+            raise EngineError(
+                f"{path}: ONNX Runtime can't load it: {error}; export it again"
+            ) from error
+        self.max_batch = manifest.max_batch
+        self._outputs = [output.name for output in self._session.get_outputs()]
+        (self._input,) = (node.name for node in self._session.get_inputs())
+
+    def infer(self, images: Tensor) -> Mapping[str, Tensor]:
+        """See `Backend.infer`."""
+        if len(images) > self.max_batch:
+            raise ValueError(f"at most {self.max_batch} images fit one run, got {len(images)}")
+        arrays = self._session.run(self._outputs, {self._input: images.contiguous().numpy()})
+        return {name: torch.from_numpy(a) for name, a in zip(self._outputs, arrays, strict=True)}
+
+    def close(self) -> None:
+        """See `Backend.close`; the session's memory goes with the object."""

@@ -1,0 +1,109 @@
+"""The manifest: an engine never travels without it.
+
+`<name>.manifest.json` lies beside the engine's file and says what the network is, what it eats, what its outputs
+mean, and at which threshold it decides. File names carry no meaning.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, Field, ValidationError
+
+from models._contract import InputSpec
+from trt_engines.errors import EngineError, EngineMismatchError
+
+SHIPPED = Path(__file__).resolve().parent / "shipped"
+
+
+class DecisionThresholds(BaseModel, frozen=True, extra="forbid"):
+    """Operating point on a track's fused probability, and where it comes from."""
+
+    enter: float = Field(ge=0, le=1, description="At or above: ATTACK.")
+    leave: float = Field(ge=0, le=1, description="Below: BONA_FIDE.")
+    source: str = Field(description="Data and rule that chose them; never test data.")
+
+
+class Manifest(BaseModel, frozen=True, extra="forbid"):
+    """All that a user of the engine must know."""
+
+    schema_version: Literal[1] = 1
+    name: str
+    method: str | None = Field(None, description="Module of `models`; None for a detector's part.")
+    options: dict[str, object] = Field(
+        default_factory=dict, description="The method's options, as its `Config` takes them."
+    )
+    input: InputSpec
+    outputs: dict[str, str] = Field(description="Name of each output -> meaning, shape, range.")
+    onnx: str = Field(description="File name beside this manifest.")
+    onnx_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    weights: str | None = Field(None, description="File name of the weights (safetensors).")
+    weights_sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    opset: int
+    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    max_batch: int = Field(ge=1)
+    onnx_torch_max_abs: float = Field(
+        ge=0, description="Largest |ONNX - torch| over all outputs, measured at export."
+    )
+    thresholds: DecisionThresholds | None = None
+    licence: str
+    cost_ms: float | None = Field(
+        None, description="CPU ms per face, batch 1, one thread, measured at export."
+    )
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load_manifest(path: Path) -> Manifest:
+    """Read a manifest.
+
+    Raises:
+        EngineError: missing or malformed.
+    """
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise EngineError(
+            f"{path}: can't read the engine's manifest ({error.strerror}); expected a file made by "
+            "`python -m trt_engines export`"
+        ) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "file"
+        raise EngineError(
+            f"{path}: not a valid manifest: {where}: {first['msg']}; export the engine again"
+        ) from error
+
+
+def save_manifest(path: Path, manifest: Manifest) -> None:
+    """Write a manifest, replacing an old one in one step."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def verified_file(manifest_path: Path, name: str, sha256: str) -> Path:
+    """Return the path of a file beside the manifest, once its content is what the manifest says.
+
+    Raises:
+        EngineError: the file is missing.
+        EngineMismatchError: the content differs.
+    """
+    path = manifest_path.parent / name
+    if not path.is_file():
+        raise EngineError(
+            f"{path}: missing; {manifest_path.name} names it: copy both, or export again"
+        )
+    found = file_sha256(path)
+    if found != sha256:
+        raise EngineMismatchError(
+            f"{path}: expected sha256 {sha256[:12]}..., found {found[:12]}...; the file is damaged or "
+            f"belongs to another manifest than {manifest_path.name}: copy both again, or export again"
+        )
+    return path
