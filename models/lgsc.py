@@ -1,0 +1,256 @@
+"""LGSC: Learning Generalized Spoof Cues for Face Anti-spoofing.
+
+Feng, Hong, Yue, Chen, Wang, Han, Liu, Ding; arXiv:2005.03922 (2020). Official code: VIS-VAR/LGSC-for-FAS (MIT).
+
+Bona fide faces are a closed set, attacks an open one. A U-Net draws a residual map, the spoof cue, that is pushed to
+zero on bona fide faces and left free on attacks; a triplet term at several depths separates the two, and an auxiliary
+classifier, which sees image + cue, makes the cue useful. At inference only the generator runs; the mean magnitude of
+the cue is the score.
+
+Differences from the official code:
+
+- Dropout is scaled while training (torch's way); the official Paddle 1.x code scales at inference instead.
+- `encoder="efficientnet_lite0"` with narrow `decoder_widths` is ours, for streaming on a CPU; not in the paper.
+- The raw score (0..1, small numbers) is calibrated: logit = (raw - `raw_offset`) / `raw_scale`, both fitted on
+  development data after training. Until then they are 0.5 and 0.1 and the probability means nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import torch
+from pydantic import BaseModel, Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models._backbones import EncoderName, build_encoder
+from models._contract import BONA_FIDE, InputSpec, Method
+from models._losses import asymmetric_triplet
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from models._contract import FaceBatch
+
+
+class LgscConfig(BaseModel, frozen=True, extra="forbid"):
+    """Options; the defaults are the official configuration."""
+
+    encoder: EncoderName = "resnet18"
+    decoder_widths: tuple[int, int, int, int, int] = (256, 128, 64, 64, 64)
+    size_px: int = Field(224, multiple_of=32)
+    margin: float = Field(1.2, gt=0, description="Crop side over face box.")
+    dropout: float = Field(0.5, ge=0, lt=1)
+    weight_classification: float = Field(5.0, ge=0)
+    weight_regression: float = Field(5.0, ge=0)
+    weight_triplet: float = Field(1.0, ge=0)
+    triplet_margin: float = Field(0.5, gt=0)
+
+
+class LgscOutputs(NamedTuple):
+    """What one forward pass yields."""
+
+    cue: Tensor  # (N, 3, S, S), -1..1
+    features: tuple[Tensor, ...]  # E5, D1, D2, D3, D4: (N, C, H, W), H from S/32 to S/2
+    raw_score: Tensor  # (N,) mean |cue|, 0..1, higher = attack
+    class_logits: Tensor | None  # (N, 2), column 1 = attack; None in eval mode
+
+
+class _DecoderBlock(nn.Module):
+    """Residual block with instance norm; the official code's `BasicBlock` of the neck."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False)
+        self.in1 = nn.InstanceNorm2d(outputs, affine=True)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.in2 = nn.InstanceNorm2d(outputs, affine=True)
+        self.downsample: nn.Module = nn.Identity()
+        if inputs != outputs:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, bias=False), nn.InstanceNorm2d(outputs, affine=True)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.in1(self.conv1(x)))
+        return F.relu(self.in2(self.conv2(y)) + self.downsample(x))
+
+
+class _DecoderStage(nn.Module):
+    """Double the size, join the encoder's map of that size, refine."""
+
+    def __init__(self, inputs: int, width: int, skip: int, outputs: int) -> None:
+        super().__init__()
+        self.upsample = nn.Sequential(
+            nn.Upsample(scale_factor=2, mode="nearest"),
+            nn.ZeroPad2d((0, 1, 0, 1)),  # below and right only: the 2x2 kernel keeps the size
+            nn.Conv2d(inputs, width, 2, bias=False),
+            nn.InstanceNorm2d(width, affine=True),
+            nn.ReLU(),
+        )
+        joined = width + skip
+        self.shortcut = nn.Sequential(
+            nn.Conv2d(joined, outputs, 1, bias=False), nn.InstanceNorm2d(outputs, affine=True)
+        )
+        self.body = nn.Sequential(_DecoderBlock(joined, outputs), _DecoderBlock(outputs, outputs))
+
+    def forward(self, x: Tensor, skip: Tensor | None) -> Tensor:
+        x = self.upsample(x)
+        if skip is not None:
+            x = torch.cat([x, skip], dim=1)
+        return self.body(x) + self.shortcut(x)  # no activation: a cue has both signs
+
+
+class AuxiliaryClassifier(nn.Module):
+    """Tells bona fide from attack by image + cue; needed in training only."""
+
+    def __init__(self, encoder: EncoderName, dropout: float) -> None:
+        super().__init__()
+        self.encoder = build_encoder(encoder)
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(self.encoder.channels[-1], 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return (N, 2) logits, index `ATTACK` = 1, for normalised images plus cue (N, 3, S, S)."""
+        pooled = self.encoder(images)[-1].mean(dim=(2, 3))
+        logits: Tensor = self.fc(self.dropout(pooled))
+        return logits
+
+
+class Lgsc(nn.Module):
+    """Spoof cue generator and, for training, its auxiliary classifier."""
+
+    raw_offset: Tensor
+    raw_scale: Tensor
+
+    def __init__(self, config: LgscConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.input_spec = InputSpec(size_px=config.size_px, margin=config.margin)
+        self.encoder = build_encoder(config.encoder)
+        e1, e2, e3, e4, e5 = self.encoder.channels
+        w1, w2, w3, w4, w5 = config.decoder_widths
+        self.decoder = nn.ModuleList(
+            [
+                _DecoderStage(e5, w1, e4, w1),
+                _DecoderStage(w1, w2, e3, w2),
+                _DecoderStage(w2, w3, e2, w3),
+                _DecoderStage(w3, w4, e1, w4),
+                _DecoderStage(w4, w5, 0, 3),
+            ]
+        )
+        self.classifier = AuxiliaryClassifier(config.encoder, config.dropout)
+        self.register_buffer("raw_offset", torch.tensor(0.5))
+        self.register_buffer("raw_scale", torch.tensor(0.1))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        nn.init.xavier_uniform_(self.classifier.fc.weight)
+        nn.init.zeros_(self.classifier.fc.bias)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """See `AttackModel.normalise`: (v - 100) / 80, the official code's choice."""
+        return (images.float() - 100) / 80
+
+    def forward(self, images: Tensor) -> LgscOutputs:
+        """Return cue, features and raw score of normalised images (N, 3, S, S), S a multiple of 32."""
+        e1, e2, e3, e4, e5 = self.encoder(images)
+        features = [e5]
+        x = e5
+        for stage, skip in zip(self.decoder, (e4, e3, e2, e1, None), strict=True):
+            x = stage(x, skip)
+            features.append(x)
+        cue = torch.tanh(features.pop())
+        return LgscOutputs(
+            cue=cue,
+            features=tuple(features),
+            raw_score=cue.abs().mean(dim=(1, 2, 3)),
+            class_logits=self.classifier(images + cue) if self.training else None,
+        )
+
+    def attack_logit(self, outputs: LgscOutputs) -> Tensor:
+        """See `AttackModel.attack_logit`."""
+        return (outputs.raw_score - self.raw_offset) / self.raw_scale
+
+    def explanation(self, outputs: LgscOutputs) -> Tensor:
+        """Return (N, 1, S, S) mean |cue| over the channels, 0..1, on the same scale for every face.
+
+        Bright spots of the map are a known artefact of instance norm: it shows the evidence, and does not prove where
+        an attack is.
+        """
+        return outputs.cue.abs().mean(dim=1, keepdim=True)
+
+    def loss_terms(self, outputs: LgscOutputs, batch: FaceBatch) -> dict[str, Tensor]:
+        """Return the terms of the official loss, weighted: classification, regression, triplet.
+
+        Raises:
+            ValueError: the outputs were made in eval mode, where the classifier does not run.
+        """
+        if outputs.class_logits is None:
+            raise ValueError("LGSC's loss needs outputs of a forward pass in training mode")
+        config = self.config
+        is_bona_fide = batch.labels == BONA_FIDE
+        triplets = [
+            asymmetric_triplet(f.mean(dim=(2, 3)), is_bona_fide, config.triplet_margin)
+            for f in outputs.features
+        ]
+        return {
+            "classification": config.weight_classification
+            * F.cross_entropy(outputs.class_logits, batch.labels),
+            "regression": config.weight_regression * bona_fide_cue(outputs.cue, is_bona_fide),
+            "triplet": config.weight_triplet * torch.stack(triplets).sum(),
+        }
+
+
+def bona_fide_cue(cue: Tensor, is_bona_fide: Tensor) -> Tensor:
+    """Return the mean |cue| of the bona fide samples, 0 without any: their target is the zero map.
+
+    Args:
+        cue: (N, 3, H, W), -1..1.
+        is_bona_fide: (N,) bool.
+    """
+    magnitude = cue.abs().sum(dim=(1, 2, 3)) * is_bona_fide
+    return magnitude.sum() / (is_bona_fide.sum() * cue[0].numel() + 1e-8)
+
+
+_OFFICIAL_NAMES: Final = (
+    (r"^backbone\.", "encoder."),
+    (r"^head\.", "classifier.encoder."),
+    (r"^fc\.", "classifier.fc."),
+    (r"^neck\.deres(\d)\.", r"decoder.\1.body."),
+    (r"^neck\.conv_module2x2\.(\d)\._conv\.", r"decoder.\1.upsample.2."),
+    (r"^neck\.conv_module2x2\.(\d)\.in\.", r"decoder.\1.upsample.3."),
+    (r"^neck\.conv_module1x1\.(\d)\._conv\.", r"decoder.\1.shortcut.0."),
+    (r"^neck\.conv_module1x1\.(\d)\.in\.", r"decoder.\1.shortcut.1."),
+    (r"\._mean$", ".running_mean"),
+    (r"\._variance$", ".running_var"),
+)
+
+
+def from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename a state dict of the official Paddle code to this module's names.
+
+    Paddle stores a linear layer as (in, out), and the official class 1 is live: the classifier is transposed and its
+    two rows swapped. Calibration is not in it and keeps its default.
+
+    Args:
+        state: official names, e.g. `neck.deres1.0.conv1.weight`, tensors.
+    """
+    renamed = {}
+    for name, value in state.items():
+        new = name
+        for pattern, replacement in _OFFICIAL_NAMES:
+            new = re.sub(pattern, replacement, new)
+        # The official decoder counts its stages from 1.
+        new = re.sub(r"^decoder\.(\d)", lambda m: f"decoder.{int(m[1]) - 1}", new)
+        renamed[new] = value
+    weight, bias = renamed["classifier.fc.weight"], renamed["classifier.fc.bias"]
+    renamed["classifier.fc.weight"] = weight.T.flip(0)
+    renamed["classifier.fc.bias"] = bias.flip(0)
+    return renamed
+
+
+METHOD = Method(config=LgscConfig, build=Lgsc)
+
