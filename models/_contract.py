@@ -1,7 +1,8 @@
 """What every method promises, and what its numbers mean.
 
-Attack is the positive class everywhere: labels are `BONA_FIDE` = 0 and `ATTACK` = 1, scores lie in 0..1 and grow
-with the evidence of an attack. Data sets and checkpoints that use the reverse are converted on reading.
+Attack is the positive class everywhere: labels are `BONA_FIDE` = 0 and `ATTACK` = 1, scores lie in
+0..1 and grow with the evidence of an attack. Data sets and checkpoints that use the reverse are
+converted on reading.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class FaceBatch(NamedTuple):
 
 
 class AttackModel(Protocol):
-    """A trained network together with its loss; every method's network is one (and a `torch.nn.Module`)."""
+    """A network with its loss; every method's is one, and a `torch.nn.Module`."""
 
     input_spec: InputSpec
 

@@ -7,10 +7,11 @@ from torch import Tensor
 
 
 def asymmetric_triplet(features: Tensor, is_bona_fide: Tensor, margin: float) -> Tensor:
-    """Pull bona fide samples together and push attacks away from them; attacks are not pulled together.
+    """Pull bona fide samples together, push attacks away; attacks are not pulled together.
 
-    Batch-all mining: anchor and positive are two different bona fide samples, the negative is an attack. The mean
-    runs over the triplets that violate the margin (LGSC, arXiv:2005.03922; official code, `models/losses`).
+    Batch-all mining: anchor and positive are two different bona fide samples, the negative is an
+    attack. The mean runs over the triplets that violate the margin (LGSC, arXiv:2005.03922;
+    official code, `models/losses`).
 
     Args:
         features: (N, C); normalised to unit length here.

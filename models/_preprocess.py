@@ -1,9 +1,10 @@
 """Face geometry: how a face box becomes the square crop a network sees.
 
-The only home of this fact: training and streaming both call `crop_faces`, so they cut the same pixels.
+The only home of this fact: training and streaming both call `crop_faces`, so they cut the same
+pixels.
 
-Coordinates are continuous pixels of the source frame, x right, y down; pixel (0, 0) covers [0, 1) x [0, 1) and its
-centre is (0.5, 0.5), as in `grid_sample(align_corners=False)`.
+Coordinates are continuous pixels of the source frame, x right, y down; pixel (0, 0) covers [0, 1) x
+[0, 1) and its centre is (0.5, 0.5), as in `grid_sample(align_corners=False)`.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ def crop_window(box: NDArray[np.float32], margin: float) -> tuple[float, float, 
 def crop_faces(image: Tensor, boxes: NDArray[np.float32], spec: InputSpec) -> Tensor:
     """Cut faces out of a frame and scale them to the network's input size.
 
-    Where the face is larger than the output, each output pixel is the mean of several samples, so that fine
-    texture does not alias into moire that a detector could take for a screen. Outside the frame the border pixel
-    is repeated.
+    Where the face is larger than the output, each output pixel is the mean of several samples, so
+    that fine texture does not alias into moire that a detector could take for a screen. Outside the
+    frame the border pixel is repeated.
 
     Args:
         image: (H, W, 3) uint8 RGB, any device.

@@ -1,24 +1,29 @@
 """LGSC: Learning Generalized Spoof Cues for Face Anti-spoofing.
 
-Feng, Hong, Yue, Chen, Wang, Han, Liu, Ding; arXiv:2005.03922 (2020). Official code: VIS-VAR/LGSC-for-FAS (MIT).
+Feng, Hong, Yue, Chen, Wang, Han, Liu, Ding; arXiv:2005.03922 (2020). Official code:
+VIS-VAR/LGSC-for-FAS (MIT).
 
-Bona fide faces are a closed set, attacks an open one. A U-Net draws a residual map, the spoof cue, that is pushed to
-zero on bona fide faces and left free on attacks; a triplet term at several depths separates the two, and an auxiliary
-classifier, which sees image + cue, makes the cue useful. At inference only the generator runs; the mean magnitude of
-the cue is the score.
+Bona fide faces are a closed set, attacks an open one. A U-Net draws a residual map, the spoof cue,
+that is pushed to zero on bona fide faces and left free on attacks; a triplet term at several depths
+separates the two, and an auxiliary classifier, which sees image + cue, makes the cue useful. At
+inference only the generator runs; the mean magnitude of the cue is the score.
 
 Differences from the official code:
 
-- Dropout is scaled while training (torch's way); the official Paddle 1.x code scales at inference instead.
-- `encoder="efficientnet_lite0"` with narrow `decoder_widths` is ours, for streaming on a CPU; not in the paper.
-- The raw score (0..1, small numbers) is calibrated: logit = (raw - `raw_offset`) / `raw_scale`, both fitted on
-  development data after training. Until then they are 0.5 and 0.1 and the probability means nothing.
+- Dropout is scaled while training (torch's way); the official Paddle 1.x code scales at inference
+  instead.
+- Ours, for streaming on a CPU and not in the paper: `encoder="efficientnet_lite0"` with narrow
+  `decoder_widths`; `decoder_norm="batch"`, which folds into the convolutions and, unlike instance
+  norm, lets the magnitude of a cue differ between faces from the first steps on; `weight_score`, a
+  cross-entropy of the deployed score itself, so that a short training decides.
+- The raw score (0..1, small numbers) is calibrated: logit = (raw - `raw_offset`) / `raw_scale`,
+  both fitted on development data after training. Until then the probability means nothing.
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
 import torch
 from pydantic import BaseModel, Field
@@ -30,7 +35,7 @@ from models._contract import BONA_FIDE, InputSpec, Method
 from models._losses import asymmetric_triplet
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from models._contract import FaceBatch
 
@@ -40,12 +45,14 @@ class LgscConfig(BaseModel, frozen=True, extra="forbid"):
 
     encoder: EncoderName = "resnet18"
     decoder_widths: tuple[int, int, int, int, int] = (256, 128, 64, 64, 64)
+    decoder_norm: Literal["instance", "batch"] = "instance"
     size_px: int = Field(224, multiple_of=32)
     margin: float = Field(1.2, gt=0, description="Crop side over face box.")
     dropout: float = Field(0.5, ge=0, lt=1)
     weight_classification: float = Field(5.0, ge=0)
     weight_regression: float = Field(5.0, ge=0)
     weight_triplet: float = Field(1.0, ge=0)
+    weight_score: float = Field(0.0, ge=0, description="Cross-entropy of the score; not official.")
     triplet_margin: float = Field(0.5, gt=0)
 
 
@@ -58,19 +65,26 @@ class LgscOutputs(NamedTuple):
     class_logits: Tensor | None  # (N, 2), column 1 = attack; None in eval mode
 
 
-class _DecoderBlock(nn.Module):
-    """Residual block with instance norm; the official code's `BasicBlock` of the neck."""
+Norm: TypeAlias = "Callable[[int], nn.Module]"
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+
+def _instance_norm(channels: int) -> nn.Module:
+    return nn.InstanceNorm2d(channels, affine=True)
+
+
+class _DecoderBlock(nn.Module):
+    """Residual block; the official code's `BasicBlock` of the neck."""
+
+    def __init__(self, inputs: int, outputs: int, norm: Norm) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False)
-        self.in1 = nn.InstanceNorm2d(outputs, affine=True)
+        self.in1 = norm(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.in2 = nn.InstanceNorm2d(outputs, affine=True)
+        self.in2 = norm(outputs)
         self.downsample: nn.Module = nn.Identity()
         if inputs != outputs:
             self.downsample = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, bias=False), nn.InstanceNorm2d(outputs, affine=True)
+                nn.Conv2d(inputs, outputs, 1, bias=False), norm(outputs)
             )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -81,26 +95,27 @@ class _DecoderBlock(nn.Module):
 class _DecoderStage(nn.Module):
     """Double the size, join the encoder's map of that size, refine."""
 
-    def __init__(self, inputs: int, width: int, skip: int, outputs: int) -> None:
+    def __init__(self, inputs: int, width: int, skip: int, outputs: int, norm: Norm) -> None:
         super().__init__()
         self.upsample = nn.Sequential(
             nn.Upsample(scale_factor=2, mode="nearest"),
             nn.ZeroPad2d((0, 1, 0, 1)),  # below and right only: the 2x2 kernel keeps the size
             nn.Conv2d(inputs, width, 2, bias=False),
-            nn.InstanceNorm2d(width, affine=True),
+            norm(width),
             nn.ReLU(),
         )
         joined = width + skip
-        self.shortcut = nn.Sequential(
-            nn.Conv2d(joined, outputs, 1, bias=False), nn.InstanceNorm2d(outputs, affine=True)
+        self.shortcut = nn.Sequential(nn.Conv2d(joined, outputs, 1, bias=False), norm(outputs))
+        self.body = nn.Sequential(
+            _DecoderBlock(joined, outputs, norm), _DecoderBlock(outputs, outputs, norm)
         )
-        self.body = nn.Sequential(_DecoderBlock(joined, outputs), _DecoderBlock(outputs, outputs))
 
     def forward(self, x: Tensor, skip: Tensor | None) -> Tensor:
         x = self.upsample(x)
         if skip is not None:
             x = torch.cat([x, skip], dim=1)
-        return self.body(x) + self.shortcut(x)  # no activation: a cue has both signs
+        refined: Tensor = self.body(x) + self.shortcut(x)  # no activation: a cue has both signs
+        return refined
 
 
 class AuxiliaryClassifier(nn.Module):
@@ -132,30 +147,35 @@ class Lgsc(nn.Module):
         self.encoder = build_encoder(config.encoder)
         e1, e2, e3, e4, e5 = self.encoder.channels
         w1, w2, w3, w4, w5 = config.decoder_widths
+        norm: Norm = _instance_norm if config.decoder_norm == "instance" else nn.BatchNorm2d
         self.decoder = nn.ModuleList(
             [
-                _DecoderStage(e5, w1, e4, w1),
-                _DecoderStage(w1, w2, e3, w2),
-                _DecoderStage(w2, w3, e2, w3),
-                _DecoderStage(w3, w4, e1, w4),
-                _DecoderStage(w4, w5, 0, 3),
+                _DecoderStage(e5, w1, e4, w1, norm),
+                _DecoderStage(w1, w2, e3, w2, norm),
+                _DecoderStage(w2, w3, e2, w3, norm),
+                _DecoderStage(w3, w4, e1, w4, norm),
+                _DecoderStage(w4, w5, 0, 3, norm),
             ]
         )
         self.classifier = AuxiliaryClassifier(config.encoder, config.dropout)
-        self.register_buffer("raw_offset", torch.tensor(0.5))
-        self.register_buffer("raw_scale", torch.tensor(0.1))
+        self.register_buffer("raw_offset", torch.tensor(0.05))
+        self.register_buffer("raw_scale", torch.tensor(0.02))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         nn.init.xavier_uniform_(self.classifier.fc.weight)
         nn.init.zeros_(self.classifier.fc.bias)
+        if config.decoder_norm == "batch":
+            for module in self.decoder[-1].modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    nn.init.constant_(module.weight, 0.1)  # start near the zero cue
 
     def normalise(self, images: Tensor) -> Tensor:
         """See `AttackModel.normalise`: (v - 100) / 80, the official code's choice."""
         return (images.float() - 100) / 80
 
     def forward(self, images: Tensor) -> LgscOutputs:
-        """Return cue, features and raw score of normalised images (N, 3, S, S), S a multiple of 32."""
+        """Return cue, features and raw score of normalised (N, 3, S, S), S a multiple of 32."""
         e1, e2, e3, e4, e5 = self.encoder(images)
         features = [e5]
         x = e5
@@ -177,8 +197,8 @@ class Lgsc(nn.Module):
     def explanation(self, outputs: LgscOutputs) -> Tensor:
         """Return (N, 1, S, S) mean |cue| over the channels, 0..1, on the same scale for every face.
 
-        Bright spots of the map are a known artefact of instance norm: it shows the evidence, and does not prove where
-        an attack is.
+        Bright spots of the map are a known artefact of instance norm: it shows the evidence, and
+        does not prove where an attack is.
         """
         return outputs.cue.abs().mean(dim=1, keepdim=True)
 
@@ -196,12 +216,17 @@ class Lgsc(nn.Module):
             asymmetric_triplet(f.mean(dim=(2, 3)), is_bona_fide, config.triplet_margin)
             for f in outputs.features
         ]
-        return {
+        terms = {
             "classification": config.weight_classification
             * F.cross_entropy(outputs.class_logits, batch.labels),
             "regression": config.weight_regression * bona_fide_cue(outputs.cue, is_bona_fide),
             "triplet": config.weight_triplet * torch.stack(triplets).sum(),
         }
+        if config.weight_score:
+            terms["score"] = config.weight_score * F.binary_cross_entropy_with_logits(
+                self.attack_logit(outputs), batch.labels.float()
+            )
+        return terms
 
 
 def bona_fide_cue(cue: Tensor, is_bona_fide: Tensor) -> Tensor:
@@ -232,8 +257,8 @@ _OFFICIAL_NAMES: Final = (
 def from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename a state dict of the official Paddle code to this module's names.
 
-    Paddle stores a linear layer as (in, out), and the official class 1 is live: the classifier is transposed and its
-    two rows swapped. Calibration is not in it and keeps its default.
+    Paddle stores a linear layer as (in, out), and the official class 1 is live: the classifier is
+    transposed and its two rows swapped. Calibration is not in it and keeps its default.
 
     Args:
         state: official names, e.g. `neck.deres1.0.conv1.weight`, tensors.
@@ -253,4 +278,3 @@ def from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 METHOD = Method(config=LgscConfig, build=Lgsc)
-

@@ -1,12 +1,13 @@
-"""The data that passes between the stages. A later stage makes a new type; no field is filled in afterwards.
+"""The data that passes between the stages; a later stage makes a new type.
 
 Conventions, stated once:
 
 - Pixels are `torch.Tensor`; boxes and landmarks are float32 numpy arrays on the CPU.
-- Coordinates are continuous pixels of the source frame, x right, y down; pixel (0, 0) covers [0, 1) x [0, 1).
+- Coordinates are continuous pixels of the source frame, x right, y down; pixel (0, 0) covers [0, 1)
+  x [0, 1).
 - Attack is the positive class: scores lie in 0..1 and grow with the evidence of an attack.
-- Durations are seconds of media time (`pts_s`), never frame counts. `captured_at` is wall-clock Unix time and serves
-  latency figures and time stamps only.
+- Durations are seconds of media time (`pts_s`), never frame counts. `captured_at` is wall-clock
+  Unix time and serves latency figures and time stamps only.
 """
 
 from __future__ import annotations
@@ -212,7 +213,7 @@ class SourceCode(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceStatus:
-    """Sent on every change and every `heartbeat_s`: no alert must never be mistaken for no attack."""
+    """Sent on change and every `heartbeat_s`: no alert must never be mistaken for no attack."""
 
     source_id: str
     session: int

@@ -1,7 +1,7 @@
 """The manifest: an engine never travels without it.
 
-`<name>.manifest.json` lies beside the engine's file and says what the network is, what it eats, what its outputs
-mean, and at which threshold it decides. File names carry no meaning.
+`<name>.manifest.json` lies beside the engine's file and says what the network is, what it eats,
+what its outputs mean, and at which threshold it decides. File names carry no meaning.
 """
 
 from __future__ import annotations
@@ -103,7 +103,8 @@ def verified_file(manifest_path: Path, name: str, sha256: str) -> Path:
     found = file_sha256(path)
     if found != sha256:
         raise EngineMismatchError(
-            f"{path}: expected sha256 {sha256[:12]}..., found {found[:12]}...; the file is damaged or "
-            f"belongs to another manifest than {manifest_path.name}: copy both again, or export again"
+            f"{path}: expected sha256 {sha256[:12]}..., found {found[:12]}...; the file is damaged "
+            f"or belongs to another manifest than {manifest_path.name}: copy both again, or export "
+            "again"
         )
     return path

@@ -2,19 +2,70 @@
 
 from __future__ import annotations
 
+import re
+import time
+from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from stream.errors import ConfigError
+from stream.redact import redact
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from stream.config import DecodeConfig, SourceConfig
     from stream.records import Frame
+
+
+class SourceKind(StrEnum):
+    """What a source's URI leads to."""
+
+    FILE = "file"
+    RTSP = "rtsp"
+    HTTP = "http"
+    WEBCAM = "webcam"
+
+
+_KINDS = {
+    "file": SourceKind.FILE,
+    "rtsp": SourceKind.RTSP,
+    "rtsps": SourceKind.RTSP,
+    "http": SourceKind.HTTP,
+    "https": SourceKind.HTTP,
+}
+
+
+def source_kind(source: SourceConfig) -> SourceKind:
+    """Return what a source is, judged by its URI alone.
+
+    Raises:
+        ConfigError: the URI's scheme is not one of ours, or is http(s) without `allow_http`.
+    """
+    uri = source.uri.get_secret_value()
+    scheme = re.match(r"[A-Za-z][A-Za-z0-9+.-]*(?=:)|.*(?=://)", uri)
+    if scheme is None:
+        return SourceKind.WEBCAM if uri.startswith("/dev/video") else SourceKind.FILE
+    kind = _KINDS.get(scheme[0].lower())
+    if kind is None or (kind is SourceKind.FILE and uri[4:8] != ":///"):
+        raise ConfigError(
+            f"source {source.id}: can't open {redact(uri)}; expected rtsp://, rtsps://, file:///, "
+            "a path (./a:b if its name holds a colon), /dev/videoN, or http(s):// with allow_http"
+        )
+    if kind is SourceKind.HTTP and not source.allow_http:
+        raise ConfigError(
+            f"source {source.id}: {redact(uri)} is not opened unless allow_http is set for it"
+        )
+    return kind
 
 
 class Decoder(Protocol):
     """One opened session of one source."""
 
-    def frames(self) -> Iterator[Frame]:
+    def frames(self) -> Iterator[Frame | None]:
         """Yield the frames that are due for analysis, until the end of the stream.
+
+        Between them, None is yielded whenever a packet has passed, so that the caller can look
+        at its clock: it never waits longer than `read_timeout_s` for one or the other.
 
         Raises:
             SourceError: the stream broke, froze or can't be decoded.
@@ -29,3 +80,31 @@ class Decoder(Protocol):
     def close(self) -> None:
         """Release the socket and the codec; a second call does nothing."""
         ...
+
+
+def open_decoder(
+    source: SourceConfig,
+    config: DecodeConfig,
+    *,
+    session: int,
+    clock: Callable[[], float] = time.time,
+    wait: Callable[[float], object] = time.sleep,
+) -> Decoder:
+    """Connect to a source and find its video.
+
+    Args:
+        source: what to open.
+        config: which decoder, and how often a frame is due.
+        session: written into every frame's stamp.
+        clock: Unix seconds.
+        wait: sleeps for so many seconds; paces a file with `realtime`. May return early.
+
+    Raises:
+        ConfigError: the URI is not one we open; see `source_kind`.
+        SourceError: it can't be opened, or holds no video that we can decode.
+    """
+    match config.kind:
+        case "pyav":
+            from stream.decode.pyav_packets import PyAVDecoder
+
+            return PyAVDecoder(source, config, session=session, clock=clock, wait=wait)

@@ -1,4 +1,4 @@
-"""LGSC against numbers from running the official code (facts of ../shared/golden/lgsc, read in place)."""
+"""LGSC against numbers from running the official code (../shared/golden/lgsc)."""
 
 import json
 import zlib
@@ -123,9 +123,7 @@ def test_each_loss_term_on_synthetic_tensors_equals_the_official_one(model):
     np.testing.assert_allclose(terms["classification"], golden["unit_loss_cls_f64"], rtol=1e-4)
     np.testing.assert_allclose(terms["regression"], golden["unit_loss_reg_f64"], rtol=1e-4)
     np.testing.assert_allclose(terms["triplet"], golden["unit_loss_tir_f64"], rtol=1e-4)
-    levels = [
-        asymmetric_triplet(f.mean(dim=(2, 3)), labels == 0, 0.5) for f in outputs.features
-    ]
+    levels = [asymmetric_triplet(f.mean(dim=(2, 3)), labels == 0, 0.5) for f in outputs.features]
     np.testing.assert_allclose(levels, golden["unit_triplet_per_level_f64"], rtol=1e-4)
     assert bona_fide_cue(outputs.cue, labels == 0) * 5 == pytest.approx(terms["regression"])
 

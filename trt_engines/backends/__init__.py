@@ -39,7 +39,8 @@ class Backend(Protocol):
         """Run the network.
 
         Args:
-            images: (N, 3, H, W), N in 1..`max_batch`; dtype and size as the manifest's `InputSpec` says.
+            images: (N, 3, H, W), N in 1..`max_batch`; dtype and size as the manifest's `InputSpec`
+            says.
 
         Returns:
             The graph's outputs by name, first axis N; the tensors belong to the caller.

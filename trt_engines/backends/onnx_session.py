@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import onnxruntime as ort
 import torch
 
-from trt_engines.errors import EngineError
+from trt_engines.errors import EngineError, EngineMismatchError
 from trt_engines.manifest import load_manifest, verified_file
 
 if TYPE_CHECKING:
@@ -27,26 +27,23 @@ class OnnxRuntimeBackend:
 
         Raises:
             EngineError: the graph is missing or ONNX Runtime refuses it.
-            EngineMismatchError: the file is not the manifest's.
+            EngineMismatchError: the file is not the manifest's, or has other outputs.
         """
         manifest = load_manifest(manifest_path)
         path = verified_file(manifest_path, manifest.onnx, manifest.onnx_sha256)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = config.threads
-        options.inter_op_num_threads = 1
-        # Idle threads must not spin: decoding shares the cores.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
         try:
-            self._session = ort.InferenceSession(
-                path, sess_options=options, providers=["CPUExecutionProvider"]
-            )
+            self._session = open_session(path, config.threads)
         except Exception as error:  # onnxruntime's exceptions have no common public base
             raise EngineError(
                 f"{path}: ONNX Runtime can't load it: {error}; export it again"
             ) from error
         self.max_batch = manifest.max_batch
         self._outputs = [output.name for output in self._session.get_outputs()]
+        if set(self._outputs) != set(manifest.outputs):
+            raise EngineMismatchError(
+                f"{path}: expected outputs {sorted(manifest.outputs)}, as {manifest_path.name} "
+                f"says, found {sorted(self._outputs)}; export it again"
+            )
         (self._input,) = (node.name for node in self._session.get_inputs())
 
     def infer(self, images: Tensor) -> Mapping[str, Tensor]:
@@ -58,3 +55,14 @@ class OnnxRuntimeBackend:
 
     def close(self) -> None:
         """See `Backend.close`; the session's memory goes with the object."""
+
+
+def open_session(model: Path | bytes, threads: int) -> ort.InferenceSession:
+    """Load an ONNX graph, from a file or from its bytes, to run on the CPU."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Idle threads must not spin: decoding shares the cores.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return ort.InferenceSession(model, sess_options=options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,72 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Both set up .venv first if needed.
+PYTHON ?= python3
+PY := .venv/bin/python
+# One thread per process for numeric libraries: the tests run side by side.
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup fmt lint type unit golden golden-update gpu bench soak demo test schema clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
+
+setup: .venv/ready ## make .venv with the pinned packages
+
+.venv/ready: requirements.txt
+	@echo "== setup: .venv with the packages of requirements.txt (about 6 GB with torch; minutes)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; found %s: make PYTHON=python3.11" % sys.version.split()[0])'
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
+	.venv/bin/pip check
+	@echo "== setup: facenet-pytorch without its dependencies, whose pins forbid this torch"
+	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps facenet-pytorch==2.6.0
+	@touch $@
+
+fmt: setup ## format and fix what can be fixed
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+lint: setup ## ruff, import rules, spelling
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/lint-imports
+	.venv/bin/codespell
+
+type: setup ## mypy, strict
+	.venv/bin/mypy
+	.venv/bin/mypy run_stream.py tests
+
+unit: setup ## all tests but the golden ones
+	.venv/bin/pytest -q -n 2 -m "not gpu and not golden"
+
+golden: setup ## results against stored ones
+	.venv/bin/pytest -q -n 2 -m "golden and not gpu"
+
+golden-update: setup ## rewrite the stored results; review the diff
+	.venv/bin/pytest -q -m golden --golden-update
+
+gpu: setup ## tests that need an NVIDIA GPU (never run on the project's own machines)
+	.venv/bin/pytest -q -m gpu
+
+bench: setup ## cameras held on this machine, beside a naive loop
+	$(PY) -m benchmarks.cameras
+
+soak: setup ## 30 minutes with two cameras, one of which dies every two minutes
+	$(PY) -m benchmarks.soak
+
+schema: setup ## rewrite docs/messages.schema.json
+	$(PY) -m stream.messages > docs/messages.schema.json
+
+demo: setup ## a generated clip, end to end, under a minute
+	$(PY) -m demo
+
+test: ## what CI runs: setup, lint, types, all tests
+	@echo "== test 1/5: setup"; $(MAKE) --no-print-directory setup
+	@echo "== test 2/5: lint"; $(MAKE) --no-print-directory lint
+	@echo "== test 3/5: types"; $(MAKE) --no-print-directory type
+	@echo "== test 4/5: golden results"; $(MAKE) --no-print-directory golden
+	@echo "== test 5/5: unit and end-to-end tests"; $(MAKE) --no-print-directory unit
+	@echo "== test: all passed"
+
+clean: ## remove .venv and what was generated
+	rm -rf .venv demo/out

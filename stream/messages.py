@@ -1,0 +1,503 @@
+"""Records to JSON: the one home of the schema `facewarden/v1`, which docs/messages.md explains.
+
+`python -m stream.messages > docs/messages.schema.json` writes the JSON Schema. Within v1 the schema
+only grows: a field's name, type, unit and meaning never change, and none goes away.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeAlias, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema
+
+from stream.records import (
+    Alert,
+    QualityProblem,
+    SourceCode,
+    SourceState,
+    SourceStatus,
+    TrackScore,
+    Verdict,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from stream.records import Message, Sighting, TrackKey
+
+SCHEMA: Final = "facewarden/v1"
+
+
+class Lane(StrEnum):
+    """Where a message goes; for Redis, the second part of the key."""
+
+    ALERTS = "alerts"  # state changes; a score is dropped before an alert is
+    TRACKS = "tracks"  # scores
+    STATUS = "status"  # how a source is doing; only the latest counts
+
+
+class Part(BaseModel):
+    """A JSON object within a message."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        allow_inf_nan=False,
+        serialize_by_alias=True,
+        validate_by_name=True,
+        json_schema_serialization_defaults_required=True,
+    )
+
+
+class Event(Part):
+    """Names a message; one that is sent twice carries the same id both times."""
+
+    id: str
+    type: str
+
+
+class TrackEvent(Event):
+    """`track.end` is a track's last message."""
+
+    type: Literal["track.score", "track.end"]
+
+
+class VerdictEvent(Event):
+    """A track's verdict changed."""
+
+    type: Literal["track.verdict"] = "track.verdict"
+
+
+class SourceEvent(Event):
+    """`source.ended` means a failure: not a file that is over, nor a stop on request."""
+
+    type: Literal["source.lost", "source.regained", "source.ended"]
+
+
+class StatusEvent(Event):
+    """A source's state, on every change and every few seconds."""
+
+    type: Literal["source.status"] = "source.status"
+
+
+class Source(Part):
+    """The camera or file."""
+
+    id: str = Field(description="As configured; never a URL or a path.")
+    session: int = Field(ge=0, description="0 at first, +1 with every reconnect.")
+
+
+class Track(Part):
+    """One face, followed through one session of a source."""
+
+    id: str = Field(
+        description="Unique across sources and restarts: <source>-<run>-<session>-<number>. "
+        "Opaque: compare it, don't take it apart."
+    )
+    age_s: float = Field(ge=0, description="Media time since the face was first seen, seconds.")
+    n_scores: int = Field(ge=0, description="Crops scored so far.")
+    n_effective: float = Field(
+        ge=0,
+        description="Independent looks those are worth; neighbouring frames say nearly the same.",
+    )
+
+
+class Box(Part):
+    """The face: left, top, width, height; x to the right, y down, clipped to the frame."""
+
+    x: float = Field(ge=0, le=1, description="Fraction of the frame's width.")
+    y: float = Field(ge=0, le=1, description="Fraction of the frame's height.")
+    w: float = Field(ge=0, le=1, description="Fraction of the frame's width.")
+    h: float = Field(ge=0, le=1, description="Fraction of the frame's height.")
+
+
+class FrameSize(Part):
+    """The frame that `bbox` and `quality` belong to, as decoded and turned upright."""
+
+    index: int = Field(ge=0, description="0-based, in decode order of the session.")
+    w: int = Field(ge=1, description="Pixels.")
+    h: int = Field(ge=1, description="Pixels.")
+
+
+class TrackVerdict(Part):
+    """What is said of the track."""
+
+    state: Verdict
+    p_attack: float | None = Field(
+        ge=0,
+        le=1,
+        description="Fused, calibrated probability that the face is an attack; null before the "
+        "first score.",
+    )
+    method: str = Field(description="Method of the network that scored.")
+    reason: QualityProblem | None = Field(description="Why the state is abstain; else null.")
+
+
+class VerdictChange(TrackVerdict):
+    """What is said of the track, and what was said before."""
+
+    previous: Verdict
+    threshold: float = Field(ge=0, le=1, description="On p_attack, that applied.")
+
+
+class Quality(Part):
+    """How well this sighting of the face can be judged."""
+
+    face_px: float = Field(ge=0, description="Longer side of the face, pixels of the frame.")
+    sharpness: float = Field(ge=0, le=1, description="0: no detail at the scale of the crop.")
+    brightness: float = Field(ge=0, le=1, description="Mean luma of the face.")
+    turn: float = Field(ge=0, description="0 frontal, 1 profile.")
+    problem: QualityProblem | None = Field(
+        description="Why this sighting can't be scored; null if it can."
+    )
+
+
+class Status(Part):
+    """How a source is doing."""
+
+    state: SourceState
+    code: SourceCode = Field(description="Why it is in this state.")
+    detail: str = Field(description="One line for people, without addresses; not for programs.")
+    changed: bool = Field(description="False in a heartbeat.")
+    frames_seen: int = Field(ge=0, description="Decoded by this run, in all sessions.")
+    frames_due: int = Field(ge=0, description="Of those, selected for analysis.")
+    frames_dropped: int = Field(ge=0, description="Of those, dropped: analysis was behind.")
+
+
+class ModelId(Part):
+    """A network that ran."""
+
+    name: str
+    onnx_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class Producer(Part):
+    """What made the message."""
+
+    version: str = Field(description="Of facewarden.")
+    run: str = Field(
+        pattern=r"^[0-9a-f]{8}$", description="Differs with every start of the process."
+    )
+    decoder: str | None = Field(
+        description="What made the pixels; null in messages about a source."
+    )
+    models: tuple[ModelId, ...]
+
+
+class Envelope(Part):
+    """What every message holds."""
+
+    schema_: Literal["facewarden/v1"] = Field(SCHEMA, alias="schema")
+    event: Event
+    ts: str = Field(
+        pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$",
+        json_schema_extra={"format": "date-time"},
+        description="ISO 8601, UTC: when the frame reached the process, or the source changed.",
+    )
+    source: Source
+    producer: Producer
+
+    def to_json(self) -> str:
+        """Return the message on one line."""
+        return self.model_dump_json()
+
+
+class FaceMessage(Envelope):
+    """What every message about a track holds."""
+
+    pts_s: float = Field(
+        description="Media time of the frame, seconds; never decreases within a session."
+    )
+    track: Track
+    bbox: Box
+    frame: FrameSize
+    verdict: TrackVerdict
+    quality: Quality
+    latency_ms: float = Field(
+        ge=0,
+        description="From ts until the message was handed to the sink: without the time it waits "
+        "for Redis.",
+    )
+
+
+class ScoreMessage(FaceMessage):
+    """A track's evidence so far."""
+
+    lane: ClassVar = Lane.TRACKS
+    event: TrackEvent
+
+
+class VerdictMessage(FaceMessage):
+    """A track's verdict changed."""
+
+    lane: ClassVar = Lane.ALERTS
+    event: VerdictEvent
+    verdict: VerdictChange
+
+
+class SourceMessage(Envelope):
+    """A source was lost, came back, or failed for good."""
+
+    lane: ClassVar = Lane.ALERTS
+    event: SourceEvent
+    status: Status
+
+
+class StatusMessage(Envelope):
+    """How a source is doing."""
+
+    lane: ClassVar = Lane.STATUS
+    event: StatusEvent
+    status: Status
+
+    def hash_fields(self) -> dict[str, str]:
+        """Return the message without nesting, all values as text: the fields of a Redis hash."""
+        return {
+            "schema": self.schema_,
+            "ts": self.ts,
+            "source": self.source.id,
+            "session": str(self.source.session),
+            "state": self.status.state.value,
+            "code": self.status.code.value,
+            "detail": self.status.detail,
+            "changed": str(self.status.changed).lower(),
+            "frames_seen": str(self.status.frames_seen),
+            "frames_due": str(self.status.frames_due),
+            "frames_dropped": str(self.status.frames_dropped),
+            "producer": self.producer.model_dump_json(),
+        }
+
+
+OutMessage: TypeAlias = ScoreMessage | VerdictMessage | SourceMessage | StatusMessage
+
+_Face = TypeVar("_Face", bound=FaceMessage)
+
+
+class MessageWriter:
+    """Turns records into messages; remembers which sources it has called lost, so one sink has one.
+
+    Args:
+        run: 8 hexadecimal digits that differ with every start of the process.
+        version: of facewarden.
+        models: the networks that run.
+        clock: Unix seconds.
+    """
+
+    def __init__(
+        self,
+        run: str,
+        version: str,
+        models: Sequence[ModelId],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._producer = Producer(run=run, version=version, decoder=None, models=tuple(models))
+        self._producer_by_decoder: dict[str, Producer] = {}
+        self._clock = clock
+        self._lost: set[str] = set()
+        self._alerts_by_source: dict[str, int] = {}
+
+    def fresh(self) -> MessageWriter:
+        """Return a writer of the same producer that has not yet spoken of any source."""
+        producer = self._producer
+        return MessageWriter(producer.run, producer.version, producer.models, self._clock)
+
+    @property
+    def run(self) -> str:
+        """Differs with every start of the process."""
+        return self._producer.run
+
+    def write(self, record: Message) -> tuple[OutMessage, ...]:
+        """Return a record's messages: two for a source lost, regained or failed, else one."""
+        match record:
+            case TrackScore():
+                return (self._score(record),)
+            case Alert():
+                return (self._verdict(record),)
+            case SourceStatus():
+                alert = self._source_alert(record)
+                status = self._status(record)
+                return (status,) if alert is None else (status, alert)
+
+    def _score(self, score: TrackScore) -> ScoreMessage:
+        verdict = TrackVerdict(
+            state=score.verdict,
+            p_attack=_rounded(score.probability),
+            method=score.method,
+            reason=score.problem,
+        )
+        prefix = self._track_id(score.sighting.key)
+        event = (
+            TrackEvent(id=f"{prefix}:end", type="track.end")
+            if score.ended
+            else TrackEvent(id=f"{prefix}:score:{score.sighting.stamp.index}", type="track.score")
+        )
+        return self._about_face(ScoreMessage, score, event, verdict)
+
+    def _verdict(self, alert: Alert) -> VerdictMessage:
+        score = alert.track
+        verdict = VerdictChange(
+            state=score.verdict,
+            p_attack=_rounded(score.probability),
+            method=score.method,
+            reason=score.problem,
+            previous=alert.previous,
+            threshold=alert.threshold,
+        )
+        event = VerdictEvent(id=f"{self._track_id(score.sighting.key)}:verdict:{alert.ordinal}")
+        return self._about_face(VerdictMessage, score, event, verdict)
+
+    def _about_face(
+        self, cls: type[_Face], score: TrackScore, event: Event, verdict: TrackVerdict
+    ) -> _Face:
+        sighting = score.sighting
+        stamp, quality = sighting.stamp, sighting.quality
+        return cls(
+            event=event,
+            ts=_utc(stamp.captured_at),
+            source=Source(id=sighting.key.source_id, session=sighting.key.session),
+            producer=self._produced_by(stamp.decoder),
+            pts_s=round(stamp.pts_s, 3),
+            track=Track(
+                id=self._track_id(sighting.key),
+                age_s=round(stamp.pts_s - sighting.first_pts_s, 3),
+                n_scores=score.n_scores,
+                n_effective=round(score.n_effective, 3),
+            ),
+            bbox=_box(sighting),
+            frame=FrameSize(index=stamp.index, w=stamp.width, h=stamp.height),
+            verdict=verdict,
+            quality=Quality(
+                face_px=round(quality.face_px, 1),
+                sharpness=round(quality.sharpness, 4),
+                brightness=round(quality.brightness, 4),
+                turn=round(quality.turn, 4),
+                problem=quality.problem,
+            ),
+            # A wall clock that was set back must not make the latency negative.
+            latency_ms=round(max(0.0, self._clock() - stamp.captured_at) * 1000, 1),
+        )
+
+    def _status(self, status: SourceStatus) -> StatusMessage:
+        return StatusMessage(
+            event=StatusEvent(id=f"{self._session_id(status)}:status:{round(status.at * 1000)}"),
+            ts=_utc(status.at),
+            source=Source(id=status.source_id, session=status.session),
+            producer=self._producer,
+            status=_report(status),
+        )
+
+    def _source_alert(self, status: SourceStatus) -> SourceMessage | None:
+        kind = self._transition(status)
+        if kind is None:
+            return None
+        ordinal = self._alerts_by_source.get(status.source_id, 0) + 1
+        self._alerts_by_source[status.source_id] = ordinal
+        return SourceMessage(
+            event=SourceEvent(
+                id=f"{self._session_id(status)}:{kind.removeprefix('source.')}:{ordinal}",
+                type=kind,
+            ),
+            ts=_utc(status.at),
+            source=Source(id=status.source_id, session=status.session),
+            producer=self._producer,
+            status=_report(status),
+        )
+
+    def _transition(
+        self, status: SourceStatus
+    ) -> Literal["source.lost", "source.regained", "source.ended"] | None:
+        """Note whether the source is lost now, and name the change if people must hear of it."""
+        was_lost = status.source_id in self._lost
+        if status.state is SourceState.LOST:
+            self._lost.add(status.source_id)
+            # Each failed attempt may bring another code; the source was lost only once.
+            return None if was_lost else "source.lost"
+        self._lost.discard(status.source_id)
+        if status.state is SourceState.OPEN:
+            return "source.regained" if was_lost else None
+        wanted = status.code in (SourceCode.OK, SourceCode.END_OF_FILE, SourceCode.STOPPED)
+        return "source.ended" if status.changed and not wanted else None
+
+    def _track_id(self, key: TrackKey) -> str:
+        return f"{key.source_id}-{self._producer.run}-{key.session}-{key.track_id}"
+
+    def _session_id(self, status: SourceStatus) -> str:
+        return f"{status.source_id}-{self._producer.run}-{status.session}"
+
+    def _produced_by(self, decoder: str) -> Producer:
+        if decoder not in self._producer_by_decoder:
+            self._producer_by_decoder[decoder] = self._producer.model_copy(
+                update={"decoder": decoder}
+            )
+        return self._producer_by_decoder[decoder]
+
+
+# A word with a slash that follows no letter or digit (URLs; paths from the root, the home or the
+# working folder), or with a slash and a file's suffix. More is hidden rather than less.
+_ADDRESS = re.compile(r"\S*(?<!\w)/\S+|\S+/\S*\.\w\S*")
+
+
+def without_addresses(text: str) -> str:
+    """Return a line with its URLs and paths taken out: who reads messages need not know them.
+
+    Sources remove credentials themselves; this is the second lock on that door.
+
+    >>> without_addresses("rtsp://cam-7/live refused the connection, see /var/log/cams/7.log")
+    '[address] refused the connection, see [address]'
+    """
+    return _ADDRESS.sub("[address]", text)
+
+
+class _UntitledSchema(GenerateJsonSchema):
+    """Leaves out the titles, which only repeat the fields' names."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of all messages, draft 2020-12."""
+    adapter: TypeAdapter[OutMessage] = TypeAdapter(OutMessage)
+    body = adapter.json_schema(mode="serialization", schema_generator=_UntitledSchema)
+    return {"$schema": _UntitledSchema.schema_dialect, "title": SCHEMA, **body}
+
+
+def _report(status: SourceStatus) -> Status:
+    return Status(
+        state=status.state,
+        code=status.code,
+        detail=without_addresses(status.detail),
+        changed=status.changed,
+        frames_seen=status.frames_seen,
+        frames_due=status.frames_due,
+        frames_dropped=status.frames_dropped,
+    )
+
+
+def _rounded(probability: float | None) -> float | None:
+    return None if probability is None else round(probability, 6)
+
+
+def _utc(unix_s: float) -> str:
+    text = datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")
+
+
+def _box(sighting: Sighting) -> Box:
+    size = (sighting.stamp.width, sighting.stamp.height) * 2
+    left, top, right, bottom = (
+        min(max(float(v) / n, 0.0), 1.0) for v, n in zip(sighting.detection.box, size, strict=True)
+    )
+    return Box(
+        x=round(left, 5), y=round(top, 5), w=round(right - left, 5), h=round(bottom - top, 5)
+    )
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(json_schema(), indent=2) + "\n")

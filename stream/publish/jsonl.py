@@ -1,0 +1,58 @@
+"""Messages as JSON lines, appended to a file."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from stream.errors import ConfigError, SinkError
+
+if TYPE_CHECKING:
+    from stream.config import JsonlSinkConfig
+    from stream.messages import MessageWriter
+    from stream.records import Message
+
+
+class JsonlSink:
+    """Appends one message a line, of every kind; each step is in the file when `publish` returns.
+
+    Raises:
+        ConfigError: the path is a folder, or can't be written.
+    """
+
+    def __init__(self, config: JsonlSinkConfig, writer: MessageWriter) -> None:
+        self._path = config.path
+        self._writer = writer
+        try:
+            # Unbuffered: nothing is left to fail, or to be written twice, after an error.
+            self._file = config.path.open("ab", buffering=0)
+        except OSError as error:
+            raise ConfigError(
+                f"{config.path}: can't append messages ({error.strerror}); expected a file in a "
+                "folder that exists"
+            ) from error
+
+    def publish(self, messages: list[Message]) -> None:
+        """Append the messages.
+
+        Raises:
+            SinkError: the disk is full or broken. The file ends with the last whole step.
+        """
+        lines = [m.to_json() + "\n" for record in messages for m in self._writer.write(record)]
+        data = "".join(lines).encode()
+        end = self._file.seek(0, 2) if self._file.seekable() else None
+        try:
+            while data:
+                data = data[self._file.write(data) :]
+        except OSError as error:
+            if end is not None:
+                with contextlib.suppress(OSError):  # what matters is the first error
+                    self._file.truncate(end)
+            raise SinkError(
+                f"{self._path}: can't write ({error.strerror}); {len(lines)} messages of this step "
+                "are lost: make room and start again"
+            ) from error
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        self._file.close()

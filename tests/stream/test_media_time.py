@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream.decode.media_time import DUE_TOLERANCE_S, MAX_STEP_S, DueFrames, MediaTime
+
+FPS25 = 0.04
+
+
+def advance_all(time: MediaTime, stamps, arrivals=None):
+    arrivals = arrivals or [0.0] * len(stamps)
+    return [time.advance(s, a) for s, a in zip(stamps, arrivals, strict=True)]
+
+
+def test_media_time_starts_at_zero_whatever_the_first_stamp():
+    time = MediaTime(interval_s=FPS25, live=False)
+    assert advance_all(time, [7200.5, 7200.54, 7200.6]) == pytest.approx([0, 0.04, 0.1])
+
+
+def test_media_time_does_not_drift_over_many_frames():
+    time = MediaTime(interval_s=FPS25, live=False)
+    stamps = [i * 1001 / 30000 for i in range(100_000)]
+    assert advance_all(time, stamps)[-1] == pytest.approx(stamps[-1], abs=1e-6)
+
+
+@pytest.mark.parametrize("leap", [-3600.0, -0.5, 0.0, MAX_STEP_S + 1, 95443.7])
+def test_media_time_goes_on_at_the_frame_interval_when_a_files_stamps_leap(leap):
+    time = MediaTime(interval_s=0.1, live=False)
+    times = advance_all(time, [0.0, 0.2, 0.2 + leap, 0.4 + leap])
+    assert times == pytest.approx([0, 0.2, 0.3, 0.5])
+
+
+def test_media_time_keeps_a_gap_that_is_possible():
+    time = MediaTime(interval_s=FPS25, live=False)
+    assert advance_all(time, [0.0, MAX_STEP_S - 0.1]) == pytest.approx([0, MAX_STEP_S - 0.1])
+
+
+def test_media_time_follows_the_clock_when_a_cameras_stamps_leap():
+    time = MediaTime(interval_s=FPS25, live=True)
+    times = advance_all(time, [5.0, 5.1, 900.0, 900.1], arrivals=[50.0, 50.1, 53.0, 53.1])
+    assert times == pytest.approx([0, 0.1, 3.0, 3.1])
+
+
+def test_media_time_follows_the_clock_when_a_camera_sends_no_stamps():
+    time = MediaTime(interval_s=FPS25, live=True)
+    assert advance_all(time, [None] * 3, arrivals=[50.0, 50.2, 50.5]) == pytest.approx(
+        [0, 0.2, 0.5]
+    )
+
+
+def test_media_time_counts_frame_intervals_when_a_file_has_no_stamps():
+    time = MediaTime(interval_s=FPS25, live=False)
+    assert advance_all(time, [None] * 3, arrivals=[50.0, 50.0, 99.0]) == pytest.approx(
+        [0, 0.04, 0.08]
+    )
+
+
+def test_media_time_is_right_when_only_the_first_stamp_is_missing():
+    time = MediaTime(interval_s=FPS25, live=False)
+    assert advance_all(time, [None, 0.1, 0.2, 0.3]) == pytest.approx([0, 0.04, 0.14, 0.24])
+
+
+@given(
+    stamps=st.lists(st.none() | st.floats(-1e6, 1e6), min_size=1, max_size=50),
+    live=st.booleans(),
+)
+def test_media_time_never_decreases(stamps, live):
+    time = MediaTime(interval_s=FPS25, live=live)
+    times = advance_all(time, stamps, arrivals=[i * 0.05 for i in range(len(stamps))])
+    assert times == sorted(times)
+    assert times[0] == 0
+
+
+@pytest.mark.parametrize("fps", [12.5, 25, 30, 29.97, 60])
+def test_due_frames_keep_their_rate_whatever_the_rate_of_the_clip(fps):
+    due = DueFrames(5)
+    taken = [t for t in (i / fps for i in range(int(fps * 100))) if due.take(t)]
+    assert len(taken) == 500
+    assert all(-DUE_TOLERANCE_S <= t - slot / 5 <= 1 / fps for slot, t in enumerate(taken))
+
+
+def test_due_frames_after_a_gap_are_not_made_up_for():
+    due = DueFrames(5)
+    assert [due.take(t) for t in (0.0, 0.1, 3.0, 3.04, 3.1, 3.2)] == [
+        True,
+        False,
+        True,
+        False,
+        False,
+        True,
+    ]
+
+
+def test_due_frames_ignore_the_rounding_of_containers():
+    due = DueFrames(5)
+    taken = [t for t in (round(i / 25 - 0.0004, 3) for i in range(26)) if due.take(t)]
+    assert len(taken) == 6

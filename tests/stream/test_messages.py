@@ -1,0 +1,284 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream.messages import Lane, MessageWriter, json_schema, without_addresses
+from stream.records import QualityProblem, SourceCode, SourceState, Verdict
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@pytest.fixture
+def one_of_each(records):
+    """Records that make a message of every type, in a plausible order."""
+    return [
+        records.status(),
+        records.score(frame=12, p=None, verdict=Verdict.UNDECIDED),
+        records.score(),
+        records.alert(),
+        records.score(
+            track=2,
+            p=None,
+            verdict=Verdict.ABSTAIN,
+            problem=QualityProblem.TOO_SMALL,
+            box=(-20, 700, 30, 760),
+        ),
+        records.score(frame=75, ended=True),
+        records.status(
+            SourceState.LOST,
+            SourceCode.DISCONNECTED,
+            detail="rtsp://cam-7.local/live: the far end went away",
+            after_s=3.5,
+        ),
+        records.status(session=1, after_s=6.25),
+        records.status(
+            SourceState.ENDED,
+            SourceCode.UNAUTHORISED,
+            session=1,
+            detail="the password is refused",
+            after_s=9.0,
+        ),
+    ]
+
+
+@pytest.fixture
+def messages(writer, one_of_each):
+    return [message for record in one_of_each for message in writer.write(record)]
+
+
+def test_messages_are_those_of_the_golden_file(messages, golden):
+    golden("messages.jsonl", "".join(message.to_json() + "\n" for message in messages))
+
+
+def test_every_event_type_is_in_the_golden_file(messages):
+    schema = json_schema()
+    types = {
+        name
+        for part in schema["$defs"].values()
+        for name in _names(part.get("properties", {}).get("type", {}))
+    }
+    assert {message.event.type for message in messages} == types
+
+
+def test_messages_are_valid_by_the_published_schema(messages):
+    schema = json.loads((DOCS / "messages.schema.json").read_text())
+    validator = jsonschema.Draft202012Validator(schema)
+    for message in messages:
+        validator.validate(json.loads(message.to_json()))
+
+
+def test_published_schema_is_what_the_models_say():
+    made = subprocess.run(
+        [sys.executable, "-m", "stream.messages"],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=DOCS.parent,
+    ).stdout
+    assert (DOCS / "messages.schema.json").read_text() == made
+
+
+def test_documentation_names_every_field():
+    text = (DOCS / "messages.md").read_text()
+    schema = json_schema()
+    paths = {path for part in schema["anyOf"] for path in _leaves(schema, part, "")}
+    assert len(paths) > 30
+    assert not {path for path in paths if f"`{path}`" not in text}
+
+
+def test_documentation_names_every_value_of_an_enumeration():
+    text = (DOCS / "messages.md").read_text()
+    missing = {
+        value
+        for part in json_schema()["$defs"].values()
+        for value in part.get("enum", [])
+        if f"`{value}`" not in text
+    }
+    assert not missing
+
+
+def test_examples_in_the_documentation_are_valid_and_cover_every_type(messages):
+    text = (DOCS / "messages.md").read_text()
+    examples = [json.loads(block.split("```")[0]) for block in text.split("```json\n")[1:]]
+    for example in examples:
+        jsonschema.validate(example, json_schema())
+    assert {e["event"]["type"] for e in examples} == {m.event.type for m in messages}
+
+
+def test_box_is_clipped_to_the_frame_and_given_in_fractions_of_it(writer, records):
+    inside, outside, beyond = (
+        writer.write(records.score(box=box, size=(1280, 720)))[0].bbox
+        for box in ((320, 180, 480, 360), (-64, 648, 64, 792), (1290, 10, 1400, 90))
+    )
+    assert (inside.x, inside.y, inside.w, inside.h) == (0.25, 0.25, 0.125, 0.25)
+    assert (outside.x, outside.y, outside.w, outside.h) == (0, 0.9, 0.05, 0.1)
+    assert (beyond.x, beyond.w) == (1, 0)
+
+
+def test_latency_runs_from_capture_to_writing(writer, records):
+    assert writer.write(records.score(frame=50))[0].latency_ms == 42.0
+
+
+def test_latency_is_never_negative_when_the_clock_was_set_back(records):
+    writer = MessageWriter("0a1b2c3d", "0.1.0", [], clock=lambda: records.T0 - 3600)
+    assert writer.write(records.score())[0].latency_ms == 0
+
+
+def test_same_records_make_the_same_event_ids(writer, one_of_each):
+    twice = [
+        [message.event.id for record in one_of_each for message in fresh.write(record)]
+        for fresh in (writer, writer.fresh())
+    ]
+    assert twice[0] == twice[1]
+
+
+def test_event_ids_differ_between_all_messages(messages):
+    ids = [message.event.id for message in messages]
+    assert len(set(ids)) == len(ids)
+
+
+@pytest.mark.parametrize("change", [{"source": "cam2"}, {"session": 1}, {"track": 2}])
+def test_track_ids_differ_between_tracks(writer, records, change):
+    one, other = (writer.write(records.score(**c))[0].track.id for c in ({}, change))
+    assert one != other
+
+
+def test_track_ids_differ_between_runs_of_the_process(records):
+    one, other = (
+        MessageWriter(run, "0.1.0", []).write(records.score())[0].track.id
+        for run in ("00000001", "00000002")
+    )
+    assert one != other
+
+
+def test_verdict_and_score_go_different_ways(writer, records):
+    assert writer.write(records.alert())[0].lane is Lane.ALERTS
+    assert writer.write(records.score())[0].lane is Lane.TRACKS
+
+
+def test_source_that_is_lost_and_comes_back_raises_one_alert_for_each(writer, records):
+    events = [
+        message.event.type
+        for record in (
+            records.status(),
+            records.status(changed=False, after_s=5),
+            records.status(SourceState.LOST, SourceCode.FROZEN, after_s=6),
+            records.status(SourceState.LOST, SourceCode.REFUSED, after_s=7),
+            records.status(SourceState.LOST, SourceCode.REFUSED, changed=False, after_s=12),
+            records.status(session=1, after_s=13),
+            records.status(session=1, changed=False, after_s=18),
+        )
+        for message in writer.write(record)
+        if message.lane is Lane.ALERTS
+    ]
+    assert events == ["source.lost", "source.regained"]
+
+
+def test_first_opening_of_a_source_raises_no_alert(writer, records):
+    assert [m.event.type for m in writer.write(records.status())] == ["source.status"]
+
+
+def test_source_lost_before_it_ever_opened_is_regained_in_session_0(writer, records):
+    writer.write(records.status(SourceState.LOST, SourceCode.UNREACHABLE))
+    types = [m.event.type for m in writer.write(records.status(session=0, after_s=4))]
+    assert types == ["source.status", "source.regained"]
+
+
+@pytest.mark.parametrize(
+    ("code", "alerts"),
+    [
+        (SourceCode.END_OF_FILE, 0),
+        (SourceCode.STOPPED, 0),
+        (SourceCode.NOT_FOUND, 1),
+        (SourceCode.UNSUPPORTED_CODEC, 1),
+    ],
+)
+def test_end_of_a_source_is_an_alert_only_when_it_failed(writer, records, code, alerts):
+    made = writer.write(records.status(SourceState.ENDED, code))
+    assert [m.event.type for m in made].count("source.ended") == alerts
+
+
+def test_status_hash_holds_every_field_of_the_record_as_text(writer, records):
+    status = records.status(SourceState.LOST, SourceCode.FROZEN, detail="no frame for 10 s")
+    fields = writer.write(status)[0].hash_fields()
+    assert json.loads(fields.pop("producer"))["run"] == "0a1b2c3d"
+    assert fields == {
+        "schema": "facewarden/v1",
+        "ts": "2026-09-21T14:13:20.000Z",
+        "source": "cam1",
+        "session": "0",
+        "state": "lost",
+        "code": "frozen",
+        "detail": "no frame for 10 s",
+        "changed": "true",
+        "frames_seen": "250",
+        "frames_due": "50",
+        "frames_dropped": "2",
+    }
+
+
+@pytest.mark.parametrize("p", [float("nan"), float("inf"), -0.01, 1.01])
+def test_probability_that_is_none_is_refused_before_it_is_sent(writer, records, p):
+    with pytest.raises(ValueError, match="p_attack"):
+        writer.write(records.score(p=p))
+
+
+def test_run_that_is_not_eight_hexadecimal_digits_is_refused():
+    with pytest.raises(ValueError, match="run"):
+        MessageWriter("my run", "0.1.0", [])
+
+
+@given(
+    user=st.text("abcXYZ019@/?#%:!$&'()*+,;=~._-", min_size=1, max_size=12),
+    before=st.sampled_from(["", "'", '"', "(", "source="]),
+    scheme=st.sampled_from(["rtsp", "rtsps", "https", "RTSP"]),
+)
+def test_no_part_of_a_url_is_in_a_source_message(user, before, scheme):
+    shown = without_addresses(f"can't open {before}{scheme}://Us3r:{user}@10.0.0.7/live: refused")
+    assert shown == "can't open [address] refused"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/srv/cameras/7.mp4",
+        "./clip.mp4",
+        "../in/clip.mkv",
+        "~/clip.mp4",
+        "in/clip.mp4",
+        "/dev/video0",
+    ],
+)
+def test_no_path_is_in_a_source_message(path):
+    assert path not in without_addresses(f"can't read '{path}'")
+
+
+@pytest.mark.parametrize("text", ["no frame for 10 s", "1920x1080 at 25 frames/s", "and/or", ""])
+def test_plain_words_stay_in_a_source_message(text):
+    assert without_addresses(text) == text
+
+
+def _names(of: dict) -> list[str]:
+    """Return the event types that a property called `type` may have."""
+    return [name for name in [*of.get("enum", []), of.get("const")] if name]
+
+
+def _leaves(schema: dict, part: dict, path: str) -> list[str]:
+    """Return the dotted paths of the fields that hold no fields themselves."""
+    part = schema["$defs"][part["$ref"].rpartition("/")[2]] if "$ref" in part else part
+    if "properties" not in part:
+        return [path]
+    prefix = f"{path}." if path else ""
+    return [
+        leaf
+        for name, below in part["properties"].items()
+        for leaf in _leaves(schema, below, prefix + name)
+    ]

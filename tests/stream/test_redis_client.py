@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import logging
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream.errors import ConfigError
+from stream.publish.redis_client import read_address
+
+# Every character that means something in a URL, and some that do not.
+PASSWORDS = st.text("pW7@/?#%:[]&=;+ é~", min_size=1, max_size=12).map(lambda s: f"S3cr{s}t")
+
+
+@pytest.mark.parametrize(
+    ("url", "shown", "options"),
+    [
+        (
+            "redis://localhost",
+            "redis://localhost:6379",
+            {"host": "localhost", "port": 6379, "db": 0},
+        ),
+        ("redis://127.0.0.1:7000/2", "redis://127.0.0.1:7000/2", {"port": 7000, "db": 2}),
+        ("rediss://r.example/", "rediss://r.example:6379", {"ssl": True, "ssl_ca_certs": None}),
+        ("redis://[::1]:7000", "redis://[::1]:7000", {"host": "::1"}),
+        ("redis://:pw@localhost", "redis://localhost:6379", {"username": None, "password": "pw"}),
+        ("redis://fw:p%40%2Fw@localhost", "redis://localhost:6379", {"password": "p@/w"}),
+        (
+            "unix:///run/redis.sock",
+            "unix:///run/redis.sock",
+            {"unix_socket_path": "/run/redis.sock"},
+        ),
+        ("unix://fw:pw@/run/r.sock?db=3", "unix:///run/r.sock", {"username": "fw", "db": 3}),
+    ],
+)
+def test_url_names_server_user_and_database(url, shown, options):
+    address = read_address(url)
+    assert address.shown == shown
+    assert {key: address.options[key] for key in options} == options
+
+
+@given(user=PASSWORDS, password=PASSWORDS, scheme=st.sampled_from(["redis", "rediss"]))
+def test_percent_encoded_password_is_understood_and_never_shown(user, password, scheme):
+    url = f"{scheme}://{quote(user, safe='')}:{quote(password, safe='')}@localhost:7000/1"
+    address = read_address(url)
+    assert (address.options["username"], address.options["password"]) == (user, password)
+    assert "S3cr" not in f"{address.shown} {address!r}"
+
+
+@given(password=PASSWORDS, scheme=st.sampled_from(["redis", "rediss", "unix", "redsi"]))
+def test_password_that_is_not_encoded_is_either_understood_or_refused_but_never_told(
+    password, scheme
+):
+    tail = "/run/redis.sock" if scheme == "unix" else "localhost"
+    try:
+        address = read_address(f"{scheme}://fw:{password}@{tail}")
+    except ConfigError as error:
+        assert "S3cr" not in str(error)
+        assert "percent-encoded" in str(error)
+        assert error.__cause__ is None
+        assert error.__suppress_context__
+    else:
+        assert address.shown in (
+            "redis://localhost:6379",
+            "rediss://localhost:6379",
+            f"unix://{tail}",
+        )
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "localhost:6379",
+        "http://localhost",
+        "redis://",
+        "redis://localhost:port",
+        "redis://localhost/first",
+        "redis://localhost?ssl_cert_reqs=none",
+        "unix://run/redis.sock",
+        "unix://",
+        "redis://[::1",
+    ],
+)
+def test_what_is_no_redis_url_is_refused_with_the_forms_that_are(url):
+    with pytest.raises(ConfigError, match=r"expected redis\[s\]://"):
+        read_address(url)
+
+
+def test_ca_file_must_exist(tmp_path):
+    with pytest.raises(ConfigError, match="no such file"):
+        read_address("rediss://localhost", tmp_path / "ca.pem")
+
+
+@pytest.mark.parametrize("url", ["redis://localhost", "unix:///run/redis.sock"])
+def test_ca_file_without_tls_is_refused_instead_of_ignored(url, tmp_path):
+    (tmp_path / "ca.pem").touch()
+    with pytest.raises(ConfigError, match="ca_file is for rediss"):
+        read_address(url, tmp_path / "ca.pem")
+
+
+@pytest.mark.parametrize(
+    ("url", "warned"),
+    [
+        ("redis://fw:S3cret@10.0.0.7", True),
+        ("redis://redis.example", True),
+        ("redis://localhost", False),
+        ("redis://127.8.8.8", False),
+        ("redis://[::1]", False),
+        ("rediss://redis.example", False),
+        ("unix:///run/redis.sock", False),
+    ],
+)
+def test_connection_over_a_network_without_tls_is_warned_of(url, warned, caplog):
+    with caplog.at_level(logging.WARNING):
+        read_address(url)
+    assert ("without TLS" in caplog.text) is warned
+    assert "S3cret" not in caplog.text

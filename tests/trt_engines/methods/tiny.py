@@ -1,0 +1,54 @@
+"""A method small enough to export in a test; its flaws are what an export must refuse."""
+
+from typing import Literal, NamedTuple
+
+import torch
+from pydantic import BaseModel
+from torch import Tensor, nn
+
+from models._contract import InputSpec, Method
+
+
+class TinyConfig(BaseModel, frozen=True, extra="forbid"):
+    width: int = 4
+    flaw: Literal["none", "looks_at_the_batch", "other_when_traced", "squeezes"] = "none"
+
+
+class TinyOutputs(NamedTuple):
+    logit: Tensor  # (N,)
+    heat: Tensor  # (N, 1, S, S)
+
+
+class Tiny(nn.Module):
+    def __init__(self, config: TinyConfig) -> None:
+        super().__init__()
+        self.input_spec = InputSpec(size_px=16, margin=1.2)
+        self.flaw = config.flaw
+        self.first = nn.Conv2d(3, config.width, 3, padding=1)
+        self.norm = nn.BatchNorm2d(config.width)
+        self.last = nn.Conv2d(config.width, 1, 1)
+
+    def normalise(self, images):
+        return images.float() / 127.5 - 1
+
+    def forward(self, images):
+        heat = self.last(torch.relu(self.norm(self.first(images))))
+        logit = heat.mean(dim=(1, 2, 3))
+        if self.flaw == "looks_at_the_batch":
+            logit = logit - logit.mean()
+        if self.flaw == "other_when_traced" and torch.compiler.is_exporting():
+            logit = logit + 0.01
+        return TinyOutputs(logit, torch.sigmoid(heat))
+
+    def attack_logit(self, outputs):
+        return outputs.logit.squeeze() if self.flaw == "squeezes" else outputs.logit
+
+    def explanation(self, outputs):
+        return outputs.heat
+
+    def loss_terms(self, outputs, batch):
+        target = batch.labels.float()
+        return {"bce": nn.functional.binary_cross_entropy_with_logits(outputs.logit, target)}
+
+
+METHOD = Method(TinyConfig, Tiny)

@@ -1,0 +1,1 @@
+"""From faces on disk to a trained, calibrated, exported detector."""

@@ -1,0 +1,1 @@
+"""Faces to learn from, prepared once by the streaming path's own detection and cropping."""

@@ -1,0 +1,38 @@
+"""What the attack makers take and give."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LooseCrop:
+    """A bona fide face with its surroundings: the face box's longer side is about half of the side."""
+
+    image: NDArray[np.uint8]  # (S, S, 3) RGB
+    landmarks: NDArray[
+        np.float32
+    ]  # (5, 2) crop px: viewer's left eye, right eye, nose, mouth corners
+
+    def __post_init__(self) -> None:
+        shape = self.image.shape
+        if len(shape) != 3 or shape[0] != shape[1] or shape[2] != 3 or self.image.dtype != "uint8":
+            raise ValueError(f"image must be uint8 (S, S, 3), got {self.image.dtype} {shape}")
+        if self.landmarks.shape != (5, 2):
+            raise ValueError(f"landmarks must have shape (5, 2), got {self.landmarks.shape}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SyntheticAttack:
+    """An attack made from a bona fide face, and how it was made."""
+
+    image: NDArray[np.uint8]  # (S, S, 3) RGB, as the `LooseCrop`
+    family: str  # "sbi", "replay" or "print"
+    parameters: dict[str, float | str]  # goes to the sample's provenance
+    mask: NDArray[np.float32] | None  # (S, S) 0..1 share of foreign pixels; None: the whole picture
+    reference: NDArray[np.uint8] | None  # (S, S, 3) the bona fide partner, SBI only

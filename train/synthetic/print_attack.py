@@ -1,0 +1,211 @@
+"""Print: the face on paper, filmed. Physically motivated, ours."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from train.synthetic._recapture import (
+    Surface,
+    blurred,
+    colour_gains,
+    coverage,
+    desaturated,
+    either,
+    highlight,
+    inside_sheet,
+    log_uniform,
+    ramp,
+    smooth_field,
+    surroundings,
+    tilted_surface,
+    to_light,
+    to_picture,
+)
+from train.synthetic._samples import LooseCrop, SyntheticAttack
+
+if TYPE_CHECKING:
+    from numpy.random import Generator
+    from numpy.typing import NDArray
+
+# Screen angles of offset and laser printing, degrees: cyan, magenta, yellow.
+_SCREEN_ANGLES = (15.0, 75.0, 0.0)
+
+
+def print_attack(face: LooseCrop, rng: Generator) -> SyntheticAttack:
+    """Print the face, hold it before a camera and film it."""
+    size = face.image.shape[0]
+    note: dict[str, float | str] = {}
+    bend = float(rng.uniform(0.01, 0.06)) if rng.random() < 0.5 else 0.0
+    surface, pose = tilted_surface(rng, size, tilt=0.1, bend=bend)
+    note |= pose
+
+    ink = surface.sample(_inked(to_light(face.image), rng, note))
+    screen = either(rng, {"halftone": 0.45, "droplets": 0.3, "none": 0.25})
+    note["screen"] = screen
+    if screen == "halftone":
+        ink = _halftone(ink, surface, rng, note)
+    elif screen == "droplets":
+        ink = _droplets(ink, rng, note)
+    if rng.random() < 0.25:
+        ink = _streaks(ink, surface, rng, note)
+    light = _on_paper(ink, rng, note)
+    light *= _lit(surface, rng, note)
+    plain = screen == "none"
+    if rng.random() < (0.6 if plain else 0.3):
+        light = _gloss(light, rng, note)
+    if rng.random() < (0.4 if plain else 0.2):
+        light = _creased(light, surface, rng, note)
+    if rng.random() < (0.7 if plain else 0.4):
+        light = _held(light, surface, rng, note)
+    sigma = rng.uniform(0.3, 1.1)
+    note["blur_px"] = round(sigma, 2)
+    if sigma > 0.4:
+        light = blurred(light, sigma)
+    return SyntheticAttack(to_picture(light), "print", note, None, None)
+
+
+def _inked(
+    light: NDArray[np.float32], rng: Generator, note: dict[str, float | str]
+) -> NDArray[np.float32]:
+    """Squeeze the colours into what ink can show: less saturated, a weak black, a bent tone curve."""
+    gamut, gamma = rng.uniform(0.55, 1.05), np.exp(rng.normal(-0.05, 0.2))
+    black = 0.005 + 0.09 * rng.random() ** 2
+    note |= {"gamut": round(gamut, 3), "gamma": round(float(gamma), 3), "black": round(black, 4)}
+    if rng.random() < 0.06:
+        gamut = 0.0  # a black-and-white printer
+        note["gamut"] = 0.0
+    ink = np.maximum(desaturated(light, gamut), 0) ** np.float32(gamma)
+    cross = np.eye(3, dtype=np.float32) + rng.normal(0, 0.03, (3, 3)).astype(np.float32)
+    cross /= cross.sum(1, keepdims=True)  # inks are impure, but white stays paper
+    ink = (cross @ ink.reshape(3, -1)).reshape(ink.shape)
+    return np.float32(1 - black) * np.clip(ink, 0, 1) + np.float32(black)
+
+
+def _halftone(
+    ink: NDArray[np.float32],
+    surface: Surface,
+    rng: Generator,
+    note: dict[str, float | str],
+) -> NDArray[np.float32]:
+    """Break the tone into dots, one rotated screen per ink; `share` is what the camera still resolves."""
+    pitch, share = log_uniform(rng, 1.6, 6), rng.uniform(0.12, 0.75)
+    soft = rng.uniform(0.15, 0.6)
+    note |= {"pitch_px": round(pitch, 2), "dot_share": round(share, 3), "dot_soft": round(soft, 3)}
+    cycles = np.pi * surface.size / 2 / pitch
+    turn = rng.uniform(0, 90)
+    dots = np.empty_like(ink)
+    for plane, out, angle in zip(ink, dots, _SCREEN_ANGLES, strict=True):
+        theta = np.deg2rad(angle + turn)
+        cos, sin = np.float32(cycles * np.cos(theta)), np.float32(cycles * np.sin(theta))
+        level = np.cos(cos * surface.u + sin * surface.v) * np.cos(
+            cos * surface.v - sin * surface.u
+        )
+        # Dots grow with density; the threshold's spread is what makes a mid-tone half covered.
+        out[:] = np.clip((np.sqrt(plane) - 0.5 - 0.5 * level) / np.float32(soft) + 0.5, 0, 1)
+    return ink + np.float32(share) * (dots - ink) * np.float32(0.6)
+
+
+def _droplets(
+    ink: NDArray[np.float32], rng: Generator, note: dict[str, float | str]
+) -> NDArray[np.float32]:
+    """Scatter ink-jet droplets: noise per ink, strongest in the mid-tones."""
+    size, strength = ink.shape[1], log_uniform(rng, 0.03, 0.2)
+    sigma = rng.uniform(0.3, 1.0)
+    note |= {"droplets": round(strength, 3), "droplet_px": round(sigma, 2)}
+    noise = rng.standard_normal((3, size, size), dtype=np.float32)
+    if sigma > 0.45:
+        noise = blurred(noise, sigma) * np.float32(2 * sigma)
+    return ink + np.float32(strength) * noise * np.sqrt(np.clip(ink * (1 - ink), 0, 1))
+
+
+def _streaks(
+    ink: NDArray[np.float32],
+    surface: Surface,
+    rng: Generator,
+    note: dict[str, float | str],
+) -> NDArray[np.float32]:
+    """Leave the print head's bands: lines a little lighter or darker, along one side of the sheet."""
+    strength, period = log_uniform(rng, 0.02, 0.12), log_uniform(rng, 3, 24)
+    note |= {"streaks": round(strength, 3), "streak_px": round(period, 1)}
+    profile = rng.standard_normal(max(4, int(surface.size / period)) * 2, dtype=np.float32)
+    along = surface.v if rng.random() < 0.7 else surface.u
+    place = (along + 1.5) * np.float32(len(profile) / 3)
+    return ink * (1 + np.float32(strength) * np.take(profile, place.astype(np.intp), mode="clip"))
+
+
+def _on_paper(
+    ink: NDArray[np.float32], rng: Generator, note: dict[str, float | str]
+) -> NDArray[np.float32]:
+    """Let paper show through: its tint, its fibres and its cloudiness."""
+    size = ink.shape[1]
+    white, grain = rng.uniform(0.75, 0.98), log_uniform(rng, 0.004, 0.05)
+    cloud = rng.uniform(0, 0.03)
+    note |= {"paper_white": round(white, 3), "grain": round(grain, 4)}
+    fibre = rng.standard_normal((size, size), dtype=np.float32)
+    fibre = 0.5 * (fibre + np.roll(fibre, 1, int(rng.integers(0, 2)))) * np.float32(1.4)
+    texture = 1 + np.float32(grain) * fibre + np.float32(cloud) * smooth_field(rng, size, 24)
+    return ink * (colour_gains(rng, 0.06) * np.float32(white) * texture)
+
+
+def _lit(surface: Surface, rng: Generator, note: dict[str, float | str]) -> NDArray[np.float32]:
+    """Light a flat sheet: exposure, one-sided fall-off, and the shading of a bend."""
+    exposure, fall = np.exp(rng.normal(-0.05, 0.25)), rng.uniform(0, 0.4)
+    note |= {"exposure": round(float(exposure), 3), "fall_off": round(fall, 3)}
+    shade = np.float32(exposure) * (1 - np.float32(fall) * ramp(rng, surface.size))
+    return shade * colour_gains(rng, 0.1)
+
+
+def _gloss(
+    light: NDArray[np.float32], rng: Generator, note: dict[str, float | str]
+) -> NDArray[np.float32]:
+    strength = log_uniform(rng, 0.05, 0.6)
+    note["gloss"] = round(strength, 3)
+    size = light.shape[1]
+    sheen = highlight(rng, size) if rng.random() < 0.6 else ramp(rng, size) ** 2
+    uneven = 1 + np.float32(0.15) * smooth_field(rng, size, 20)
+    return light + colour_gains(rng, 0.05) * (np.float32(strength) * sheen * uneven)
+
+
+def _creased(
+    light: NDArray[np.float32],
+    surface: Surface,
+    rng: Generator,
+    note: dict[str, float | str],
+) -> NDArray[np.float32]:
+    """Fold the sheet once or twice: a thin line, and a step in brightness across it."""
+    folds = int(rng.integers(1, 3))
+    note["folds"] = folds
+    half = np.float32(surface.size / 2)
+    for _ in range(folds):
+        turn, offset = rng.uniform(0, np.pi), rng.uniform(-0.6, 0.6)
+        step, line = rng.normal(0, 0.07), rng.choice([-1, 1]) * rng.uniform(0.05, 0.3)
+        across = np.float32(np.cos(turn)) * surface.u + np.float32(np.sin(turn)) * surface.v
+        across = (across - np.float32(offset)) * half
+        width = np.float32(rng.uniform(0.7, 2))
+        fold = np.float32(line) * np.exp(-((across / width) ** 2))
+        light = light * (1 + np.float32(step) * np.tanh(across / (4 * width)) + fold)
+    return light
+
+
+def _held(
+    light: NDArray[np.float32],
+    surface: Surface,
+    rng: Generator,
+    note: dict[str, float | str],
+) -> NDArray[np.float32]:
+    """End the sheet at one to three sides: white margin, cut edge, shadow, and the place behind."""
+    distance, nearest = inside_sheet(rng, surface)
+    margin = log_uniform(rng, 3, 30) if rng.random() < 0.6 else 0.0
+    note |= {"edge": round(nearest, 3), "margin_px": round(margin, 1)}
+    soft = float(rng.uniform(1, 2.5))
+    around = surroundings(rng, light, surface.size)
+    shadow = 1 - np.float32(rng.uniform(0, 0.6)) * coverage(distance + np.float32(margin + 6), 12)
+    bright = np.float32(
+        np.clip(np.quantile(light[:, ::8, ::8], 0.97) * rng.uniform(1, 1.3), 0.3, 1)
+    )
+    paper = bright * colour_gains(rng, 0.04) * (1 - np.float32(0.2) * ramp(rng, surface.size))
+    ink, sheet = coverage(distance, soft), coverage(distance + np.float32(margin), soft)
+    seen = light * ink + paper * (sheet - ink) + around * shadow * (1 - sheet)
+    return seen.astype(np.float32, copy=False)

@@ -1,0 +1,103 @@
+"""Torch, from a network's weights: slow, for comparison and for methods that ONNX can't hold."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from models._registry import build_model
+from trt_engines.errors import EngineError, EngineMismatchError
+from trt_engines.manifest import load_manifest, verified_file
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from models._contract import AttackModel
+    from trt_engines.backends import TorchConfig
+    from trt_engines.manifest import Manifest
+
+
+class AttackGraph(nn.Module):
+    """What an attack detector's engine computes, whatever the runtime; the exporter traces this."""
+
+    def __init__(self, model: AttackModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Score crops.
+
+        Args:
+            images: (N, 3, S, S) uint8 RGB.
+
+        Returns:
+            (N,) probability of an attack, and (N, 1, H, W) explanation, 0..1.
+        """
+        outputs = self.model(self.model.normalise(images))
+        probability = torch.sigmoid(self.model.attack_logit(outputs))
+        return probability, self.model.explanation(outputs)
+
+
+class TorchBackend:
+    """Runs one network as a torch module."""
+
+    def __init__(self, manifest_path: Path, config: TorchConfig) -> None:
+        """Build the network that the manifest names and load its weights.
+
+        Raises:
+            EngineError: no weights, or this code can't build the network.
+            EngineMismatchError: the weights are not the manifest's, or not this network's.
+        """
+        manifest = load_manifest(manifest_path)
+        torch.set_num_threads(config.threads)
+        self.max_batch = manifest.max_batch
+        self._outputs = list(manifest.outputs)
+        self._graph = _build(manifest_path, manifest).eval()
+
+    def infer(self, images: Tensor) -> Mapping[str, Tensor]:
+        """See `Backend.infer`."""
+        if len(images) > self.max_batch:
+            raise ValueError(f"at most {self.max_batch} images fit one run, got {len(images)}")
+        with torch.inference_mode():
+            outputs: tuple[Tensor, ...] = self._graph(images)
+        return dict(zip(self._outputs, outputs, strict=True))
+
+    def close(self) -> None:
+        """See `Backend.close`; the weights' memory goes with the object."""
+
+
+def _build(manifest_path: Path, manifest: Manifest) -> nn.Module:
+    if manifest.method is None:
+        from trt_engines.mtcnn import load_network
+
+        return load_network(manifest.name)
+    if manifest.weights is None or manifest.weights_sha256 is None:
+        raise EngineError(
+            f"{manifest_path}: names no weights, which the torch back end needs; use the "
+            "onnxruntime back end, or export the engine with its weights"
+        )
+    weights = verified_file(manifest_path, manifest.weights, manifest.weights_sha256)
+    try:
+        model = build_model(manifest.method, manifest.options)
+    except ValueError as error:  # pydantic's ValidationError is one too
+        raise EngineError(
+            f"{manifest_path}: this version can't build {manifest.method!r}: {error}; use the "
+            "version that exported it, or export again"
+        ) from error
+    graph = AttackGraph(model)
+    try:
+        state = load_file(weights)
+        graph.load_state_dict({f"model.{name}": tensor for name, tensor in state.items()})
+    except (SafetensorError, RuntimeError) as error:
+        raise EngineMismatchError(
+            f"{weights}: not the weights of {manifest.method!r} with the manifest's options: "
+            f"{error}; export again"
+        ) from error
+    return graph

@@ -1,0 +1,212 @@
+"""From torch to ONNX: trace, prove that the graph computes the same, write it with its manifest."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import time
+from statistics import median
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import onnx
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from trt_engines.backends.onnx_session import open_session
+from trt_engines.backends.torch_module import AttackGraph
+from trt_engines.errors import EngineError
+from trt_engines.manifest import Manifest, save_manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from models._contract import AttackModel
+    from trt_engines.manifest import DecisionThresholds
+
+OPSET: Final = 18
+INPUT_NAME: Final = "images"
+MAX_DIFFERENCE: Final = 1e-4  # |ONNX - torch| of outputs in 0..1; float32 gives about 1e-6
+ATTACK_OUTPUTS: Final = {
+    "probability": "(N,) 0..1, calibrated: the face is an attack",
+    "explanation": "(N, 1, H, W) 0..1: where in the crop the evidence lies",
+}
+
+
+def export_engine(
+    model: AttackModel,
+    *,
+    method: str,
+    options: Mapping[str, object],
+    examples: Tensor,
+    folder: Path,
+    licence: str,
+    thresholds: DecisionThresholds | None,
+    max_batch: int = 16,
+) -> Manifest:
+    """Write `<method>.onnx`, `<method>.safetensors` and `<method>.manifest.json`.
+
+    The model itself is left as it is. Nothing is written unless the graph passes.
+
+    Args:
+        model: the trained network, a `torch.nn.Module`.
+        method: its name in `models`.
+        options: what `build_model` needs to make the same network.
+        examples: (N, 3, S, S) uint8 RGB face crops, N >= 2, on which ONNX and torch are compared.
+        folder: made if missing.
+        licence: of the weights, one line.
+        thresholds: operating point; None if not chosen yet.
+        max_batch: most faces in one run.
+
+    Raises:
+        EngineError: the graph can't be traced, or differs from torch by more than `MAX_DIFFERENCE`.
+        ValueError: unfit examples.
+    """
+    size = model.input_spec.size_px
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"expected a torch.nn.Module, got {type(model).__name__}")
+    if len(examples) < 2 or examples.shape[1:] != (3, size, size) or examples.dtype != torch.uint8:
+        raise ValueError(
+            f"examples must be (N >= 2, 3, {size}, {size}) uint8, got {tuple(examples.shape)} "
+            f"{examples.dtype}"
+        )
+    state = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
+    graph = AttackGraph(copy.deepcopy(model).cpu()).eval()
+    onnx_bytes = to_onnx(graph, examples, outputs=list(ATTACK_OUTPUTS), dynamic={0: "N"})
+    difference = checked_difference(onnx_bytes, graph, [examples], name=method)
+    weights = save(state)
+    manifest = Manifest(
+        name=method,
+        method=method,
+        options=dict(options),
+        input=model.input_spec,
+        outputs=ATTACK_OUTPUTS,
+        onnx=f"{method}.onnx",
+        onnx_sha256=hashlib.sha256(onnx_bytes).hexdigest(),
+        weights=f"{method}.safetensors",
+        weights_sha256=hashlib.sha256(weights).hexdigest(),
+        opset=OPSET,
+        max_batch=max_batch,
+        onnx_torch_max_abs=difference,
+        thresholds=thresholds,
+        licence=licence,
+        cost_ms=_cost_ms(onnx_bytes, examples[:1]),
+    )
+    write_engine(folder, manifest, onnx_bytes, weights)
+    return manifest
+
+
+def write_engine(
+    folder: Path, manifest: Manifest, onnx_bytes: bytes, weights: bytes | None
+) -> Path:
+    """Write an engine's files and, last, its manifest; return the manifest's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / manifest.onnx).write_bytes(onnx_bytes)
+    if manifest.weights is not None and weights is not None:
+        (folder / manifest.weights).write_bytes(weights)
+    path = folder / f"{manifest.name}.manifest.json"
+    save_manifest(path, manifest)
+    return path
+
+
+def to_onnx(
+    module: nn.Module, example: Tensor, *, outputs: Sequence[str], dynamic: Mapping[int, str]
+) -> bytes:
+    """Trace a module into a self-contained ONNX file.
+
+    The same module gives the same bytes: file names, line numbers and stack traces of the exporting
+    machine, which torch writes into the graph, are taken out.
+
+    Args:
+        module: takes one tensor, returns a tuple.
+        example: input; more than 1 along each dynamic axis, or torch would fix it at 1.
+        outputs: names, one per element of the tuple.
+        dynamic: axis of the input -> name of its size.
+
+    Raises:
+        EngineError: torch can't trace or translate the module.
+    """
+    axes = {axis: torch.export.Dim(name) for axis, name in dynamic.items()}
+    try:
+        program = torch.onnx.export(
+            module,
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[INPUT_NAME],
+            output_names=outputs,
+            dynamic_shapes=(axes,),
+            external_data=False,
+            verbose=False,
+        )
+    except torch.onnx.OnnxExporterError as error:
+        raise EngineError(
+            f"{type(module).__name__}: torch can't export it to ONNX: {error}"
+        ) from error
+    assert program is not None  # only the old exporter returns None
+    model: onnx.ModelProto = program.model_proto
+    _strip(model)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def checked_difference(
+    onnx_bytes: bytes, reference: nn.Module, batches: Sequence[Tensor], *, name: str
+) -> float:
+    """Return the largest |ONNX - torch| over all outputs, images run together and one by one.
+
+    Raises:
+        EngineError: it exceeds `MAX_DIFFERENCE`, is not a number, or shapes differ.
+    """
+    session = open_session(onnx_bytes, threads=1)
+    largest = 0.0
+    for images in batches:
+        with torch.inference_mode():
+            expected = [output.numpy() for output in reference(images)]
+        for rows in (slice(None), *(slice(i, i + 1) for i in range(len(images)))):
+            found = session.run(None, {INPUT_NAME: images[rows].numpy()})
+            for got, want in zip(found, (array[rows] for array in expected), strict=True):
+                if got.shape != want.shape:
+                    raise EngineError(
+                        f"{name}: ONNX gives an output of shape {got.shape} where torch gives "
+                        f"{want.shape}; does the network squeeze its batch axis?"
+                    )
+                largest = max(largest, float(np.abs(got - want).max(initial=0)), key=_nan_last)
+    if not largest <= MAX_DIFFERENCE:
+        raise EngineError(
+            f"{name}: ONNX and torch differ by {largest:.2g}, expected at most "
+            f"{MAX_DIFFERENCE:.0e}, for images run together and one by one; is the network in eval "
+            "mode, and each image scored independently of the others?"
+        )
+    return largest
+
+
+def _nan_last(value: float) -> float:
+    return np.inf if np.isnan(value) else value
+
+
+def _cost_ms(onnx_bytes: bytes, image: Tensor) -> float:
+    """Return the CPU time of one image, so that other work on the machine does not count."""
+    session = open_session(onnx_bytes, threads=1)
+    feed = {INPUT_NAME: image.numpy()}
+    times = []
+    for _ in range(25):
+        started = time.thread_time()  # one intra-op thread is the caller's own
+        session.run(None, feed)
+        times.append(time.thread_time() - started)
+    return round(median(times[5:]) * 1e3, 2)  # the first runs allocate
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Take out everything that names the exporting machine's files."""
+    graph = model.graph
+    values = [*graph.input, *graph.output, *graph.value_info, *graph.initializer]
+    parts: list[Any] = [model, graph, *graph.node, *values]
+    for function in model.functions:
+        parts += [function, *function.node, *function.value_info]
+    for part in parts:
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
