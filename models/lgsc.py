@@ -15,9 +15,11 @@ Differences from the official code:
 - Ours, for streaming on a CPU and not in the paper: `encoder="efficientnet_lite0"` with narrow
   `decoder_widths`; `decoder_norm="batch"`, which folds into the convolutions and, unlike instance
   norm, lets the magnitude of a cue differ between faces from the first steps on; `weight_score`, a
-  cross-entropy of the deployed score itself, so that a short training decides.
-- The raw score (0..1, small numbers) is calibrated: logit = (raw - `raw_offset`) / `raw_scale`,
-  both fitted on development data after training. Until then the probability means nothing.
+  cross-entropy of the mean |cue| itself, so that a short training moves it.
+- `score="classifier"` deploys the auxiliary classifier's log-odds instead of the mean |cue|, as
+  third-party ports do for validation: it decides after far fewer steps than the cue does.
+- The raw score is calibrated: logit = (raw - `raw_offset`) / `raw_scale`, both fitted on
+  development data after training. Until then the probability means nothing.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models._backbones import EncoderName, build_encoder
-from models._contract import BONA_FIDE, InputSpec, Method
+from models._contract import ATTACK, BONA_FIDE, InputSpec, Method
 from models._losses import asymmetric_triplet
 
 if TYPE_CHECKING:
@@ -40,19 +42,25 @@ if TYPE_CHECKING:
     from models._contract import FaceBatch
 
 
+# Trained cues are small: ports show a mean |cue| near 0.01 for live faces and 0.1 for attacks.
+_CUE_OFFSET: Final = 0.05
+_CUE_SCALE: Final = 0.02
+
+
 class LgscConfig(BaseModel, frozen=True, extra="forbid"):
     """Options; the defaults are the official configuration."""
 
     encoder: EncoderName = "resnet18"
     decoder_widths: tuple[int, int, int, int, int] = (256, 128, 64, 64, 64)
     decoder_norm: Literal["instance", "batch"] = "instance"
+    score: Literal["cue", "classifier"] = "cue"
     size_px: int = Field(224, multiple_of=32)
     margin: float = Field(1.2, gt=0, description="Crop side over face box.")
     dropout: float = Field(0.5, ge=0, lt=1)
     weight_classification: float = Field(5.0, ge=0)
     weight_regression: float = Field(5.0, ge=0)
     weight_triplet: float = Field(1.0, ge=0)
-    weight_score: float = Field(0.0, ge=0, description="Cross-entropy of the score; not official.")
+    weight_score: float = Field(0.0, ge=0, description="Cross-entropy of mean |cue|; ours.")
     triplet_margin: float = Field(0.5, gt=0)
 
 
@@ -61,8 +69,8 @@ class LgscOutputs(NamedTuple):
 
     cue: Tensor  # (N, 3, S, S), -1..1
     features: tuple[Tensor, ...]  # E5, D1, D2, D3, D4: (N, C, H, W), H from S/32 to S/2
-    raw_score: Tensor  # (N,) mean |cue|, 0..1, higher = attack
-    class_logits: Tensor | None  # (N, 2), column 1 = attack; None in eval mode
+    raw_score: Tensor  # (N,) higher = attack; mean |cue|, 0..1, or the classifier's log-odds
+    class_logits: Tensor | None  # (N, 2), column 1 = attack; None where the classifier did not run
 
 
 Norm: TypeAlias = "Callable[[int], nn.Module]"
@@ -119,7 +127,7 @@ class _DecoderStage(nn.Module):
 
 
 class AuxiliaryClassifier(nn.Module):
-    """Tells bona fide from attack by image + cue; needed in training only."""
+    """Tells bona fide from attack by image + cue; the official score needs it in training only."""
 
     def __init__(self, encoder: EncoderName, dropout: float) -> None:
         super().__init__()
@@ -158,8 +166,9 @@ class Lgsc(nn.Module):
             ]
         )
         self.classifier = AuxiliaryClassifier(config.encoder, config.dropout)
-        self.register_buffer("raw_offset", torch.tensor(0.05))
-        self.register_buffer("raw_scale", torch.tensor(0.02))
+        offset, scale = (_CUE_OFFSET, _CUE_SCALE) if config.score == "cue" else (0.0, 1.0)
+        self.register_buffer("raw_offset", torch.tensor(offset))
+        self.register_buffer("raw_scale", torch.tensor(scale))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -183,11 +192,17 @@ class Lgsc(nn.Module):
             x = stage(x, skip)
             features.append(x)
         cue = torch.tanh(features.pop())
+        by_cue = self.config.score == "cue"
+        logits = None if by_cue and not self.training else self.classifier(images + cue)
         return LgscOutputs(
             cue=cue,
             features=tuple(features),
-            raw_score=cue.abs().mean(dim=(1, 2, 3)),
-            class_logits=self.classifier(images + cue) if self.training else None,
+            raw_score=(
+                cue.abs().mean(dim=(1, 2, 3))
+                if by_cue or logits is None
+                else logits[:, ATTACK] - logits[:, BONA_FIDE]
+            ),
+            class_logits=logits,
         )
 
     def attack_logit(self, outputs: LgscOutputs) -> Tensor:
@@ -206,7 +221,7 @@ class Lgsc(nn.Module):
         """Return the terms of the official loss, weighted: classification, regression, triplet.
 
         Raises:
-            ValueError: the outputs were made in eval mode, where the classifier does not run.
+            ValueError: the outputs were made in eval mode without the classifier.
         """
         if outputs.class_logits is None:
             raise ValueError("LGSC's loss needs outputs of a forward pass in training mode")
@@ -223,8 +238,9 @@ class Lgsc(nn.Module):
             "triplet": config.weight_triplet * torch.stack(triplets).sum(),
         }
         if config.weight_score:
+            magnitude = outputs.cue.abs().mean(dim=(1, 2, 3))
             terms["score"] = config.weight_score * F.binary_cross_entropy_with_logits(
-                self.attack_logit(outputs), batch.labels.float()
+                (magnitude - _CUE_OFFSET) / _CUE_SCALE, batch.labels.float()
             )
         return terms
 

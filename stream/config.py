@@ -182,7 +182,9 @@ class RedisSinkConfig(Options):
         10_000, ge=1, description="Messages kept in memory while Redis is away."
     )
     spool: Path | None = Field(
-        None, description="Folder for alerts kept while Redis is away; default: a private one."
+        None,
+        description="Folder for alerts kept while Redis is away, one per process; default: a "
+        "private one, which stays only if something is left in it.",
     )
     spool_alerts: int = Field(100_000, ge=1, description="Alerts kept on disk at most.")
     outage_limit_s: float = Field(

@@ -70,7 +70,8 @@ def secrets_of(uri: str) -> frozenset[str]:
     for at in (i for i, character in enumerate(rest) if character == "@"):
         user_info = rest[:at]
         written |= {user_info, user_info.partition(":")[2]}
-    forms = {form for s in written for form in (s, unquote(s), quote(unquote(s), safe=""))}
+    plain = written | {unquote(s) for s in written}
+    forms = plain | {quote(s, safe="") for s in plain}
     return frozenset(form for form in forms if len(form) >= MIN_SECRET_CHARS)
 
 

@@ -5,7 +5,7 @@ from stream.subscribe import Subscription
 
 with Subscription("redis://localhost", group="siem") as alerts:
     for alert in alerts:  # acknowledged when the next one is asked for, or on a clean exit
-        print(alert["track"]["id"], alert["verdict"]["state"])
+        print(alert["event"]["type"], alert["source"]["id"])
 ```
 
 Consumers of one group share the messages. One that dies, or whose handler raises, leaves its
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 _TIMEOUT_S: Final = 5.0
 _BLOCK_S: Final = 2.0  # one wait for the next message; shorter than the timeout
@@ -94,7 +94,7 @@ class Subscription:
     ) -> None:
         address = read_address(url, ca_file)
         self._address = address.shown
-        self._redis = address.client(name=f"facewarden-{group}", timeout_s=_TIMEOUT_S)
+        self._redis = address.client(name="facewarden-subscribe", timeout_s=_TIMEOUT_S)
         self._key = f"{namespace}:{stream}"
         self._seen_key = f"{namespace}:seen:{stream}:{group}"
         self._remember_s = _REMEMBER_S[stream]
@@ -143,7 +143,7 @@ class Subscription:
             if message is not None:
                 return message
 
-    def _patiently(self, work: Callable[[], T]) -> T:
+    def _patiently(self, work: Callable[[], _T]) -> _T:
         """Do some work on Redis, again and again until it is there and our group exists."""
         wait_s = _FIRST_WAIT_S
         complaint = ""
@@ -177,8 +177,10 @@ class Subscription:
 
     def _left_behind(self) -> _Entry | None:
         """Take over one message whose consumer has held it for too long."""
+        if time.monotonic() < self._reclaim_at:
+            return None
         cursor: bytes | str = "0-0"
-        while time.monotonic() >= self._reclaim_at:
+        while True:
             cursor, entries, *_ = self._redis.xautoclaim(
                 self._key,
                 self._group,
@@ -187,14 +189,14 @@ class Subscription:
                 start_id=cursor,
                 count=1,
             )
-            if cursor == b"0-0":
-                self._reclaim_at = time.monotonic() + self._reclaim_s / 2
             for found in entries:
                 entry = _Entry(*found)
                 if self._deliveries(entry) <= self._max_deliveries:
                     return entry
                 self._bury(entry, f"delivered {self._max_deliveries} times, never acknowledged")
-        return None
+            if cursor == b"0-0":  # the sweep is complete
+                self._reclaim_at = time.monotonic() + self._reclaim_s / 2
+                return None
 
     def _new(self) -> _Entry | None:
         """Wait a while for a message that nobody has seen."""

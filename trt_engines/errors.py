@@ -1,7 +1,7 @@
 """Errors of the trt_engines package.
 
-EngineError EngineMismatchError     manifest and file, or engine and machine, do not belong
-    together: rebuild
+EngineError
+    EngineMismatchError     manifest and file, or engine and machine, don't belong together: rebuild
 """
 
 

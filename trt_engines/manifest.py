@@ -16,6 +16,7 @@ from models._contract import InputSpec
 from trt_engines.errors import EngineError, EngineMismatchError
 
 SHIPPED = Path(__file__).resolve().parent / "shipped"
+_FILE_NAME = r"^[\w-][\w.-]*$"  # no folder: an engine's files lie together
 
 
 class DecisionThresholds(BaseModel, frozen=True, extra="forbid"):
@@ -37,9 +38,11 @@ class Manifest(BaseModel, frozen=True, extra="forbid"):
     )
     input: InputSpec
     outputs: dict[str, str] = Field(description="Name of each output -> meaning, shape, range.")
-    onnx: str = Field(description="File name beside this manifest.")
+    onnx: str = Field(pattern=_FILE_NAME, description="File name beside this manifest.")
     onnx_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    weights: str | None = Field(None, description="File name of the weights (safetensors).")
+    weights: str | None = Field(
+        None, pattern=_FILE_NAME, description="File name of the weights (safetensors)."
+    )
     weights_sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     opset: int
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
@@ -70,8 +73,8 @@ def load_manifest(path: Path) -> Manifest:
         return Manifest.model_validate_json(path.read_bytes())
     except OSError as error:
         raise EngineError(
-            f"{path}: can't read the engine's manifest ({error.strerror}); expected a file made by "
-            "`python -m trt_engines export`"
+            f"{path}: can't read the engine's manifest ({error.strerror}); check the path, or "
+            "export the engine again"
         ) from error
     except ValidationError as error:
         first = error.errors()[0]

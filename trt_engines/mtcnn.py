@@ -1,11 +1,12 @@
 """MTCNN's three networks, from facenet-pytorch's weights to ONNX.
 
-Zhang, Zhang, Li, Qiao: Joint Face Detection and Alignment using Multi-task Cascaded Convolutional Networks, 2016,
-arXiv:1604.02878. Weights: inside the wheel of facenet-pytorch 2.6.0 (MIT). Only the export needs that package.
+Zhang, Zhang, Li, Qiao: Joint Face Detection and Alignment using Multi-task Cascaded Convolutional
+Networks, 2016, arXiv:1604.02878. The weights are inside the wheel of facenet-pytorch 2.6.0 (MIT);
+only the export and the torch back end need that package.
 
-The graphs hold the normalisation and take RGB 0..255. They compute what facenet-pytorch's networks compute, written
-so that ONNX Runtime is about twice as fast on the CPU (its PRelu took half of the time): PReLU from two rectifiers,
-and the softmax over two classes as the sigmoid of their difference.
+The graphs hold the normalisation and take RGB 0..255. They compute what facenet-pytorch's networks
+compute, written so that ONNX Runtime is about twice as fast on the CPU, where its PRelu took half
+of the time: PReLU from two rectifiers, the softmax over two classes as a sigmoid.
 """
 
 from __future__ import annotations
@@ -100,8 +101,8 @@ def load_network(name: str) -> CascadeNetwork:
         from facenet_pytorch.models import mtcnn
     except ModuleNotFoundError as error:
         raise EngineError(
-            f"MTCNN's weights come with facenet-pytorch, which can't be imported ({error}); install "
-            "it with `pip install --no-deps facenet-pytorch==2.6.0`"
+            f"MTCNN's weights come with facenet-pytorch, which can't be imported ({error}); "
+            "install it with `pip install --no-deps facenet-pytorch==2.6.0`"
         ) from error
     classes = {"pnet": mtcnn.PNet, "rnet": mtcnn.RNet, "onet": mtcnn.ONet}
     return CascadeNetwork(classes[name]()).eval().requires_grad_(False)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from typing import Final
 
-# Time stamps that go back, stand still or leap further than this are a fault of the stream: media
-# time goes on from where it was.
+# A time stamp that leaps further ahead, or goes back, is a fault of the stream: media time goes on
+# from where it was.
 MAX_STEP_S: Final = 5.0
+# Damage can put so many frames in the wrong order (H.264's reordering depth): time waits for them.
+MAX_DISORDER: Final = 16
 # A frame so little early still counts as due: containers round time stamps, Matroska to 1 ms.
 DUE_TOLERANCE_S: Final = 0.001
 
@@ -27,6 +29,7 @@ class MediaTime:
         self._now_s: float | None = None
         self._first_arrival_s = 0.0
         self._shift_s: float | None = None  # media time minus the stream's stamps
+        self._disorder = 0  # frames in a row that time has waited for
 
     def advance(self, stamp_s: float | None, arrived_s: float) -> float:
         """Return the media time of the next frame, seconds.
@@ -38,20 +41,29 @@ class MediaTime:
         if self._now_s is None:
             self._first_arrival_s = arrived_s
             self._now_s = 0.0
-        elif (
-            stamp_s is not None
-            and self._shift_s is not None
-            and 0 < stamp_s + self._shift_s - self._now_s <= MAX_STEP_S
-        ):
-            self._now_s = stamp_s + self._shift_s
+        elif stamp_s is not None and self._follows(stamp_s):
             return self._now_s
-        elif self._live:
-            self._now_s = max(self._now_s, arrived_s - self._first_arrival_s)
-        else:
+        elif not self._live:
             self._now_s += self._interval_s
+        else:
+            # Without any stamps, the interval is but a guess, and would add up.
+            step_s = 0.0 if stamp_s is None else self._interval_s
+            self._now_s = max(self._now_s + step_s, arrived_s - self._first_arrival_s)
         if stamp_s is not None:
             self._shift_s = self._now_s - stamp_s
         return self._now_s
+
+    def _follows(self, stamp_s: float) -> bool:
+        """Return whether a stamp is plausible, and if so, move time on to it."""
+        if self._now_s is None or self._shift_s is None:
+            return False
+        step_s = round(stamp_s + self._shift_s - self._now_s, 6)  # less is rounding noise
+        if 0 < step_s <= MAX_STEP_S:
+            self._now_s = stamp_s + self._shift_s
+            self._disorder = 0
+            return True
+        self._disorder += 1
+        return self._disorder <= MAX_DISORDER and -MAX_DISORDER * self._interval_s <= step_s <= 0
 
 
 class DueFrames:

@@ -75,7 +75,7 @@ _ADVICE: Final = {
     SourceCode.UNAUTHORISED: "are user and password right, and their special characters "
     "percent-encoded?",
     SourceCode.UNREACHABLE: "no valid answer in time; is the address right and the camera on?",
-    SourceCode.FROZEN: "connected, but no picture comes any more",
+    SourceCode.FROZEN: "the connection stands, but nothing of use arrives",
     SourceCode.DISCONNECTED: "the far end went away",
     SourceCode.NO_VIDEO: "is it the right file or stream?",
     SourceCode.UNSUPPORTED_CODEC: "choose another codec, H.264 for example",
@@ -157,43 +157,49 @@ class PyAVDecoder:
             self.close()
 
     def _open(self) -> InputContainer:
-        scheme, _, rest = self._uri.partition(":")
-        scheme = scheme.lower()
-        location, form = f"{scheme}:{rest}", None
-        options = {"max_pixels": str(max(PROBE_PIXELS, self._source.max_pixels))}
         try:
-            match self._kind:
-                case SourceKind.FILE:
-                    path = unquote(rest[2:]) if rest.startswith("///") else self._uri
-                    if not Path(path).is_file():
-                        raise self._error(SourceCode.NOT_FOUND, "no such file")
-                    location = f"file:{path}"
-                    options |= {"protocol_whitelist": "file", "format_whitelist": _DEMUXERS}
-                    options["pattern_type"] = "none"  # "%d" in the name of a picture means itself
-                case SourceKind.WEBCAM:
-                    location, form = self._uri, "v4l2"
-                case SourceKind.RTSP:
-                    form = "rtsp"
-                    options |= {"protocol_whitelist": _PROTOCOLS[scheme]}
-                    options |= {"rtsp_transport": "tcp", "fpsprobesize": "0"}
-                case SourceKind.HTTP:
-                    options |= {"protocol_whitelist": _PROTOCOLS[scheme]}
-                    options |= {"format_whitelist": f"{_DEMUXERS},hls", "fpsprobesize": "0"}
+            location, form, options = self._target()
             return av.open(
                 location,
                 format=form,
-                options=options,
+                options=options | {"max_pixels": str(max(PROBE_PIXELS, self._source.max_pixels))},
                 timeout=(self._source.open_timeout_s, self._source.read_timeout_s),
                 metadata_errors="replace",
             )
         except (av.FFmpegError, OSError) as error:
             code = next((code for kind, code in _CODES if isinstance(error, kind)), None)
             if code is None:
+                # A camera that does not answer the RTSP request reads as invalid data, too.
                 invalid = isinstance(error, av.InvalidDataError | av.ArgumentError)
-                # A camera that doesn't answer the RTSP request reads as invalid data, too.
                 known = invalid and self._kind is not SourceKind.RTSP
                 code = SourceCode.INVALID_DATA if known else SourceCode.UNREACHABLE
             raise self._error(code, error.strerror) from None
+
+    def _target(self) -> tuple[str, str | None, dict[str, str]]:
+        """Return FFmpeg's name of the source, its demuxer if it is certain, and options."""
+        scheme, _, rest = self._uri.partition(":")
+        scheme = scheme.lower()
+        match self._kind:
+            case SourceKind.FILE:
+                path = unquote(rest[2:]) if rest.startswith("///") else self._uri
+                if not Path(path).is_file():
+                    raise self._error(SourceCode.NOT_FOUND, "no such file")
+                fence = {"protocol_whitelist": "file", "format_whitelist": _DEMUXERS}
+                # "%d" in the name of a picture means itself, not a series.
+                return f"file:{path}", None, fence | {"pattern_type": "none"}
+            case SourceKind.WEBCAM:
+                return self._uri, "v4l2", {}
+            case SourceKind.RTSP:
+                fence = {"protocol_whitelist": _PROTOCOLS[scheme]}
+                # Without fpsprobesize, FFmpeg watches 20 frames before it hands out the first.
+                options = {"rtsp_transport": "tcp", "fpsprobesize": "0"}
+                return f"{scheme}:{rest}", "rtsp", fence | options
+            case SourceKind.HTTP:
+                fence = {
+                    "protocol_whitelist": _PROTOCOLS[scheme],
+                    "format_whitelist": f"{_DEMUXERS},hls",
+                }
+                return f"{scheme}:{rest}", None, fence | {"fpsprobesize": "0"}
 
     def _find_video(self, threads: int) -> VideoStream:
         stream = self._container.streams.best("video")
@@ -231,7 +237,7 @@ class PyAVDecoder:
                 waited_s >= self._source.read_timeout_s or self._waited_s >= self._source.stall_s
             ):
                 code = SourceCode.INVALID_DATA if self._bad_packets else SourceCode.FROZEN
-                raise self._error(code, f"no picture for {self._waited_s:.1f} s")
+                raise self._error(code, f"no whole picture for {self._waited_s:.1f} s")
             yield packet
 
     def _decode(self, packet: Packet[Stream]) -> list[VideoFrame]:

@@ -55,8 +55,8 @@ class RedisAddress:
             socket_keepalive=True,
             # Only the callers know what may be sent twice, and how long they can wait.
             retry=Retry(NoBackoff(), 0),
-            # Nothing of RESP3 is used, and every server since Redis 5 speaks RESP2. No CLIENT SETINFO
-            # either: it would need a permission that Redis 7.0 does not know.
+            # Nothing of RESP3 is used, and every server since Redis 5 speaks RESP2. No CLIENT
+            # SETINFO either: it would need a permission that Redis 7.0 does not know.
             protocol=2,
             driver_info=None,
         )
@@ -115,8 +115,9 @@ def read_address(url: str, ca_file: Path | None = None) -> RedisAddress:
 
 
 def reason(error: RedisError) -> str:
-    """Return one line that says what went wrong."""
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    """Return one line that says what went wrong, and does not repeat the command."""
+    _, _, text = str(error).rpartition(" of pipeline caused error: ")
+    return " ".join(text.split()).rstrip(".") or type(error).__name__
 
 
 def waiting_may_cure(error: RedisError) -> bool:
@@ -126,7 +127,7 @@ def waiting_may_cure(error: RedisError) -> bool:
     if isinstance(error, ReadOnlyError | OutOfMemoryError | ClusterDownError):
         return True
     if isinstance(error, ResponseError):
-        return str(error).startswith(("MISCONF", "NOREPLICAS", "BUSY"))
+        return reason(error).startswith(("MISCONF", "NOREPLICAS", "BUSY"))
     # redis-py hides a failed handshake in a ConnectionError; one cut short may be a restart.
     cause = error.__context__
     return not isinstance(cause, ssl.SSLError) or isinstance(cause, ssl.SSLEOFError)

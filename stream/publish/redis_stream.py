@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from redis.exceptions import NoPermissionError, RedisError
+from redis.exceptions import ExecAbortError, NoPermissionError, RedisError
 
 from stream.errors import ConfigError, SinkError
 from stream.messages import SCHEMA, Lane, StatusMessage
@@ -152,18 +152,24 @@ class RedisSink:
         pipe = self._redis.pipeline(transaction=False)
         started = self._clock()
         _raw(pipe, "MULTI")  # what follows is checked and queued...
-        self._stack(pipe, ["{}"], ["{}"], {"rehearsal": {"schema": SCHEMA}})
+        self._write(pipe, ["{}"], ["{}"], {"rehearsal": {"schema": SCHEMA}})
+        pipe.publish(self._key(Lane.ALERTS), "{}")
         _raw(pipe, "DISCARD")  # ...and thrown away
+        _raw(pipe, "MULTI")
+        _raw(pipe, "EXEC")
         error = _first_error(_execute(pipe))
         if error is None:
             return
         if not waiting_may_cure(error):
-            hint = "; see docs/messages.md" if isinstance(error, NoPermissionError) else ""
+            denied = isinstance(error, NoPermissionError | ExecAbortError)
+            hint = "; see docs/messages.md" if denied else ""
             raise ConfigError(f"Redis at {self.address} refuses us: {reason(error)}{hint}")
         self._leave(error, started)
 
     def _deliver(self) -> None:
         """Send what waits, alerts first, until all is sent or Redis fails."""
+        if not (self.backlog or self._statuses):
+            return  # with nothing to send, nothing is learnt of Redis
         alerts_before, scores_before = self.alerts_sent, self.scores_sent
         while self.backlog or self._statuses:
             started = self._clock()
@@ -186,44 +192,51 @@ class RedisSink:
     def _send(self, alerts: Sequence[str], scores: Sequence[str]) -> RedisError | None:
         """Send one pipeline, forget what Redis acknowledged, and return what failed first.
 
-        It is no transaction: that would not make a lost reply less ambiguous. In each lane, what
-        follows a failed command counts as not sent: that keeps the order, and makes duplicates.
+        What it writes is one transaction, so that a Redis which recovers in its midst does not take
+        a later alert before an earlier one. When the reply is lost, all of it is sent again.
         """
         pipe = self._redis.pipeline(transaction=False)
-        self._stack(pipe, alerts, scores, self._statuses)
+        _raw(pipe, "MULTI")
+        self._write(pipe, alerts, scores, self._statuses)
+        _raw(pipe, "EXEC")
+        written = len(pipe)
+        for alert in alerts:  # no part of the transaction: the channel may fail alone
+            pipe.publish(self._key(Lane.ALERTS), alert)
         replies = _execute(pipe)
-        n_alerts = _acknowledged(replies[: len(alerts)])
-        n_scores = _acknowledged(replies[len(alerts) :][: len(scores)])
+        results = replies[written - 1]  # of EXEC
+        if isinstance(results, RedisError):
+            return _first_error(replies[:written])
+        n_alerts = _acknowledged(results[: len(alerts)])
+        n_scores = _acknowledged(results[len(alerts) :][: len(scores)])
         self.backlog.drop(n_alerts, n_scores)
         self.alerts_sent += n_alerts
         self.scores_sent += n_scores
-        channel = len(replies) - len(alerts)
-        error = _first_error(replies[:channel])
+        error = _first_error(results)
         if error is None:
             self._statuses.clear()
-            self._check_channel(_first_error(replies[channel:]))
+            self._check_channel(_first_error(replies[written:]))
         return error
 
-    def _stack(
+    def _write(
         self,
         pipe: Pipeline,
         alerts: Iterable[str],
         scores: Iterable[str],
         statuses: Mapping[str, Mapping[str, str]],
     ) -> None:
-        """Fill a pipeline: alerts, scores, statuses, and alerts again for the channel."""
+        """Add to a pipeline what goes into keys: alerts, scores, statuses."""
         config = self._config
-        alerts_key, tracks_key = (f"{config.namespace}:{x}" for x in (Lane.ALERTS, Lane.TRACKS))
         for alert in alerts:
-            pipe.xadd(alerts_key, {"metadata": alert}, maxlen=config.alerts_maxlen)
+            pipe.xadd(self._key(Lane.ALERTS), {"metadata": alert}, maxlen=config.alerts_maxlen)
         for score in scores:
-            pipe.xadd(tracks_key, {"metadata": score}, maxlen=config.tracks_maxlen)
+            pipe.xadd(self._key(Lane.TRACKS), {"metadata": score}, maxlen=config.tracks_maxlen)
         for source_id, fields in statuses.items():
-            key = f"{config.namespace}:{Lane.STATUS}:{source_id}"
+            key = f"{self._key(Lane.STATUS)}:{source_id}"
             pipe.hset(key, items=[part for field in fields.items() for part in field])
             pipe.expire(key, self._status_ttl_s)
-        for alert in alerts:
-            pipe.publish(alerts_key, alert)
+
+    def _key(self, lane: Lane) -> str:
+        return f"{self._config.namespace}:{lane}"
 
     def _leave(self, error: RedisError, started: float) -> None:
         """Note that Redis is away, choose when to try again, and bring the alerts to safety."""

@@ -3,7 +3,8 @@
 Fixtures that return functions and classes, because test folders are not packages:
 
 - `write_clip`: encodes a clip whose pictures show their number, which `read_number` reads.
-- `clip`: such a clip, 2 s of H.264 at 25 fps, 320x240; read only.
+- `write_sound`: writes sound, with or without the pictures of a clip.
+- `clip`: such a clip, 2 s of H.264 at 25 fps, 320x240; read only. `camera_clip`: for cameras.
 - `rtsp_camera`: starts real RTSP cameras in processes of their own, to be killed and frozen.
 - `rtsp_stub`, `http_server`: servers that answer as told.
 """
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING, Self
 import av
 import numpy as np
 import pytest
+from av.audio.stream import AudioStream
 from av.video.stream import VideoStream
 
 if TYPE_CHECKING:
@@ -39,6 +41,8 @@ SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"
 TIME_BASE = Fraction(1, 60_000)
 BITS = 8
 X264 = {"preset": "veryfast", "g": "25", "sc_threshold": "0", "threads": "1"}
+# As cameras encode: without B-frames. The RTSP server stamps those in the wrong order.
+LIVE_X264 = {"preset": "ultrafast", "g": "25", "sc_threshold": "0", "threads": "1"}
 
 
 @pytest.fixture(scope="session")
@@ -90,6 +94,7 @@ def write_clip() -> Callable[..., Path]:
         matrix: int | None = None,
         tagged: bool = False,
         rotation: int | None = None,
+        metadata: dict[str, str] | None = None,
         first: int = 0,
     ) -> Path:
         """Write `n` pictures (or one per time in `times_s`), numbered from `first`.
@@ -100,6 +105,7 @@ def write_clip() -> Callable[..., Path]:
         """
         width, height = size
         with av.open(str(path), "w", options=container_options or {}) as container:
+            container.metadata.update(metadata or {})
             ticks = time_base or TIME_BASE
             options = options or (X264 if codec == "libx264" else {})
             stream = container.add_stream(codec, rate=Fraction(fps), options=options)
@@ -123,9 +129,43 @@ def write_clip() -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
+def write_sound() -> Callable[..., Path]:
+    """Return the function that writes a file with sound, and the pictures of a clip if given."""
+
+    def write(path: Path, *, clip: Path | None = None, seconds: float = 1) -> Path:
+        with ExitStack() as files:
+            container = files.enter_context(av.open(str(path), "w"))
+            if clip is not None:
+                source = files.enter_context(av.open(str(clip)))
+                video = container.add_stream_from_template(source.streams.video[0])
+            sound = container.add_stream("aac", rate=48_000, layout="mono")
+            assert isinstance(sound, AudioStream)
+            if clip is not None:
+                for packet in source.demux(video=0):
+                    if packet.size:
+                        packet.stream = video
+                        container.mux(packet)
+            for start in range(0, round(seconds * 48_000), 1024):
+                silence = np.zeros((1, 1024), np.float32)
+                frame = av.AudioFrame.from_ndarray(silence, format="fltp", layout="mono")
+                frame.sample_rate, frame.pts, frame.time_base = 48_000, start, Fraction(1, 48_000)
+                container.mux(sound.encode(frame))
+            container.mux(sound.encode(None))
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
 def clip(write_clip: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two seconds of H.264 at 25 fps, 320x240, pictures numbered 0 to 49."""
     return write_clip(tmp_path_factory.mktemp("clip") / "clip.mp4")
+
+
+@pytest.fixture(scope="session")
+def camera_clip(write_clip: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same as `clip`, fit for `rtsp_camera`."""
+    return write_clip(tmp_path_factory.mktemp("clip") / "camera.mp4", options=LIVE_X264)
 
 
 def free_port() -> int:
@@ -150,7 +190,7 @@ class RtspCamera:
     """A camera in a process of its own, which plays a clip over and over.
 
     Args:
-        clip: H.264 or HEVC in .mp4 or .mkv.
+        clip: H.264 or HEVC in .mp4 or .mkv, without B-frames.
         port: to listen on, 127.0.0.1; kept over restarts.
     """
 
@@ -268,7 +308,7 @@ def http_server() -> Iterator[Callable[[Path], str]]:
 
 
 def _serve(server: socketserver.TCPServer, servers: ExitStack) -> socketserver.TCPServer:
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     servers.callback(thread.join)
     servers.callback(server.server_close)
     servers.callback(server.shutdown)

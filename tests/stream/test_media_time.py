@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.decode.media_time import DUE_TOLERANCE_S, MAX_STEP_S, DueFrames, MediaTime
+from stream.decode.media_time import DUE_TOLERANCE_S, MAX_DISORDER, MAX_STEP_S, DueFrames, MediaTime
 
 FPS25 = 0.04
 
@@ -25,11 +25,25 @@ def test_media_time_does_not_drift_over_many_frames():
     assert advance_all(time, stamps)[-1] == pytest.approx(stamps[-1], abs=1e-6)
 
 
-@pytest.mark.parametrize("leap", [-3600.0, -0.5, 0.0, MAX_STEP_S + 1, 95443.7])
+@pytest.mark.parametrize("leap", [-3600.0, -2.0, MAX_STEP_S + 1, 95443.7])
 def test_media_time_goes_on_at_the_frame_interval_when_a_files_stamps_leap(leap):
     time = MediaTime(interval_s=0.1, live=False)
     times = advance_all(time, [0.0, 0.2, 0.2 + leap, 0.4 + leap])
     assert times == pytest.approx([0, 0.2, 0.3, 0.5])
+
+
+def test_media_time_waits_for_frames_that_come_in_the_wrong_order():
+    time = MediaTime(interval_s=FPS25, live=False)
+    times = advance_all(time, [0.0, 0.16, 0.08, 0.12, 0.2])
+    assert times == pytest.approx([0, 0.16, 0.16, 0.16, 0.2])
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_media_time_does_not_wait_for_ever_when_stamps_stand_still(live):
+    time = MediaTime(interval_s=FPS25, live=live)
+    n = MAX_DISORDER + 26
+    times = advance_all(time, [7.0] * n, arrivals=[i / 25 for i in range(n)])
+    assert times[-1] >= 1
 
 
 def test_media_time_keeps_a_gap_that_is_possible():
@@ -57,8 +71,9 @@ def test_media_time_counts_frame_intervals_when_a_file_has_no_stamps():
     )
 
 
-def test_media_time_is_right_when_only_the_first_stamp_is_missing():
-    time = MediaTime(interval_s=FPS25, live=False)
+@pytest.mark.parametrize("live", [True, False])
+def test_media_time_takes_a_frame_interval_for_the_first_stamp_if_it_is_missing(live):
+    time = MediaTime(interval_s=FPS25, live=live)
     assert advance_all(time, [None, 0.1, 0.2, 0.3]) == pytest.approx([0, 0.04, 0.14, 0.24])
 
 

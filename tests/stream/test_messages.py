@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -229,6 +230,11 @@ def test_status_hash_holds_every_field_of_the_record_as_text(writer, records):
 def test_probability_that_is_none_is_refused_before_it_is_sent(writer, records, p):
     with pytest.raises(ValueError, match="p_attack"):
         writer.write(records.score(p=p))
+
+
+def test_number_that_json_cannot_hold_is_refused_before_it_is_sent(writer, records):
+    with pytest.raises(ValueError, match="n_effective"):
+        writer.write(replace(records.score(), n_effective=float("inf")))
 
 
 def test_run_that_is_not_eight_hexadecimal_digits_is_refused():

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import socketserver
+import tempfile
 import threading
 import time
 from itertools import pairwise
@@ -158,6 +159,7 @@ def test_later_run_sends_first_what_an_earlier_one_kept(open_sink, redis_server,
     assert "1 scores are lost" in caplog.text
     redis_server.restart()
     later = open_sink()
+    assert event_ids(redis_server.client, "alerts") == verdicts([1, 2])
     later.publish([records.alert(ordinal=3)])
     later.close()
     assert event_ids(redis_server.client, "alerts") == verdicts([1, 2, 3])
@@ -176,9 +178,7 @@ def test_close_delivers_what_waits_even_before_the_next_attempt_is_due(
     assert event_ids(redis_server.client, "tracks") == scores([50])
 
 
-def test_private_spool_goes_when_all_is_delivered_and_stays_otherwise(
-    open_sink, redis_server, records
-):
+def test_private_spool_stays_when_something_is_left_in_it(open_sink, redis_server, records):
     sink = open_sink(spool=None)
     redis_server.kill()
     sink.publish([records.alert()])
@@ -204,6 +204,48 @@ def test_server_that_is_not_there_at_the_start_is_an_outage(
     sink.close()
 
 
+@pytest.mark.parametrize("state", ["out of memory", "read only"])
+def test_server_that_takes_no_writes_at_the_start_is_an_outage(
+    open_sink, redis_server, records, clock, state
+):
+    take_away = {"out of memory": _out_of_memory, "read only": _read_only}[state]
+    give_back = take_away(redis_server.client)
+    sink = open_sink()
+    sink.publish([records.alert()])
+    give_back()
+    clock.now += 60
+    sink.publish([])
+    assert event_ids(redis_server.client, "alerts") == verdicts([1])
+    sink.close()
+
+
+def test_outage_is_logged_once_and_again_only_for_another_reason(
+    open_sink, redis_server, records, clock, caplog
+):
+    sink = open_sink()
+    redis_server.kill()
+    for _ in range(10):
+        clock.now += 60
+        sink.publish([records.score()])
+    assert caplog.text.count("away") == 1
+    redis_server.restart()
+    give_back = _out_of_memory(redis_server.client)
+    clock.now += 60
+    sink.publish([records.score()])
+    assert caplog.text.count("still away: command not allowed when used memory") == 1
+    give_back()
+    sink.close()
+
+
+def test_server_is_not_called_back_before_it_took_something(open_sink, redis_server, clock, caplog):
+    redis_server.kill()
+    sink = open_sink()
+    clock.now += 60
+    sink.publish([])
+    sink.close()
+    assert " back " not in caplog.text
+
+
 def test_frozen_server_does_not_hold_up_publishing_and_loses_nothing(
     open_sink, redis_server, records, clock
 ):
@@ -221,8 +263,9 @@ def test_frozen_server_does_not_hold_up_publishing_and_loses_nothing(
     clock.now += 60
     sink.publish([])
     sink.close()
-    # The server took the attempt that we gave up on as well: a duplicate, under the same id.
     alerts = event_ids(redis_server.client, "alerts")
+    # The server took the attempt that we gave up on as well: a duplicate, under the same id.
+    assert alerts.count(*verdicts([0])) == 2
     assert list(dict.fromkeys(alerts)) == verdicts(range(200))
     assert list(dict.fromkeys(event_ids(redis_server.client, "tracks"))) == scores(range(200))
 
@@ -319,6 +362,36 @@ def test_server_that_is_still_loading_is_an_outage(writer, tmp_path, caplog):
         RedisSink(RedisSinkConfig(url=url, spool=tmp_path), writer, heartbeat_s=5).close()
         server.shutdown()
     assert "away (Redis is loading the dataset in memory)" in caplog.text
+
+
+def test_order_is_kept_when_memory_runs_out_in_the_midst_of_a_step(
+    open_sink, redis_server, records, clock
+):
+    sink = open_sink()
+    client = redis_server.client
+    client.config_set("maxmemory", client.info("memory")["used_memory"] + 2_000_000)
+    while not sink.outages:
+        n = sink.alerts_sent
+        sink.publish([records.alert(ordinal=i) for i in range(n, n + 1200)])
+    assert sink.alerts_sent > 0
+    client.config_set("maxmemory", 0)
+    clock.now += 60
+    sink.publish([])
+    sink.close()
+    found = event_ids(client, "alerts")
+    assert found == verdicts(range(len(found)))
+    assert len(found) == sink.alerts_sent
+
+
+def test_private_spool_is_removed_when_nothing_is_left_in_it(
+    open_sink, records, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    sink = open_sink(spool=None)
+    assert list(tmp_path.glob("facewarden-spool-*"))
+    sink.publish([records.alert()])
+    sink.close()
+    assert not list(tmp_path.glob("facewarden-spool-*"))
 
 
 def test_alerts_are_delivered_while_scores_are_refused(open_sink, redis_server, records, clock):

@@ -1,7 +1,6 @@
 """A tiny method, added to the folder that is the registry, and its exported engine."""
 
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,15 +11,17 @@ from models._registry import build_model
 from trt_engines.export import export_engine
 from trt_engines.manifest import DecisionThresholds
 
+METHODS = Path(__file__).parent / "methods"
 
-@pytest.fixture(scope="session", autouse=True)
-def tiny_method():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            models, "__path__", [*models.__path__, str(Path(__file__).parent / "methods")]
-        )
-        yield
-    sys.modules.pop("models.tiny", None)
+
+def _add_tiny_method(patch):
+    patch.setattr(models, "__path__", [*models.__path__, str(METHODS)])
+
+
+@pytest.fixture(autouse=True)
+def tiny_method(monkeypatch):
+    """Make `models.tiny` a method while a test runs; other tests list all methods."""
+    _add_tiny_method(monkeypatch)
 
 
 @pytest.fixture(scope="session")
@@ -54,7 +55,9 @@ def export(crops):
 def exported(tmp_path_factory, export):
     """Folder with an engine of the tiny method with options; not to be written to."""
     folder = tmp_path_factory.mktemp("exported")
-    export(folder, options={"width": 6}, max_batch=8)
+    with pytest.MonkeyPatch.context() as patch:
+        _add_tiny_method(patch)
+        export(folder, options={"width": 6}, max_batch=8)
     return folder
 
 

@@ -64,7 +64,7 @@ def test_model_is_left_as_it_was(export, tmp_path, crops):
 
 @pytest.mark.parametrize("flaw", ["looks_at_the_batch", "other_when_traced", "squeezes"])
 def test_graph_that_differs_from_torch_is_refused_and_not_written(export, tmp_path, flaw):
-    with pytest.raises(EngineError, match="tiny|AttackGraph"):
+    with pytest.raises(EngineError, match=r"tiny: ONNX"):
         export(tmp_path / "out", options={"flaw": flaw})
     assert not (tmp_path / "out").exists()
 

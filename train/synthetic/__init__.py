@@ -1,6 +1,7 @@
 """Attacks made from bona fide faces, for training without (or beside) real ones.
 
-Only for bona fide training images: an attack on an attack has no meaning, and a score on these families measures the generator.
+Only for bona fide training images: an attack on an attack has no meaning, and a score on these
+families measures the generator.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ def synthesise(face: LooseCrop, rng: Generator, weights: Mapping[str, float]) ->
     unknown = set(weights) - set(_FAMILIES)
     if unknown or min(weights.values(), default=0) < 0 or sum(weights.values()) <= 0:
         raise ValueError(
-            f"weights must be non-negative, not all 0, for families of {sorted(_FAMILIES)}; got {dict(weights)}"
+            f"weights must be 0 or more, not all 0, for families of {sorted(_FAMILIES)}; "
+            f"got {dict(weights)}"
         )
     return _FAMILIES[either(rng, weights)](face, rng)

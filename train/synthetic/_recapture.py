@@ -1,7 +1,7 @@
 """What a replay and a print have in common: light off a flat surface, seen by a camera.
 
-Pictures here are float32 (3, H, W) in linear light, 0..1. Positions on the surface are (H, W) planes `u` (right)
-and `v` (down), -1..1 over the crop before the camera was moved.
+Pictures here are float32 (3, H, W) in linear light, 0..1. Positions on the surface are (H, W)
+planes `u` (right) and `v` (down), -1..1 over the crop before the camera was moved.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ def _srgb_to_linear(encoded: NDArray[np.float64]) -> NDArray[np.float32]:
 
 def _linear_to_srgb(linear: NDArray[np.float64]) -> NDArray[np.uint8]:
     encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    return np.rint(255 * encoded).astype(np.uint8)
+    picture: NDArray[np.uint8] = np.rint(255 * encoded).astype(np.uint8)
+    return picture
 
 
 _TO_LINEAR = _srgb_to_linear(np.arange(256) / 255)
@@ -52,7 +53,7 @@ def to_picture(light: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 def resized(image: NDArray[np.uint8], size: int, resample: Image.Resampling) -> NDArray[np.uint8]:
     """Return the picture scaled to (size, size, 3)."""
-    return np.asarray(Image.fromarray(image).resize((size, size), resample))
+    return np.array(Image.fromarray(image).resize((size, size), resample))
 
 
 def log_uniform(rng: Generator, low: float, high: float) -> float:
@@ -69,7 +70,9 @@ def either(rng: Generator, shares: Mapping[str, float]) -> str:
 
 def smooth_field(rng: Generator, size: int, cells: int) -> NDArray[np.float32]:
     """Return (size, size) random hills, about `cells` across, with standard deviation near 1."""
-    coarse = rng.standard_normal((cells, cells), dtype=np.float32) * 1.4
+    # White noise enlarged as it is would show its square lattice.
+    coarse = gaussian_filter(rng.standard_normal((2 * cells, 2 * cells), dtype=np.float32), 1.0)
+    coarse *= np.float32(2 * np.sqrt(np.pi))
     return np.asarray(Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC))
 
 
@@ -86,7 +89,7 @@ def desaturated(light: NDArray[np.float32], saturation: float) -> NDArray[np.flo
 
 
 def colour_gains(rng: Generator, spread: float) -> NDArray[np.float32]:
-    """Return (3, 1, 1) gains of a colour cast: warm to cold, with a smaller green to magenta part."""
+    """Return (3, 1, 1) gains of a colour cast: warm to cold, and a little green to magenta."""
     warm, green = rng.normal(0, spread), rng.normal(0, spread / 3)
     return np.exp(np.array([warm, green, -warm], np.float32)).reshape(3, 1, 1)
 
@@ -101,7 +104,7 @@ class Surface:
     @property
     def size(self) -> int:
         """Side of the camera's view, px."""
-        return self.u.shape[0]
+        return len(self.u)
 
     def sample(self, light: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return (3, N, N): the shown picture, bilinear, its border repeated outside."""
@@ -116,12 +119,12 @@ def tilted_surface(
     """Hold the picture before the camera: turned, tilted, stretched and, for paper, bent a little.
 
     Args:
-        rng: Source of all draws.
+        rng: Source of every draw.
         size: Side of the camera's view, px.
         tilt: Largest perspective and rotation, 0..1 (0.1 is about 6 degrees of rotation).
         bend: Largest displacement by bending, in half sides.
     """
-    axis = (np.arange(size, dtype=np.float32) + 0.5) * (2 / size) - 1
+    axis = pixel_centres(size)
     x, y = axis[None, :], axis[:, None]
     angle = rng.uniform(-tilt, tilt)
     px, py = rng.uniform(-tilt, tilt, 2)
@@ -129,16 +132,18 @@ def tilted_surface(
     aspect = np.exp(rng.normal(0, 0.03))
     cos, sin = np.cos(angle) * scale, np.sin(angle) * scale
     depth = 1 + np.float32(px) * x + np.float32(py) * y
-    u = (np.float32(cos * aspect) * x - np.float32(sin) * y) / depth
-    v = (np.float32(sin) * x + np.float32(cos / aspect) * y) / depth
+    u: NDArray[np.float32] = np.float32(cos * aspect) * x - np.float32(sin) * y
+    v: NDArray[np.float32] = np.float32(sin) * x + np.float32(cos / aspect) * y
+    u /= depth
+    v /= depth
     if bend > 0:
         # A slow wave along a random direction: a bowed sheet, or the lens's own distortion.
         turn, wave, phase = rng.uniform(0, 2 * np.pi), rng.uniform(0.7, 2.5), rng.uniform(0, 6.28)
         along = np.float32(np.cos(turn)) * x + np.float32(np.sin(turn)) * y
         push = np.float32(bend) * np.sin(np.float32(wave) * along + np.float32(phase))
         push -= np.float32(bend * np.sin(phase))  # the face stays in the middle
-        u = u + np.float32(np.cos(turn)) * push
-        v = v + np.float32(np.sin(turn)) * push
+        u += np.float32(np.cos(turn)) * push
+        v += np.float32(np.sin(turn)) * push
     drawn = {
         "angle": angle,
         "tilt_x": px,
@@ -150,17 +155,23 @@ def tilted_surface(
     return Surface(u, v), {name: round(float(value), 5) for name, value in drawn.items()}
 
 
+def pixel_centres(size: int) -> NDArray[np.float32]:
+    """Return (size,) where the centres of a row of pixels lie, -1..1 from edge to edge."""
+    return (np.arange(size, dtype=np.float32) + np.float32(0.5)) * np.float32(2 / size) - 1
+
+
 def ramp(rng: Generator, size: int) -> NDArray[np.float32]:
     """Return (size, size) light falling off from 1 on a random side to 0 on the other."""
-    axis = np.linspace(-1, 1, size, dtype=np.float32)
+    axis = pixel_centres(size)
     turn = rng.uniform(0, 2 * np.pi)
-    cos, sin = np.float32(np.cos(turn)), np.float32(np.sin(turn))
-    return (cos * axis[None, :] + sin * axis[:, None]) / np.float32(2 * (abs(cos) + abs(sin))) + 0.5
+    reach = 2 * (abs(np.cos(turn)) + abs(np.sin(turn)))
+    right, down = np.float32(np.cos(turn) / reach), np.float32(np.sin(turn) / reach)
+    return right * axis[None, :] + down * axis[:, None] + np.float32(0.5)
 
 
 def highlight(rng: Generator, size: int) -> NDArray[np.float32]:
     """Return (size, size), 0..1: the reflection of a lamp, a window or a bright wall."""
-    axis = np.linspace(-1, 1, size, dtype=np.float32)
+    axis = pixel_centres(size)
     turn = rng.uniform(0, np.pi)
     cx, cy = rng.uniform(-0.8, 0.8, 2)
     cos, sin = np.float32(np.cos(turn)), np.float32(np.sin(turn))
@@ -168,12 +179,16 @@ def highlight(rng: Generator, size: int) -> NDArray[np.float32]:
     a, b = cos * dx + sin * dy, -sin * dx + cos * dy
     long, short = rng.uniform(0.1, 0.8), rng.uniform(0.05, 0.4)
     if rng.random() < 0.6:  # lamp
-        return np.exp(-((a / np.float32(long)) ** 2) - (b / np.float32(short)) ** 2)
+        lamp: NDArray[np.float32] = np.exp(
+            -((a / np.float32(long)) ** 2) - (b / np.float32(short)) ** 2
+        )
+        return lamp
     soft = np.float32(rng.uniform(0.02, 0.15))  # window
     inside = np.minimum(np.float32(long) - np.abs(a), np.float32(short) - np.abs(b))
     if rng.random() < 0.5:  # with a bar across
         inside = np.minimum(inside, np.abs(a) - np.float32(0.03))
-    return np.clip(inside / soft, 0, 1)
+    window: NDArray[np.float32] = np.clip(inside / soft, 0, 1)
+    return window
 
 
 def surroundings(rng: Generator, light: NDArray[np.float32], size: int) -> NDArray[np.float32]:
@@ -181,7 +196,7 @@ def surroundings(rng: Generator, light: NDArray[np.float32], size: int) -> NDArr
     if rng.random() < 0.5:  # the room: colours of the picture itself, far out of focus
         small = light[:, ::16, ::16]
         pick = rng.integers(0, small.shape[1], (2, 6, 6))
-        coarse = small[:, pick[0], pick[1]]
+        coarse = 0.5 * (small[:, pick[0], pick[1]] + small.mean((1, 2))[:, None, None])
     else:  # a wall, a desk
         tone = log_uniform(rng, 0.02, 0.7)
         colour = tone * np.exp(rng.normal(0, 0.15, 3)).astype(np.float32)
@@ -205,8 +220,8 @@ def inside_sheet(rng: Generator, surface: Surface) -> tuple[NDArray[np.float32],
     """Cut the surface at one to three of its sides, beyond the face.
 
     Returns:
-        (N, N) distance to the nearest cut in camera px, positive inside; and the nearest cut's distance from the
-        middle of the face, in half sides.
+        (N, N) distance to the nearest cut in camera px, positive inside; and the nearest cut's
+        distance from the middle of the face, in half sides.
     """
     sides = rng.permutation(4)[: int(rng.choice([1, 2, 3], p=[0.5, 0.3, 0.2]))]
     offsets = rng.uniform(0.52, 0.98, len(sides))
@@ -221,4 +236,7 @@ def inside_sheet(rng: Generator, surface: Surface) -> tuple[NDArray[np.float32],
 
 def coverage(distance_px: NDArray[np.float32], soft_px: float) -> NDArray[np.float32]:
     """Return 0..1: how much of each pixel lies inside, for an edge `soft_px` wide."""
-    return np.clip(distance_px / np.float32(soft_px) + np.float32(0.5), 0, 1)
+    covered: NDArray[np.float32] = np.clip(
+        distance_px / np.float32(soft_px) + np.float32(0.5), 0, 1
+    )
+    return covered

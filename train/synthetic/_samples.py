@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LooseCrop:
-    """A bona fide face with its surroundings: the face box's longer side is about half of the side."""
+    """A bona fide face with its surroundings: the face fills about half of the side."""
 
     image: NDArray[np.uint8]  # (S, S, 3) RGB
     landmarks: NDArray[

@@ -69,11 +69,11 @@ def print_attack(face: LooseCrop, rng: Generator) -> SyntheticAttack:
 def _inked(
     light: NDArray[np.float32], rng: Generator, note: dict[str, float | str]
 ) -> NDArray[np.float32]:
-    """Squeeze the colours into what ink can show: less saturated, a weak black, a bent tone curve."""
-    gamut, gamma = rng.uniform(0.55, 1.05), np.exp(rng.normal(-0.05, 0.2))
-    black = 0.005 + 0.09 * rng.random() ** 2
+    """Squeeze the colours into what ink shows: weaker colour, a weak black, a bent tone curve."""
+    gamut, gamma = rng.uniform(0.65, 1.15), np.exp(rng.normal(0.05, 0.2))
+    black = 0.003 + 0.06 * rng.random() ** 3
     note |= {"gamut": round(gamut, 3), "gamma": round(float(gamma), 3), "black": round(black, 4)}
-    if rng.random() < 0.06:
+    if rng.random() < 0.04:
         gamut = 0.0  # a black-and-white printer
         note["gamut"] = 0.0
     ink = np.maximum(desaturated(light, gamut), 0) ** np.float32(gamma)
@@ -89,8 +89,8 @@ def _halftone(
     rng: Generator,
     note: dict[str, float | str],
 ) -> NDArray[np.float32]:
-    """Break the tone into dots, one rotated screen per ink; `share` is what the camera still resolves."""
-    pitch, share = log_uniform(rng, 1.6, 6), rng.uniform(0.12, 0.75)
+    """Break the tone into dots, one rotated screen per ink; `share` is what the camera resolves."""
+    pitch, share = log_uniform(rng, 1.6, 4.5), rng.uniform(0.08, 0.65)
     soft = rng.uniform(0.15, 0.6)
     note |= {"pitch_px": round(pitch, 2), "dot_share": round(share, 3), "dot_soft": round(soft, 3)}
     cycles = np.pi * surface.size / 2 / pitch
@@ -117,7 +117,8 @@ def _droplets(
     noise = rng.standard_normal((3, size, size), dtype=np.float32)
     if sigma > 0.45:
         noise = blurred(noise, sigma) * np.float32(2 * sigma)
-    return ink + np.float32(strength) * noise * np.sqrt(np.clip(ink * (1 - ink), 0, 1))
+    mid_tones: NDArray[np.float32] = np.sqrt(np.clip(ink * (1 - ink), 0, 1))
+    return ink + np.float32(strength) * noise * mid_tones
 
 
 def _streaks(
@@ -126,7 +127,7 @@ def _streaks(
     rng: Generator,
     note: dict[str, float | str],
 ) -> NDArray[np.float32]:
-    """Leave the print head's bands: lines a little lighter or darker, along one side of the sheet."""
+    """Leave the print head's bands: lines a little lighter or darker, along the sheet."""
     strength, period = log_uniform(rng, 0.02, 0.12), log_uniform(rng, 3, 24)
     note |= {"streaks": round(strength, 3), "streak_px": round(period, 1)}
     profile = rng.standard_normal(max(4, int(surface.size / period)) * 2, dtype=np.float32)
@@ -151,7 +152,7 @@ def _on_paper(
 
 def _lit(surface: Surface, rng: Generator, note: dict[str, float | str]) -> NDArray[np.float32]:
     """Light a flat sheet: exposure, one-sided fall-off, and the shading of a bend."""
-    exposure, fall = np.exp(rng.normal(-0.05, 0.25)), rng.uniform(0, 0.4)
+    exposure, fall = np.exp(rng.normal(0.2, 0.25)), rng.uniform(0, 0.4)
     note |= {"exposure": round(float(exposure), 3), "fall_off": round(fall, 3)}
     shade = np.float32(exposure) * (1 - np.float32(fall) * ramp(rng, surface.size))
     return shade * colour_gains(rng, 0.1)
@@ -160,11 +161,11 @@ def _lit(surface: Surface, rng: Generator, note: dict[str, float | str]) -> NDAr
 def _gloss(
     light: NDArray[np.float32], rng: Generator, note: dict[str, float | str]
 ) -> NDArray[np.float32]:
-    strength = log_uniform(rng, 0.05, 0.6)
+    strength = log_uniform(rng, 0.04, 0.4)
     note["gloss"] = round(strength, 3)
     size = light.shape[1]
     sheen = highlight(rng, size) if rng.random() < 0.6 else ramp(rng, size) ** 2
-    uneven = 1 + np.float32(0.15) * smooth_field(rng, size, 20)
+    uneven = 1 + np.float32(0.06) * smooth_field(rng, size, 20)
     return light + colour_gains(rng, 0.05) * (np.float32(strength) * sheen * uneven)
 
 
@@ -202,10 +203,12 @@ def _held(
     soft = float(rng.uniform(1, 2.5))
     around = surroundings(rng, light, surface.size)
     shadow = 1 - np.float32(rng.uniform(0, 0.6)) * coverage(distance + np.float32(margin + 6), 12)
-    bright = np.float32(
-        np.clip(np.quantile(light[:, ::8, ::8], 0.97) * rng.uniform(1, 1.3), 0.3, 1)
+    white = float(np.quantile(light[:, ::8, ::8], 0.97)) * rng.uniform(1, 1.3)
+    paper = (
+        np.float32(min(max(white, 0.3), 1.0))
+        * colour_gains(rng, 0.04)
+        * (1 - np.float32(0.2) * ramp(rng, surface.size))
     )
-    paper = bright * colour_gains(rng, 0.04) * (1 - np.float32(0.2) * ramp(rng, surface.size))
     ink, sheet = coverage(distance, soft), coverage(distance + np.float32(margin), soft)
-    seen = light * ink + paper * (sheet - ink) + around * shadow * (1 - sheet)
-    return seen.astype(np.float32, copy=False)
+    seen: NDArray[np.float32] = light * ink + paper * (sheet - ink) + around * shadow * (1 - sheet)
+    return seen

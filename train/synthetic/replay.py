@@ -1,8 +1,11 @@
-"""Replay: the face on a display, filmed again. Physically motivated, ours; the twist is SPSC's (arXiv:2404.08450).
+"""Replay: the face on a display, filmed again. Ours, after the physics; the twist is SPSC's.
 
-The display's sub-pixels are a Fourier series over the surface. It is evaluated at the centres of the camera's
-pixels with each harmonic weakened by lens and pixel aperture, so that harmonics beyond the camera's Nyquist
-frequency fold back as moire just as they do on a sensor.
+The display's sub-pixels are a Fourier series over the surface. It is evaluated at the centres of
+the camera's pixels, with each harmonic weakened by lens and pixel aperture: harmonics beyond the
+camera's Nyquist frequency fold back as moire, just as they do on a sensor.
+
+SPSC: the winning entry of the CVPR 2024 face anti-spoofing challenge, arXiv:2404.08450 (official
+code: Xianhua-He/cvpr2024-face-anti-spoofing-challenge). Ours rounds where it truncates.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _TURN = 2 * np.pi
-# Harmonics of a display: cycles per display pixel to the right and down, then amplitude and phase (turns) per channel.
+# Harmonics: cycles per display pixel right and down; amplitudes and phases (turns) of R, G, B.
 _LAYOUTS: dict[str, tuple[tuple[float, float, tuple[float, ...], tuple[float, ...]], ...]] = {
     # RGB stripes a third of a pixel wide, rows parted by a gap: 2 sinc(k w).
     "stripes": (
@@ -105,7 +108,7 @@ def twist(
         image: (H, W) or (H, W, C).
         degree: Twist, radians per px; 0 leaves the picture as it is.
         share: Weight of the twisted copy, 0..1.
-        truncate: Cut source indices and result towards zero as upstream does (not the identity at 0).
+        truncate: Cut indices and result towards zero as SPSC does (not the identity at 0).
     """
     height, width = image.shape[:2]
     x = np.arange(width, dtype=np.float64)[None, :] - width / 2
@@ -118,7 +121,8 @@ def twist(
     columns = np.clip(xs, 0, width - 1).astype(np.intp)
     rows = np.clip(ys, 0, height - 1).astype(np.intp)
     mixed = (1 - share) * image + share * image[rows, columns]
-    return (mixed if truncate else np.rint(mixed)).astype(np.uint8)
+    result: NDArray[np.uint8] = (mixed if truncate else np.rint(mixed)).astype(np.uint8)
+    return result
 
 
 def _stored(
@@ -142,10 +146,10 @@ def _stored(
 def _displayed(
     light: NDArray[np.float32], rng: Generator, note: dict[str, float | str]
 ) -> NDArray[np.float32]:
-    """The display's own tone: gamma, gamut, white point, brightness, and a black that still glows."""
-    gamma, gamut = np.exp(rng.normal(0, 0.15)), rng.uniform(0.75, 1.2)
+    """The display's own tone: gamma, gamut, white, brightness, and a black that still glows."""
+    gamma, gamut = np.exp(rng.normal(0.05, 0.15)), rng.uniform(0.8, 1.25)
     gains = colour_gains(rng, 0.1)
-    exposure, black = np.exp(rng.normal(0, 0.25)), 0.06 * rng.random() ** 3
+    exposure, black = np.exp(rng.normal(0, 0.25)), 0.04 * rng.random() ** 3
     note |= {
         "gamma": round(float(gamma), 3),
         "gamut": round(float(gamut), 3),
@@ -163,7 +167,7 @@ def _pixel_grid(
     layout = either(rng, {"stripes": 0.7, "diamond": 0.3})
     density = log_uniform(rng, 0.22, 2.2)  # display pixels per camera pixel
     lens, aperture = rng.uniform(0.12, 0.45), rng.uniform(0.5, 0.95)
-    contrast = rng.uniform(0.35, 1)
+    contrast = log_uniform(rng, 0.2, 1)
     upright = rng.random() < 0.7
     note |= {
         "layout": layout,
@@ -234,7 +238,7 @@ def _reflect(
     kind = either(rng, {"lamp": 0.4, "veil": 0.3, "room": 0.3})
     tint = colour_gains(rng, 0.12)
     if kind == "lamp":
-        strength = log_uniform(rng, 0.05, 1.0)
+        strength = log_uniform(rng, 0.05, 0.7)
         extra = highlight(rng, size)
     elif kind == "veil":
         strength = log_uniform(rng, 0.02, 0.25)
@@ -260,8 +264,12 @@ def _framed(
     note |= {"edge": round(nearest, 3), "bezel_px": round(bezel, 1), "bezel": tone}
     soft = float(rng.uniform(1, 2.5))
     around = surroundings(rng, light, surface.size)
-    body = colour_gains(rng, 0.03) * np.float32(level) * (0.7 + 0.6 * ramp(rng, surface.size))
+    shade = np.float32(0.7) + np.float32(0.6) * ramp(rng, surface.size)
+    body = colour_gains(rng, 0.03) * np.float32(level) * shade
     screen, device = coverage(distance, soft), coverage(distance + np.float32(rim + bezel), soft)
     black = coverage(distance + np.float32(rim), soft) - screen
-    held = light * screen + np.float32(0.004) * black + body * (device - screen - black)
-    return (held + around * (1 - device)).astype(np.float32, copy=False)
+    held: NDArray[np.float32] = (
+        light * screen + np.float32(0.004) * black + body * (device - screen - black)
+    )
+    held += around * (1 - device)
+    return held

@@ -1,0 +1,1 @@
+"""A generated clip, end to end: `make demo`. Not installed; run from the checkout."""

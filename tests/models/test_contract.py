@@ -1,0 +1,138 @@
+"""What every method promises, checked for each variant of each."""
+
+import pytest
+import torch
+
+from models._contract import FaceBatch
+from models._registry import build_model, method_names
+from trt_engines.export import export_engine
+
+# Small sizes: the contract does not depend on them.
+VARIANTS = {
+    "lgsc": [
+        {"size_px": 64},
+        {
+            "size_px": 64,
+            "encoder": "efficientnet_lite0",
+            "decoder_widths": [16, 16, 8, 8, 8],
+            "decoder_norm": "batch",
+            "score": "classifier",
+            "weight_score": 1.0,
+        },
+    ]
+}
+CASES = [(name, options) for name in method_names() for options in VARIANTS[name]]
+every_variant = pytest.mark.parametrize(("name", "options"), CASES)
+
+
+def _faces(model, n, seed=0):
+    size = model.input_spec.size_px
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8, generator=generator)
+
+
+def _build(name, options):
+    torch.manual_seed(0)
+    return build_model(name, options)
+
+
+def _terms(model, images, labels):
+    return model.loss_terms(model(model.normalise(images)), FaceBatch(images, labels))
+
+
+@every_variant
+def test_every_parameter_gets_a_gradient(name, options):
+    model = _build(name, options).train()
+    terms = _terms(model, _faces(model, 6), torch.tensor([0, 1, 0, 1, 0, 1]))
+    torch.stack(list(terms.values())).sum().backward()
+    without = [
+        key for key, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0
+    ]
+    assert without == []
+
+
+@every_variant
+def test_every_loss_term_reacts_to_the_images(name, options):
+    model = _build(name, options).train()
+    labels = torch.tensor([0, 1, 0, 1])
+    first = _terms(model, _faces(model, 4, seed=1), labels)
+    second = _terms(model, _faces(model, 4, seed=2), labels)
+    assert all(not torch.equal(first[key], second[key]) for key in first)
+
+
+@every_variant
+@pytest.mark.parametrize("labels", [[0, 0, 0], [1, 1, 1], [0, 1], [1, 0, 0]])
+def test_every_loss_term_is_finite_for_one_sided_and_small_batches(name, options, labels):
+    model = _build(name, options).train()
+    terms = _terms(model, _faces(model, len(labels)), torch.tensor(labels))
+    assert all(torch.isfinite(term) for term in terms.values())
+    torch.stack(list(terms.values())).sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+@every_variant
+def test_a_face_alone_scores_as_in_a_batch(name, options):
+    model = _build(name, options).eval()
+    images = model.normalise(_faces(model, 3))
+    with torch.inference_mode():
+        together = model.attack_logit(model(images))
+        alone = torch.cat([model.attack_logit(model(image[None])) for image in images])
+    torch.testing.assert_close(alone, together, atol=1e-4, rtol=1e-4)
+
+
+@every_variant
+def test_eval_mode_is_deterministic(name, options):
+    model = _build(name, options).eval()
+    images = model.normalise(_faces(model, 2))
+    with torch.inference_mode():
+        assert torch.equal(
+            model.attack_logit(model(images)), model.attack_logit(model(images))
+        )
+
+
+@every_variant
+def test_the_explanation_lies_in_0_to_1_and_has_one_channel(name, options):
+    model = _build(name, options).eval()
+    with torch.inference_mode():
+        found = model.explanation(model(model.normalise(_faces(model, 2))))
+    assert found.shape[:2] == (2, 1)
+    assert 0 <= found.min() <= found.max() <= 1
+
+
+@every_variant
+def test_a_state_dict_survives_a_round_trip(name, options):
+    model = _build(name, options).eval()
+    torch.manual_seed(1)
+    other = build_model(name, options).eval()
+    images = model.normalise(_faces(model, 2))
+    with torch.inference_mode():
+        expected = model.attack_logit(model(images))
+        assert not torch.equal(other.attack_logit(other(images)), expected)
+        other.load_state_dict(model.state_dict())
+        assert torch.equal(other.attack_logit(other(images)), expected)
+
+
+@every_variant
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # raised inside torch's exporter
+def test_the_exported_graph_equals_torch(name, options, tmp_path):
+    model = _build(name, options).eval()
+    manifest = export_engine(
+        model,
+        method=name,
+        options=options,
+        examples=_faces(model, 3),
+        folder=tmp_path,
+        licence="test",
+        thresholds=None,
+    )
+    assert manifest.onnx_torch_max_abs <= 1e-4
+
+
+def test_an_unknown_method_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match=r"unknown method 'lgcs'.*lgsc"):
+        build_model("lgcs", {})
+
+
+def test_an_unknown_option_is_refused():
+    with pytest.raises(ValueError, match="sise_px"):
+        build_model("lgsc", {"sise_px": 64})

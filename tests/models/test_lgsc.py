@@ -1,0 +1,101 @@
+"""LGSC's loss worked by hand, and seeded values that hold without the golden folder."""
+
+import math
+
+import pytest
+import torch
+
+from models._contract import FaceBatch
+from models._losses import asymmetric_triplet
+from models.lgsc import Lgsc, LgscConfig, LgscOutputs, bona_fide_cue
+
+
+def test_triplets_of_two_bona_fide_and_one_attack_equal_the_hand_worked_value():
+    # Unit vectors at 0, 90 and 180 degrees: d(a, p) = sqrt 2; d(a1, n) = 2, d(a2, n) = sqrt 2.
+    features = torch.tensor([[3.0, 0.0], [0.0, 2.0], [-1.0, 0.0]])
+    loss = asymmetric_triplet(features, torch.tensor([True, True, False]), margin=0.5)
+    # a1: sqrt 2 - 2 + .5 < 0 is no violation; a2: sqrt 2 - sqrt 2 + .5 = .5. One violation.
+    assert loss.item() == pytest.approx(0.5, abs=1e-5)
+
+
+def test_attacks_are_never_pulled_together():
+    features = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]])
+    loss = asymmetric_triplet(features, torch.tensor([True, False, False]), margin=0.5)
+    assert loss.item() == 0
+
+
+def test_triplets_of_equal_features_have_a_finite_gradient():
+    features = torch.ones(4, 3, requires_grad=True)
+    asymmetric_triplet(features, torch.tensor([True, True, False, False]), 0.5).backward()
+    assert torch.isfinite(features.grad).all()
+
+
+def test_the_cue_of_attacks_is_left_free():
+    cue = torch.tensor([0.2, 0.9])[:, None, None, None].expand(2, 3, 4, 4)
+    assert bona_fide_cue(cue, torch.tensor([True, False])).item() == pytest.approx(0.2)
+    assert bona_fide_cue(cue, torch.tensor([False, False])).item() == 0
+
+
+def test_terms_equal_the_hand_worked_values():
+    model = Lgsc(LgscConfig(weight_score=3.0))
+    outputs = LgscOutputs(
+        cue=torch.tensor([0.1, 0.5])[:, None, None, None].expand(2, 3, 4, 4),
+        features=tuple(torch.ones(2, 2, 1, 1) for _ in range(5)),
+        raw_score=torch.tensor([0.05, 0.09]),
+        class_logits=torch.tensor([[0.0, 0.0], [0.0, math.log(3)]]),
+    )
+    terms = model.loss_terms(outputs, FaceBatch(torch.empty(0), torch.tensor([0, 1])))
+    assert terms["regression"].item() == pytest.approx(5 * 0.1, rel=1e-5)
+    assert terms["classification"].item() == pytest.approx(
+        5 * (math.log(2) - math.log(0.75)) / 2, rel=1e-5
+    )
+    assert terms["triplet"].item() == 0  # one bona fide face makes no triplet
+    # Mean |cue| .1 and .5 with offset .05 and scale .02: logits 2.5 and 22.5.
+    assert terms["score"].item() == pytest.approx(3 * math.log1p(math.exp(2.5)) / 2, rel=1e-5)
+
+
+def test_the_logit_is_the_calibrated_raw_score():
+    model = Lgsc(LgscConfig())
+    model.raw_offset.fill_(0.1)
+    model.raw_scale.fill_(0.05)
+    outputs = LgscOutputs(torch.empty(0), (), torch.tensor([0.1, 0.2]), None)
+    torch.testing.assert_close(model.attack_logit(outputs), torch.tensor([0.0, 2.0]))
+
+
+def test_the_score_may_be_the_log_odds_of_the_classifier():
+    torch.manual_seed(0)
+    model = Lgsc(LgscConfig(size_px=64, score="classifier")).eval()
+    outputs = model(torch.randn(2, 3, 64, 64))
+    log_odds = outputs.class_logits.log_softmax(1).diff(dim=1)[:, 0]
+    torch.testing.assert_close(model.attack_logit(outputs), log_odds)
+
+
+def test_the_loss_refuses_outputs_of_eval_mode():
+    model = Lgsc(LgscConfig(size_px=64)).eval()
+    outputs = model(torch.zeros(2, 3, 64, 64))
+    with pytest.raises(ValueError, match="training mode"):
+        model.loss_terms(outputs, FaceBatch(torch.empty(0), torch.tensor([0, 1])))
+
+
+def test_the_default_network_has_the_published_number_of_parameters():
+    model = Lgsc(LgscConfig())
+    assert sum(p.numel() for p in model.parameters()) == 27_500_121
+    generator = sum(
+        p.numel() for n, p in model.named_parameters() if not n.startswith("classifier.")
+    )
+    assert round(generator / 1e6, 2) == 16.32
+
+
+def test_a_seeded_network_gives_the_stored_score():
+    torch.manual_seed(7)
+    model = Lgsc(LgscConfig(size_px=64)).eval()
+    rows = torch.linspace(-1, 1, 64)
+    image = torch.stack([rows[:, None].expand(64, 64), rows.expand(64, 64), rows.outer(rows)])
+    with torch.inference_mode():
+        found = model(image[None])
+    assert found.raw_score.item() == pytest.approx(SEEDED_SCORE, abs=1e-5)
+    assert found.cue[0, :, 10, 20].tolist() == pytest.approx(SEEDED_CUE, abs=1e-4)
+
+
+SEEDED_SCORE = 0.628747
+SEEDED_CUE = [-0.31412, 0.19859, -0.44827]

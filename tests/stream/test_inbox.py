@@ -1,0 +1,113 @@
+import threading
+
+import torch
+
+from stream.inbox import Inbox
+from stream.records import Frame, FrameStamp
+
+
+def _frame(source_id, index, session=0):
+    stamp = FrameStamp(
+        source_id=source_id,
+        session=session,
+        index=index,
+        pts_s=index / 5,
+        captured_at=0.0,
+        width=2,
+        height=2,
+        decoder="pyav",
+    )
+    return Frame(stamp=stamp, image=torch.zeros(2, 2, 3, dtype=torch.uint8))
+
+
+def _indices(taken):
+    return [(f.stamp.source_id, f.stamp.index) for f in taken.frames]
+
+
+def test_take_gives_at_most_one_frame_per_source_oldest_first():
+    inbox = Inbox()
+    for index in range(2):
+        inbox.put(_frame("fast", index), wait=False)
+    inbox.put(_frame("slow", 0), wait=False)
+    assert _indices(inbox.take()) == [("fast", 0), ("slow", 0)]
+    assert _indices(inbox.take()) == [("fast", 1)]
+
+
+def test_a_live_source_loses_its_oldest_frame_and_it_is_counted():
+    inbox = Inbox(capacity=2)
+    for index in range(5):
+        inbox.put(_frame("cam", index), wait=False)
+    assert inbox.dropped("cam") == 3
+    assert _indices(inbox.take()) == [("cam", 3)]
+    assert inbox.dropped("never seen") == 0
+
+
+def test_a_file_waits_for_room_and_loses_nothing():
+    inbox = Inbox(capacity=2)
+    thread = threading.Thread(
+        target=lambda: [inbox.put(_frame("file", i), wait=True) for i in range(20)]
+    )
+    thread.start()
+    found = [_indices(inbox.take())[0][1] for _ in range(20)]
+    thread.join()
+    assert found == list(range(20))
+    assert inbox.dropped("file") == 0
+
+
+def test_the_end_of_a_session_comes_after_its_frames():
+    inbox = Inbox()
+    for index in range(2):
+        inbox.put(_frame("cam", index), wait=False)
+    inbox.finish("cam")
+    first, second = inbox.take(), inbox.take()
+    assert (_indices(first), first.finished) == ([("cam", 0)], ())
+    assert (_indices(second), second.finished) == ([("cam", 1)], ("cam",))
+
+
+def test_the_next_session_waits_until_the_end_of_the_last_was_handed_out():
+    inbox = Inbox()
+    inbox.put(_frame("cam", 0), wait=False)
+    inbox.finish("cam")
+    thread = threading.Thread(target=lambda: inbox.put(_frame("cam", 0, session=1), wait=False))
+    thread.start()
+    first = inbox.take()
+    thread.join()
+    assert (first.finished, first.frames[0].stamp.session) == (("cam",), 0)
+    assert inbox.take().frames[0].stamp.session == 1
+
+
+def test_the_end_of_a_source_without_frames_is_no_work():
+    inbox = Inbox()
+    inbox.finish("cam")
+    inbox.close()
+    assert inbox.take() is None
+
+
+def test_closing_hands_out_what_waits_and_refuses_more():
+    inbox = Inbox()
+    inbox.put(_frame("cam", 0), wait=False)
+    inbox.close()
+    assert not inbox.put(_frame("cam", 1), wait=True)
+    assert _indices(inbox.take()) == [("cam", 0)]
+    assert inbox.take() is None
+
+
+def test_closing_frees_a_file_that_waits_for_room():
+    inbox = Inbox(capacity=1)
+    inbox.put(_frame("file", 0), wait=True)
+    taken = []
+    thread = threading.Thread(target=lambda: taken.append(inbox.put(_frame("file", 1), wait=True)))
+    thread.start()
+    inbox.close()
+    thread.join()
+    assert taken == [False]
+
+
+def test_closing_frees_a_reader_that_waits_for_work():
+    inbox = Inbox()
+    taken = []
+    thread = threading.Thread(target=lambda: taken.append(inbox.take()))
+    thread.start()
+    inbox.close()
+    thread.join()
+    assert taken == [None]
