@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import av
 import numpy as np
 import redis
+from av.video.reformatter import Colorspace
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from pydantic import SecretStr, TypeAdapter, ValidationError
@@ -185,21 +186,23 @@ def annotate(clip: Path, tracks: Sequence[TrackHistory], path: Path) -> None:
         # The frames keep their times, so the rate is only a hint.
         options = {"preset": "ultrafast", "crf": "23"}
         stream = container.add_stream("libx264", rate=25, options=options)
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.colorspace = Colorspace.ITU709
         stream.codec_context.time_base = Fraction(1, _TICKS_PER_S)
         for number, frame in enumerate(_frames(clip)):
-            stamp = frame.stamp
             if number == 0:
-                # 4:2:0 needs even sizes.
-                stream.width, stream.height = stamp.width // 2 * 2, stamp.height // 2 * 2
-                stream.pix_fmt = "yuv420p"
+                stream.width = frame.stamp.width // 2 * 2  # 4:2:0 needs even sizes
+                stream.height = frame.stamp.height // 2 * 2
             image = Image.fromarray(frame.image.numpy())
             draw = ImageDraw.Draw(image)
             for track in tracks:
                 _draw_track(draw, track, frame)
             if title:
                 _draw_label(draw, (12, image.height - 36), title, (40, 40, 40))
-            picture = av.VideoFrame.from_ndarray(np.asarray(image))
-            picture.pts = round(stamp.pts_s * _TICKS_PER_S)
+            picture = av.VideoFrame.from_ndarray(np.asarray(image)).reformat(
+                stream.width, stream.height, "yuv420p", dst_colorspace=Colorspace.ITU709
+            )
+            picture.pts = round(frame.stamp.pts_s * _TICKS_PER_S)
             picture.time_base = stream.codec_context.time_base
             container.mux(stream.encode(picture))
         container.mux(stream.encode(None))

@@ -99,8 +99,8 @@ class _InvertedResidual(nn.Module):
         if self._expand_conv is not None:
             y = F.relu6(self._bn0(self._expand_conv(y)))
         y = F.relu6(self._bn1(self._depthwise_conv(self._pad(y))))
-        y = self._bn2(self._project_conv(y))
-        return x + y if self._residual else y
+        projected: Tensor = self._bn2(self._project_conv(y))
+        return x + projected if self._residual else projected
 
 
 def _lite_norm(channels: int) -> nn.BatchNorm2d:

@@ -1,11 +1,12 @@
 """Errors of the stream package.
 
-StreamError ConfigError          bad arguments or configuration: exit code 2 SourceError          a
-    video source failed: retried with back-off if live, then the source ends alone SinkError
-    messages could not be delivered within the limits: ends the process, exit code 1
+StreamError
+    ConfigError    bad arguments or configuration: exit code 2
+    SourceError    a source failed: retried with back-off if live; else the source ends, alone
+    SinkError      messages could not be delivered within the limits: exit code 1
 
 A class exists because someone acts differently on it. Bugs stay `ValueError` and `TypeError`. No
-message ever holds a URI with credentials: see `stream.sources.redact`.
+message ever holds a URI with credentials: see `stream.redact`.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ import logging
 import queue
 import threading
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -181,11 +182,10 @@ class Pipeline:
             return
 
     def _publish(self) -> None:
-        try:
+        with ExitStack() as sinks:
+            for sink in self._sinks:
+                sinks.callback(sink.close)  # all, whichever fails
+            sinks.callback(self._publisher_ended.set)
             while (messages := self._results.get()) is not None:
                 for sink in self._sinks:
                     sink.publish(messages)
-        finally:
-            self._publisher_ended.set()
-            for sink in self._sinks:
-                sink.close()

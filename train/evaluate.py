@@ -14,9 +14,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+import numpy as np
+import torch
 import yaml
+from PIL import Image, ImageOps
 from pydantic import BaseModel, Field, ValidationError
 
+from models._preprocess import crop_faces
 from stream.records import Verdict
 from train.errors import TrainError
 from train.metrics import auc, wilson
@@ -25,8 +29,11 @@ from train.streamed import StreamedTrack, stream_clip
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from models._contract import InputSpec
     from stream.analyse import Analyser
     from stream.config import DecodeConfig
+    from stream.detect import FaceDetector
+    from trt_engines.backends import Backend
 
 log = logging.getLogger(__name__)
 
@@ -45,10 +52,19 @@ class LabelledClip(BaseModel, frozen=True, extra="forbid"):
     note: str = ""
 
 
+class LabelledStill(BaseModel, frozen=True, extra="forbid"):
+    """One real picture; its largest face is judged by a single look."""
+
+    path: Path = Field(description="Relative to the root.")
+    group: str
+    label: Label
+
+
 class LabelledClips(BaseModel, frozen=True, extra="forbid"):
     """What to judge on; test data only, never used to choose anything."""
 
     clips: tuple[LabelledClip, ...] = Field(min_length=1)
+    stills: tuple[LabelledStill, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +109,28 @@ def judge(
     return judged
 
 
+def judge_stills(
+    labelled: LabelledClips,
+    root: Path,
+    detector: FaceDetector,
+    classifier: Backend,
+    spec: InputSpec,
+) -> list[dict[str, Any]]:
+    """Return path, group, label and probability (None: no face) of each picture."""
+    found = []
+    for still in labelled.stills:
+        with Image.open(root / still.path) as picture:
+            image = torch.from_numpy(np.array(ImageOps.exif_transpose(picture).convert("RGB")))
+        (detections,) = detector.detect([image], [None])
+        probability = None
+        if detections:
+            largest = max(detections, key=lambda d: float(d.box[2] - d.box[0]))
+            crop = crop_faces(image, largest.box[None], spec)
+            probability = classifier.infer(crop)["probability"].item()
+        found.append({**still.model_dump(mode="json"), "probability": probability})
+    return found
+
+
 def summarise(judged: Sequence[JudgedTrack]) -> dict[str, Any]:
     """Return rates with counts: per group and label, and AUC of each kind of attack.
 
@@ -133,11 +171,16 @@ def summarise(judged: Sequence[JudgedTrack]) -> dict[str, Any]:
     return {"rates": cells, "auc_of_last_track_score": areas}
 
 
-def save_report(path: Path, judged: Sequence[JudgedTrack], manifest_sha256: str) -> dict[str, Any]:
+def save_report(
+    path: Path,
+    judged: Sequence[JudgedTrack],
+    stills: Sequence[dict[str, Any]],
+    manifest_sha256: str,
+) -> dict[str, Any]:
     """Write summary and tracks as JSON; returns the summary."""
     summary = summarise(judged)
     tracks = [{"group": j.group, "label": j.label, **asdict(j.track)} for j in judged]
-    report = {"onnx_sha256": manifest_sha256, **summary, "tracks": tracks}
+    report = {"onnx_sha256": manifest_sha256, **summary, "stills": stills, "tracks": tracks}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return summary

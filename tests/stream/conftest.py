@@ -4,6 +4,8 @@ Fixtures that return functions and classes, because test folders are not package
 
 - `write_clip`: encodes a clip whose pictures show their number, which `read_number` reads.
 - `write_sound`: writes sound, with or without the pictures of a clip.
+- `write_two_faces`: encodes a clip of two faces, one bright and one dark; `two_faces`: such a clip.
+- `open_analyser`, `read_events`, `facts`: run the straight line by hand.
 - `clip`: such a clip, 2 s of H.264 at 25 fps, 320x240; read only. `camera_clip`: for cameras.
 - `rtsp_camera`: starts real RTSP cameras in processes of their own, to be killed and frozen.
 - `rtsp_stub`, `http_server`: servers that answer as told.
@@ -23,19 +25,29 @@ import threading
 from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import av
 import numpy as np
 import pytest
+import skimage.data
 from av.audio.stream import AudioStream
 from av.video.stream import VideoStream
+from PIL import Image
+
+import stream.analyse
+from stream.config import DecodeConfig, SourceConfig, StreamConfig
+from stream.messages import MessageWriter, ModelId
+from stream.sources import Source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
+
+    from stream.analyse import Analyser
+    from stream.records import Frame, Message, SourceStatus
 
 SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"
 TIME_BASE = Fraction(1, 60_000)
@@ -166,6 +178,115 @@ def clip(write_clip: Callable[..., Path], tmp_path_factory: pytest.TempPathFacto
 def camera_clip(write_clip: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same as `clip`, fit for `rtsp_camera`."""
     return write_clip(tmp_path_factory.mktemp("clip") / "camera.mp4", options=LIVE_X264)
+
+
+HEAD_PX = 130  # side of the square cut-out of head and collar; the face in it is 60 px high
+
+
+@functools.cache
+def _heads() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the same head bright, and mirrored and dark."""
+    portrait = Image.fromarray(skimage.data.astronaut()[:230, 115:335])
+    bright = np.asarray(portrait.resize((HEAD_PX, HEAD_PX)), np.float64)
+    return bright, bright[:, ::-1] * 0.4 + 20
+
+
+def two_faces_picture(time_s: float, width: int, height: int) -> NDArray[np.uint8]:
+    """Draw a bright face that moves in the left half and a dark one in the right, before noise."""
+    picture = np.random.default_rng(round(time_s * 1000)).normal(90, 6, (height, width, 3))
+    bright, dark = _heads()
+    places = (10 + 15 * time_s, 20 + 8 * time_s), (width - 140 - 12 * time_s, 80 - 5 * time_s)
+    for head, place in zip((bright, dark), places, strict=True):
+        x, y = map(round, place)
+        picture[y : y + HEAD_PX, x : x + HEAD_PX] = head
+    return picture.clip(0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def write_two_faces(write_clip: Callable[..., Path]) -> Callable[..., Path]:
+    """Return the function that encodes a clip of two moving faces, 400x224.
+
+    `tiny_engine` calls the bright one on the left bona fide, the dark one on the right an attack.
+    """
+
+    def write(path: Path, *, fps: float = 25, seconds: float = 3, **how: Any) -> Path:
+        return write_clip(
+            path,
+            n=round(seconds * fps),
+            fps=fps,
+            size=(400, 224),
+            picture=lambda number, width, height: two_faces_picture(number / fps, width, height),
+            **how,
+        )
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def two_faces(
+    write_two_faces: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Such a clip, 3 s at 25 fps; read only."""
+    return write_two_faces(tmp_path_factory.mktemp("clip") / "two_faces.mp4")
+
+
+@pytest.fixture
+def open_analyser(tiny_engine: Path) -> Iterator[Callable[..., Analyser]]:
+    """Return a function that opens analysers with the tiny engine; all are closed at the end.
+
+    It takes groups of options as `StreamConfig` does.
+    """
+    with ExitStack() as analysers:
+
+        def open_one(**options: Any) -> Analyser:
+            config = StreamConfig.model_validate(
+                {"sources": [{"id": "cam", "uri": "unused"}], "score": {"manifest": tiny_engine}}
+                | options
+            )
+            return analysers.enter_context(stream.analyse.open_analyser(config))
+
+        yield open_one
+
+
+@pytest.fixture(scope="session")
+def read_events() -> Callable[..., list[Frame | SourceStatus]]:
+    """Return the function that reads a file as a source, at a clock that stands still."""
+
+    def read(path: Path, source_id: str = "cam") -> list[Frame | SourceStatus]:
+        config = SourceConfig.model_validate({"id": source_id, "uri": str(path)})
+        source = Source(config, DecodeConfig(), stop=threading.Event(), clock=lambda: 1000.0)
+        return list(source.events())
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def facts() -> Callable[[Sequence[Message]], list[dict[str, Any]]]:
+    """Return the function that writes records as messages, each a flat dict: path -> value.
+
+    What differs with every run is left out: clocks, digests, version.
+    """
+
+    def flat(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+        match node:
+            case dict():
+                for key, value in node.items():
+                    yield from flat(value, f"{path}.{key}" if path else key)
+            case _:
+                yield path, node
+
+    def write(records: Sequence[Message]) -> list[dict[str, Any]]:
+        writer = MessageWriter(
+            run="0" * 8, version="", models=[ModelId(name="tiny", onnx_sha256="0" * 64)]
+        )
+        messages = [m.model_dump(mode="json") for record in records for m in writer.write(record)]
+        changing = {"ts", "latency_ms", "producer"}
+        return [
+            dict(flat({key: part for key, part in message.items() if key not in changing}))
+            for message in messages
+        ]
+
+    return write
 
 
 def free_port() -> int:

@@ -145,6 +145,7 @@ def test_opening_a_sink_writes_nothing(open_redis, redis_server):
 @pytest.mark.redis
 def test_sink_without_a_url_brings_its_own_server(writer, records):
     sink = open_sink(RedisSinkConfig(), writer, heartbeat_s=5)
+    assert isinstance(sink, RedisSink)
     try:
         with redis.Redis.from_url(sink.address) as client:
             assert client.config_get("port")["port"] == "0"

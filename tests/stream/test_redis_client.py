@@ -6,9 +6,10 @@ from urllib.parse import quote
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from redis.exceptions import ResponseError
 
 from stream.errors import ConfigError
-from stream.publish.redis_client import read_address
+from stream.publish.redis_client import read_address, reason
 
 # Every character that means something in a URL, and some that do not.
 PASSWORDS = st.text("pW7@/?#%:[]&=;+ é~", min_size=1, max_size=12).map(lambda s: f"S3cr{s}t")
@@ -99,6 +100,11 @@ def test_ca_file_without_tls_is_refused_instead_of_ignored(url, tmp_path):
     (tmp_path / "ca.pem").touch()
     with pytest.raises(ConfigError, match="ca_file is for rediss"):
         read_address(url, tmp_path / "ca.pem")
+
+
+def test_reason_does_not_repeat_the_command_which_may_hold_a_message():
+    told = 'Command # 1 (XADD alerts * metadata {"schema") of pipeline caused error: OOM here.'
+    assert reason(ResponseError(told)) == "OOM here"
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def test_nothing_is_lost_when_the_server_is_killed_under_load_and_comes_back(
     open_sink, redis_server, records, clock
 ):
     sink = open_sink()
-    before = ([], [])
+    before: tuple[list[str], list[str]] = ([], [])
     for step in range(300):
         clock.now += 0.05
         if step == 100:
@@ -178,7 +178,10 @@ def test_close_delivers_what_waits_even_before_the_next_attempt_is_due(
     assert event_ids(redis_server.client, "tracks") == scores([50])
 
 
-def test_private_spool_stays_when_something_is_left_in_it(open_sink, redis_server, records):
+def test_private_spool_stays_when_something_is_left_in_it(
+    open_sink, redis_server, records, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     sink = open_sink(spool=None)
     redis_server.kill()
     sink.publish([records.alert()])

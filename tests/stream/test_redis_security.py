@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import shutil
 import socket
 import subprocess
@@ -105,7 +104,8 @@ def _empty(server):
 
 
 def _documented_rule(user: str) -> list[str]:
-    (line,) = re.findall(rf"^ACL SETUSER {user} .*$", DOCS.read_text(), re.MULTILINE)
+    rules = DOCS.read_text().split("\n")
+    (line,) = (rule for rule in rules if rule.startswith(f"ACL SETUSER {user} "))
     return line.replace(">PASSWORD", f">{PASSWORD}").split()
 
 

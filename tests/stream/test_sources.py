@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import itertools
 import logging
 import threading
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stream.config import DecodeConfig, SourceConfig, StreamConfig
-from stream.errors import ConfigError
+from stream.errors import ConfigError, SourceError
 from stream.records import Frame, SourceCode, SourceState, SourceStatus
 from stream.sources import Source, parse_source_argument
 
@@ -224,7 +223,9 @@ def test_stop_ends_a_file_between_two_packets(clip, time):
     events = make_source(clip, time).events()
     taken = list(itertools.islice(events, 3))
     time.set()
-    assert told(taken + list(events)) == [OPEN_OK, (0, SourceState.ENDED, SourceCode.STOPPED)]
+    rest = list(events)
+    assert told(taken + rest) == [OPEN_OK, (0, SourceState.ENDED, SourceCode.STOPPED)]
+    assert len(rest) == 1
 
 
 def test_a_source_stopped_before_it_began_opens_nothing(clip, time):
@@ -263,6 +264,21 @@ def test_a_camera_that_comes_back_is_waited_for_as_briefly_as_at_first(
     assert max(time.waits) <= 1
 
 
+def test_patience_is_counted_from_the_moment_a_camera_was_lost(
+    write_clip, http_server, tmp_path, time
+):
+    write_clip(tmp_path / "clip.ts", n=25)
+    url = f"{http_server(tmp_path)}/clip.ts"
+    events = make_source(url, time, allow_http=True, give_up_s=60).events()
+    for event in events:
+        if isinstance(event, Frame):
+            time.now += 50
+        elif event.session == 1:
+            break
+        assert not isinstance(event, SourceStatus) or event.state is not SourceState.ENDED
+    events.close()
+
+
 @pytest.mark.parametrize(
     ("path", "code"),
     [("gone.mp4", SourceCode.NOT_FOUND), ("page.html", SourceCode.INVALID_DATA)],
@@ -274,18 +290,14 @@ def test_a_web_server_without_the_video_is_told_apart(http_server, tmp_path, tim
     assert told(events)[-1] == (0, SourceState.ENDED, code)
 
 
-@pytest.mark.parametrize("protocol", ["file", "data"])
-def test_a_web_server_may_not_lead_away_from_the_web(
-    http_server, write_clip, tmp_path, time, protocol
-):
-    video = write_clip(tmp_path / "video.ts", n=5)
-    encoded = base64.b64encode(video.read_bytes()).decode()
-    segment = f"file:{video}" if protocol == "file" else f"data:video/mp2t;base64,{encoded}"
-    (tmp_path / "web").mkdir()
-    (tmp_path / "web" / "list.m3u8").write_text(
-        f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{segment}\n#EXT-X-ENDLIST\n"
+def test_a_web_server_may_not_lead_to_a_file_of_ours(http_server, write_clip, tmp_path, time):
+    secret = write_clip(tmp_path / "secret.ts", n=5)
+    folder = tmp_path / "public"
+    folder.mkdir()
+    (folder / "list.m3u8").write_text(
+        f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\nfile:{secret}\n#EXT-X-ENDLIST\n"
     )
-    url = f"{http_server(tmp_path / 'web')}/list.m3u8"
+    url = f"{http_server(folder)}/list.m3u8"
     events = list(make_source(url, time, allow_http=True, give_up_s=1).events())
     assert not any(isinstance(e, Frame) for e in events)
     assert events[-1].state is SourceState.ENDED
@@ -302,6 +314,16 @@ def test_credentials_reach_neither_statuses_nor_logs(unused_port, time, caplog):
     shown = repr(events) + caplog.text
     assert f"rtsp://127.0.0.1:{unused_port}/x" in shown
     assert not any(secret in shown for secret in ("hun%2Fter2", "hun/ter2", "geheim", "admin"))
+
+
+def test_credentials_that_an_error_quotes_do_not_reach_the_status(clip, time, monkeypatch):
+    def fail(source: SourceConfig, *_: object, **__: object) -> None:
+        raise SourceError(SourceCode.REFUSED, f"no: {source.uri.get_secret_value()} (hun/ter2)")
+
+    monkeypatch.setattr("stream.sources.open_decoder", fail)
+    uri = "rtsp://admin:hun%2Fter2@camera/x"
+    status = next(make_source(uri, time).events())
+    assert status.detail == "no: rtsp://***@camera/x (***)"
 
 
 def test_a_refused_uri_is_a_mistake_in_the_configuration(time):

