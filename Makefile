@@ -34,7 +34,7 @@ lint: setup ## ruff, import rules, spelling
 
 type: setup ## mypy, strict
 	.venv/bin/mypy
-	.venv/bin/mypy run_stream.py tests
+	.venv/bin/mypy run_stream.py tests benchmarks demo
 
 unit: setup ## all tests but the golden ones
 	.venv/bin/pytest -q -n 2 -m "not gpu and not golden"

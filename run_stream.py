@@ -100,9 +100,12 @@ def _resolve(
 
         parsed = [parse_source_argument(text, i) for i, text in enumerate(sources, start=1)]
         overrides.append(("sources", parsed))
-    redis_url = redis_url or os.environ.get("REDIS_URL")
-    redis = {"kind": "redis", "url": redis_url, "namespace": namespace}
-    redis = {key: value for key, value in redis.items() if value is not None}
+    redis_url = redis_url or os.environ.get("REDIS_URL") or None  # set but empty: as if unset
+    redis = {"kind": "redis"}
+    if redis_url is not None:
+        redis["url"] = redis_url
+    if namespace is not None:
+        redis["namespace"] = namespace
     if sinks:
         overrides.append(("sinks", [_sink(text, redis) for text in sinks]))
     elif len(redis) > 1:

@@ -98,6 +98,11 @@ def main(minutes: float, kill_every_s: float, manifest: Path) -> None:
         received = soak.received({entry["event"]["id"] for entry in entries})
         checks = [
             Check("run_stream.py drains and ends", exit_code == 0, f"exit code {exit_code}"),
+            Check(
+                "each return is a new session",
+                [int(status.get("session", -1)) for status in statuses.values()] == [0, kills],
+                ", ".join(f"{name}: {s.get('session')}" for name, s in statuses.items()),
+            ),
             *_alert_checks(entries, received, kills, soak.dead_letters()),
         ]
         if exit_code != 0:

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from stream.config import TrackConfig
     from stream.records import FaceDetection
 
-# Standard deviations in the motion of (cx, cy, log w, log h), lengths in face sizes. For people who
-# sit and talk, maximum likelihood gives 0.015, 0.24 and 0.2 for the centre; those who walk need more.
+# Standard deviations in the motion of (cx, cy, log w, log h), lengths in face sizes. For the centre
+# of people who sit and talk, maximum likelihood gives 0.015, 0.24 and 0.2; walkers need more.
 _MEASUREMENT = np.array([0.03, 0.03, 0.03, 0.03])
-_ACCELERATION = np.array([1.0, 1.0, 0.2, 0.2])  # white noise, per s^1.5
+_ACCELERATION = np.array([0.5, 0.5, 0.1, 0.1])  # white noise, per s^1.5
 _FIRST_SPEED = np.array([3.0, 3.0, 0.3, 0.3])  # per s, of a face seen once
 
 
@@ -68,8 +68,8 @@ class FaceTracker:
             (~strong, self._config.match_distance_weak),
         ):
             rows, columns = np.flatnonzero(free), np.flatnonzero(stage)
-            # A match at the limit is worth no more than none: otherwise a good one would be given
-            # up for two poor ones.
+            # A match at the limit costs as much as none. Without this, when one in a row of people
+            # leaves as another comes, all could be shifted by a seat.
             cost = np.minimum(distances[np.ix_(rows, columns)], limit)
             for row, column in zip(*linear_sum_assignment(cost), strict=True):
                 if cost[row, column] < limit:

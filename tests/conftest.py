@@ -219,10 +219,12 @@ def writer(records: Records) -> MessageWriter:
 class DarkIsAttack(nn.Module):
     """A detector whose answer is plain to see: the darker the crop, the likelier an attack."""
 
+    undecided_at: Tensor  # mean of the pixels, 0..1
+
     def __init__(self) -> None:
         super().__init__()
         self.input_spec = InputSpec(size_px=32, margin=1.2)
-        self.register_buffer("undecided_at", torch.tensor(0.4))  # mean of the pixels, 0..1
+        self.register_buffer("undecided_at", torch.tensor(0.4))
 
     def normalise(self, images: Tensor) -> Tensor:
         return images.float() / 255

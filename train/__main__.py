@@ -62,6 +62,7 @@ def fit_command(recipe: Path, run: Path) -> None:
 @click.option("--root", type=_FOLDER, required=True, help="Folder of the collection's files.")
 @click.option("--out", type=_FOLDER, required=True, help="Folder of the engine.")
 @click.option("--licence", required=True, help="Of the weights, one line.")
+@click.option("--with-weights/--onnx-only", default=True, help="Write a safetensors file too.")
 @click.option("--false-alarms", default=0.05, show_default=True, help="Share of tracks that may.")
 def export_command(
     recipe: Path,
@@ -70,6 +71,7 @@ def export_command(
     root: Path,
     out: Path,
     licence: str,
+    with_weights: bool,
     false_alarms: float,
 ) -> None:
     """Calibrate a trained network, export it, choose its thresholds."""
@@ -108,12 +110,13 @@ def export_command(
         folder=out,
         licence=licence,
         thresholds=even,
+        with_weights=with_weights,
     )
     path = out / f"{wanted.method}.manifest.json"
     thresholds = choose_thresholds(
         _calibration_peaks(path, load_collection(collection), root),
         false_alarms=false_alarms,
-        hysteresis=1.0,
+        hysteresis=0.5,
         source=f"streamed clips of split calibration in {collection.name}",
     )
     save_manifest(path, manifest.model_copy(update={"thresholds": thresholds}))

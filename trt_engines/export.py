@@ -47,6 +47,7 @@ def export_engine(
     licence: str,
     thresholds: DecisionThresholds | None,
     max_batch: int = 16,
+    with_weights: bool = True,
 ) -> Manifest:
     """Write `<method>.onnx`, `<method>.safetensors` and `<method>.manifest.json`.
 
@@ -61,6 +62,7 @@ def export_engine(
         licence: of the weights, one line.
         thresholds: operating point; None if not chosen yet.
         max_batch: most faces in one run.
+        with_weights: write the state dict too, which the torch back end and further training need.
 
     Raises:
         EngineError: the graph can't be traced, or differs from torch by more than `MAX_DIFFERENCE`.
@@ -78,7 +80,7 @@ def export_engine(
     graph = AttackGraph(copy.deepcopy(model).cpu()).eval()
     onnx_bytes = to_onnx(graph, examples, outputs=list(ATTACK_OUTPUTS), dynamic={0: "N"})
     difference = checked_difference(onnx_bytes, graph, [examples], name=method)
-    weights = save(state)
+    weights = save(state) if with_weights else None
     manifest = Manifest(
         name=method,
         method=method,
@@ -87,8 +89,8 @@ def export_engine(
         outputs=ATTACK_OUTPUTS,
         onnx=f"{method}.onnx",
         onnx_sha256=hashlib.sha256(onnx_bytes).hexdigest(),
-        weights=f"{method}.safetensors",
-        weights_sha256=hashlib.sha256(weights).hexdigest(),
+        weights=f"{method}.safetensors" if weights else None,
+        weights_sha256=hashlib.sha256(weights).hexdigest() if weights else None,
         opset=OPSET,
         max_batch=max_batch,
         onnx_torch_max_abs=difference,

@@ -69,7 +69,7 @@ def test_both_faces_are_found_where_the_clip_says_they_are(pictures):
 
 
 def test_faces_move_on_paths_of_their_own_in_the_frame_and_never_meet():
-    paths: dict[str, list[tuple[float, float, float]]] = {BONA_FIDE: [], REPLAY: []}
+    paths = {BONA_FIDE: [], REPLAY: []}
     for pts_s in TIMES_S:
         for name, box in faces_at(pts_s).items():
             x1, y1, x2, y2 = box

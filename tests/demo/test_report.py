@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from stream.records import Message
 
-CUE = 0.5  # what the fixture's detector draws everywhere
+CUES = (0.2, 0.5)  # what the fixture's detector draws on the left and on the right, always
 
 
 def writer_of(run: str) -> MessageWriter:
@@ -76,7 +76,7 @@ def tracks(written, records):
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A detector whose cue map is `CUE` everywhere."""
+    """A detector whose cue map is `CUES`, whatever it looks at."""
     folder = tmp_path_factory.mktemp("engine")
     spec = InputSpec(size_px=32)
     images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", 3, 32, 32])
@@ -86,7 +86,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     constants = {
         "nothing": np.float32(0),
-        "cue": np.float32(CUE),
+        "cue": np.repeat(np.array(CUES, np.float32), 16) * np.ones((1, 3, 32, 1), np.float32),
         "channel": np.array([1]),
         "all": np.array([1, 2, 3]),
     }
@@ -195,6 +195,7 @@ def test_box_moves_evenly_between_messages_and_is_shown_while_the_track_lives(tr
     np.testing.assert_allclose(box * (1280, 720, 1280, 720), (370, 180, 530, 360), atol=0.1)
     assert verdict.state is Verdict.BONA_FIDE
     assert moving.at(0.19) is None
+    assert moving.at(0.6004) is not None  # messages round to milliseconds
     assert moving.at(0.61) is None
 
 
@@ -268,10 +269,11 @@ def test_contact_sheet_has_a_row_per_track_and_cue_maps_on_the_fixed_scale(
     with Image.open(path) as image:
         sheet = np.asarray(image.convert("RGB"))
     assert sheet.shape == (100 + 2 * 260, 1200, 3)
-    expected = np.array(colormaps["inferno"](CUE)[:3]) * 255
-    of_the_cue = (np.abs(sheet - expected) < 2).all(axis=2)
-    for row in np.split(of_the_cue, 2):
-        assert row.sum() > 100 * 100
+    for cue in CUES:
+        expected = np.array(colormaps["inferno"](cue)[:3]) * 255
+        of_the_cue = (np.abs(sheet - expected) < 2).all(axis=2)
+        for row in np.split(of_the_cue, 2):
+            assert row.sum() > 80 * 150
 
 
 def test_contact_sheet_says_so_where_no_face_was_tracked(demo_clip, manifest, tmp_path):

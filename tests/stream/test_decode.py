@@ -332,7 +332,7 @@ def join(path: Path, parts: list[Path]) -> Path:
 def damage(path: Path, packets: range) -> Path:
     """Overwrite a part of some packets of a clip."""
     with av.open(str(path)) as container:
-        places = [(p.pos, p.size) for p in container.demux() if p.size]
+        places = [(p.pos or 0, p.size) for p in container.demux() if p.size]
     data = bytearray(path.read_bytes())
     generator = random.Random(5)
     for start, size in (places[i] for i in packets):

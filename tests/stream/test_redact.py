@@ -58,6 +58,7 @@ def test_no_form_of_a_password_stays_in_a_text(user, password):
         ("/dev/video0", "/dev/video0"),
         ("rtsp://10.0.0.7/ch1", "rtsp://10.0.0.7/ch1"),
         ("rtsp://a:b@[fe80::1]:554/ch1", "rtsp://[fe80::1]:554/ch1"),
+        ("rtsp://a:b@c@cam/ch1", "rtsp://cam/ch1"),
         ("rtsp://token@cam/ch1", "rtsp://cam/ch1"),
         ("rtsp://a:b@cam", "rtsp://cam"),
         ("rtsp://cam/user=admin&password=x&channel=1.sdp", "rtsp://cam/?***"),

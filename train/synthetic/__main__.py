@@ -34,6 +34,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=8, help="number of faces")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    if not args.faces.is_dir() and not zipfile.is_zipfile(args.faces):
+        parser.error(f"--faces must be a folder or a zip of pictures, got {args.faces}")
     rng = np.random.default_rng(args.seed)
     rows = []
     for image in _pictures(args.faces, rng):

@@ -1,0 +1,76 @@
+"""One run of the pipeline for `benchmarks.cameras`, in a process of its own.
+
+`python -m benchmarks.trial CONFIG SECONDS` prints one JSON object: processor time and memory.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import threading
+import time
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Final
+
+import torch
+
+from stream.analyse import open_analyser
+from stream.config import load_config
+from stream.messages import MessageWriter
+from stream.pipeline import Pipeline
+from stream.publish import open_sink
+from stream.sources import Source
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from stream.config import StreamConfig
+    from stream.records import Frame, SourceStatus
+
+_STAGGER_S: Final = 1.0  # the longest period there is: that of searching the whole frame
+
+
+class _LaterSource(Source):
+    """Opens after a delay."""
+
+    delay_s = 0.0
+
+    def events(self) -> Iterator[Frame | SourceStatus]:
+        """See `Source.events`."""
+        time.sleep(self.delay_s)
+        yield from super().events()
+
+
+def run(config: StreamConfig, seconds: float) -> dict[str, float]:
+    """Run as `run_stream.py` does, but let the sources begin at random moments of a second.
+
+    Real cameras are not in step; files opened together would be, and every frame of every source
+    would come due at the same moment.
+    """
+    torch.set_num_threads(1)
+    random = Random(2026)
+    stop = threading.Event()
+    with open_analyser(config) as analyser:
+        sources = [_LaterSource(source, config.decode, stop=stop) for source in config.sources]
+        for source in sources:
+            source.delay_s = random.uniform(0, _STAGGER_S)
+        writer = MessageWriter(run="0" * 8, version="benchmark", models=())
+        sinks = [open_sink(sink, writer, heartbeat_s=1.0) for sink in config.sinks]
+        pipeline = Pipeline(sources, analyser, sinks, stop=stop, shutdown_s=config.shutdown_s)
+        timer = threading.Timer(seconds, stop.set)
+        timer.start()
+        started, started_cpu = time.monotonic(), time.process_time()
+        try:
+            pipeline.run()
+        finally:
+            timer.cancel()
+    return {
+        "cores_used": (time.process_time() - started_cpu) / (time.monotonic() - started),
+        "largest_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(run(load_config(Path(sys.argv[1])), float(sys.argv[2]))))
