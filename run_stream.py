@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 import yaml
+from pydantic import ValidationError
 
 from stream import __version__
-from stream.config import StreamConfig, load_config
+from stream.config import RedisSinkConfig, StreamConfig, load_config
 from stream.console import progress_reporter, set_up_logging
 from stream.errors import ConfigError, StreamError
 
@@ -95,32 +96,53 @@ def _resolve(
 ) -> StreamConfig:
     """Lay the command line over the YAML file."""
     overrides: list[tuple[str, Any]] = [_setting(text) for text in settings]
+    from stream.decode import source_kind
+
     if sources:
         from stream.sources import parse_source_argument
 
         parsed = [parse_source_argument(text, i) for i, text in enumerate(sources, start=1)]
         overrides.append(("sources", parsed))
-    redis_url = redis_url or os.environ.get("REDIS_URL") or None  # set but empty: as if unset
-    redis = {"kind": "redis"}
-    if redis_url is not None:
-        redis["url"] = redis_url
-    if namespace is not None:
-        redis["namespace"] = namespace
     if sinks:
-        overrides.append(("sinks", [_sink(text, redis) for text in sinks]))
-    elif len(redis) > 1:
-        overrides.append(("sinks", [redis]))
-    return load_config(config_path, overrides)
+        overrides.append(("sinks", [_sink(text) for text in sinks]))
+    config = load_config(config_path, overrides)
+    if redis_url is not None and not any(s.kind == "redis" for s in config.sinks):
+        config = config.model_copy(update={"sinks": (*config.sinks, RedisSinkConfig())})
+    # A variable of the environment fills a gap; only an option overrides the file.
+    from_environment = os.environ.get("REDIS_URL") or None
+    config = config.model_copy(
+        update={
+            "sinks": tuple(
+                _redis(sink, redis_url, from_environment, namespace)
+                if isinstance(sink, RedisSinkConfig)
+                else sink
+                for sink in config.sinks
+            )
+        }
+    )
+    for source in config.sources:
+        source_kind(source)
+    return config
+
+
+def _redis(
+    sink: RedisSinkConfig, url: str | None, from_environment: str | None, namespace: str | None
+) -> RedisSinkConfig:
+    """Lay options and environment over the Redis sink of the configuration."""
+    known = sink.model_dump()
+    known["url"] = url or known["url"] or from_environment
+    known["namespace"] = namespace or known["namespace"]
+    try:
+        return RedisSinkConfig.model_validate(known)
+    except ValidationError as error:
+        raise ConfigError(f"--namespace {namespace}: {error.errors()[0]['msg']}") from None
 
 
 def _check(config: StreamConfig) -> None:
     """Look at what `run` would only find out when it starts."""
-    from stream.decode import source_kind
     from trt_engines.errors import EngineError
     from trt_engines.manifest import load_manifest, verified_file
 
-    for source in config.sources:
-        source_kind(source)
     nets = [config.detect.engines / f"{net}.manifest.json" for net in ("pnet", "rnet", "onet")]
     try:
         for path in (*nets, config.score.manifest):
@@ -137,10 +159,10 @@ def _setting(text: str) -> tuple[str, Any]:
     return key, yaml.safe_load(value)
 
 
-def _sink(text: str, redis: dict[str, str]) -> dict[str, str]:
+def _sink(text: str) -> dict[str, str]:
     kind, _, path = text.partition(":")
     if text == "redis":
-        return redis
+        return {"kind": "redis"}
     if kind == "jsonl" and path:
         return {"kind": "jsonl", "path": path}
     raise ConfigError(f"--sink {text}: expected jsonl:PATH or redis")

@@ -15,6 +15,7 @@ import av
 import numpy as np
 import redis
 from av.video.reformatter import Colorspace
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from pydantic import SecretStr, TypeAdapter, ValidationError
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from stream.records import Frame
     from trt_engines.manifest import DecisionThresholds
 
+CUE_POWER: Final = 1 / 3  # cues are mostly far below 1
 _COLOURS: Final = {
     Verdict.UNDECIDED: (190, 190, 190),
     Verdict.BONA_FIDE: (60, 190, 90),
@@ -148,7 +150,7 @@ def track_table(
         truth: id of a track -> what the face really is, where that is known.
     """
     table = Table(title=Text(title or "", "bold"))
-    for heading in ("#", "seconds seen", "scores", "p(attack)"):
+    for heading in ("#", "seen, s", "scores", "p(attack)"):
         table.add_column(heading, justify="right")
     table.add_column("verdict")
     if truth is not None:
@@ -184,7 +186,7 @@ def annotate(clip: Path, tracks: Sequence[TrackHistory], path: Path) -> None:
         if title:
             container.metadata["title"] = title
         # The frames keep their times, so the rate is only a hint.
-        options = {"preset": "ultrafast", "crf": "23"}
+        options = {"preset": "ultrafast", "crf": "25"}
         stream = container.add_stream("libx264", rate=25, options=options)
         stream.pix_fmt = "yuv420p"
         stream.codec_context.colorspace = Colorspace.ITU709
@@ -211,8 +213,8 @@ def annotate(clip: Path, tracks: Sequence[TrackHistory], path: Path) -> None:
 def contact_sheet(clip: Path, tracks: Sequence[TrackHistory], manifest: Path, path: Path) -> None:
     """Draw a PNG with a row per track: clearest crop, the detector's cue map of it, score curve.
 
-    Cue maps share one scale, 0..1, so that they can be compared. Of many tracks, the ones seen
-    longest are drawn.
+    Cue maps share one scale, 0..1, steeper at its low end, so that they can be compared. Of many
+    tracks, the ones seen longest are drawn.
 
     Args:
         clip: the video.
@@ -249,9 +251,9 @@ def contact_sheet(clip: Path, tracks: Sequence[TrackHistory], manifest: Path, pa
         cue = backend.infer(crop)["explanation"][0, 0].numpy()
         left.imshow(crop[0].permute(1, 2, 0).numpy())
         left.set_title(f"#{track.number} at {shown.pts_s:.1f} s", size="medium")
-        drawn = middle.imshow(cue, cmap="inferno", vmin=0, vmax=1)
+        drawn = middle.imshow(cue, cmap="inferno", norm=PowerNorm(CUE_POWER, vmin=0, vmax=1))
         middle.set_title(f"cue map, largest {cue.max():.2f}", size="medium")
-        figure.colorbar(drawn, ax=middle, ticks=(0, 0.5, 1))
+        figure.colorbar(drawn, ax=middle, ticks=(0, 0.01, 0.1, 0.5, 1))
         for picture in (left, middle):
             picture.set_xticks([])
             picture.set_yticks([])

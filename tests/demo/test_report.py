@@ -16,6 +16,7 @@ from rich.console import Console
 
 from demo.__main__ import main
 from demo.report import (
+    CUE_POWER,
     annotate,
     clip_title,
     contact_sheet,
@@ -270,7 +271,7 @@ def test_contact_sheet_has_a_row_per_track_and_cue_maps_on_the_fixed_scale(
         sheet = np.asarray(image.convert("RGB"))
     assert sheet.shape == (100 + 2 * 260, 1200, 3)
     for cue in CUES:
-        expected = np.array(colormaps["inferno"](cue)[:3]) * 255
+        expected = np.array(colormaps["inferno"](cue**CUE_POWER)[:3]) * 255
         of_the_cue = (np.abs(sheet - expected) < 2).all(axis=2)
         for row in np.split(of_the_cue, 2):
             assert row.sum() > 80 * 150
