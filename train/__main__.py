@@ -116,7 +116,7 @@ def export_command(
     thresholds = choose_thresholds(
         _calibration_peaks(path, load_collection(collection), root),
         false_alarms=false_alarms,
-        hysteresis=0.5,
+        hysteresis=1.0,
         source=f"streamed clips of split calibration in {collection.name}",
     )
     save_manifest(path, manifest.model_copy(update={"thresholds": thresholds}))

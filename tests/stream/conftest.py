@@ -8,7 +8,7 @@ Fixtures that return functions and classes, because test folders are not package
 - `open_analyser`, `read_events`, `facts`: run the straight line by hand.
 - `clip`: such a clip, 2 s of H.264 at 25 fps, 320x240; read only. `camera_clip`: for cameras.
 - `rtsp_camera`: starts real RTSP cameras in processes of their own, to be killed and frozen.
-- `rtsp_stub`, `http_server`: servers that answer as told.
+- `rtsp_stub`, `http_server`, `stalling_server`: servers that answer as told.
 """
 
 from __future__ import annotations
@@ -406,6 +406,36 @@ def rtsp_stub() -> Iterator[Callable[[str | None], str]]:
         def start(status: str | None) -> str:
             server = _serve(_RtspStub(status), servers)
             return f"127.0.0.1:{server.server_address[1]}"
+
+        yield start
+
+
+class _StallingAnswer(socketserver.BaseRequestHandler):
+    """Sends the server's bytes, and then nothing until the client goes."""
+
+    def handle(self) -> None:
+        assert isinstance(self.server, _StallingServer)
+        self.request.sendall(b"HTTP/1.0 200 OK\r\n\r\n" + self.server.body)
+        while self.request.recv(1024):
+            pass
+
+
+class _StallingServer(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+
+    def __init__(self, body: bytes) -> None:
+        super().__init__(("127.0.0.1", 0), _StallingAnswer)
+        self.body = body
+
+
+@pytest.fixture
+def stalling_server() -> Iterator[Callable[[bytes], str]]:
+    """Return a function that serves some bytes by HTTP and then stalls; it returns the address."""
+    with ExitStack() as servers:
+
+        def start(body: bytes) -> str:
+            server = _serve(_StallingServer(body), servers)
+            return f"http://127.0.0.1:{server.server_address[1]}"
 
         yield start
 

@@ -251,6 +251,19 @@ def test_a_network_stream_that_ends_is_opened_again_as_a_new_session(
     assert [e.stamp.session for e in some if isinstance(e, Frame)] == [0] * 5 + [1] * 5
 
 
+@pytest.mark.parametrize("suffix", [".ts", ".mkv"])
+def test_a_network_stream_that_stalls_is_frozen(
+    write_clip, stalling_server, tmp_path, time, suffix
+):
+    data = write_clip(tmp_path / f"clip{suffix}", n=200).read_bytes()
+    url = stalling_server(data[: len(data) * 3 // 4])
+    events = make_source(url, time, allow_http=True, read_timeout_s=0.2).events()
+    lost = next(s for s in statuses(events) if s.state is not SourceState.OPEN)
+    events.close()
+    assert lost.code is SourceCode.FROZEN
+    assert lost.frames_seen > 50
+
+
 def test_a_camera_that_comes_back_is_waited_for_as_briefly_as_at_first(
     write_clip, http_server, tmp_path, time
 ):
