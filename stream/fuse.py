@@ -13,6 +13,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from stream.errors import ConfigError
 from stream.records import Alert, TrackScore, Verdict
 
 if TYPE_CHECKING:
@@ -47,12 +48,20 @@ class Fuser:
         config: weights, limits and how often to report.
         thresholds: the detector's own; `config.enter` and `config.leave` override them.
         method: the detector's name, for the messages.
+
+    Raises:
+        ConfigError: `leave` exceeds `enter`, of which one was set and the other was not.
     """
 
     def __init__(self, config: FuseConfig, thresholds: DecisionThresholds, method: str) -> None:
         self._config = config
         self._enter = thresholds.enter if config.enter is None else config.enter
         self._leave = thresholds.leave if config.leave is None else config.leave
+        if self._leave > self._enter:
+            raise ConfigError(
+                f"fuse: leave ({self._leave:g}) must not exceed enter ({self._enter:g}); what is "
+                "not set comes from the engine's manifest: set both"
+            )
         self._method = method
         self._tracks: dict[TrackKey, _Track] = {}
 

@@ -277,7 +277,7 @@ def test_contact_sheet_has_a_row_per_track_and_cue_maps_on_the_fixed_scale(
             assert row.sum() > 80 * 150
 
 
-def test_contact_sheet_says_so_where_no_face_was_tracked(demo_clip, manifest, tmp_path):
+def test_contact_sheet_has_one_empty_row_where_no_face_was_tracked(demo_clip, manifest, tmp_path):
     path = tmp_path / "sheet.png"
     contact_sheet(demo_clip, [], manifest, path)
     with Image.open(path) as sheet:

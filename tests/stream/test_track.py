@@ -74,6 +74,15 @@ def test_track_is_confirmed_after_enough_time_and_detections(step_s, first_confi
     assert confirmed == [i >= first_confirmed for i in range(10)]
 
 
+def test_tracks_come_in_order_of_their_ids_whatever_the_order_of_the_detections():
+    tracker = _tracker()
+    tracker.update(0.0, [_face(0), _face(5)])
+    faces = [_face(9), _face(5), _face(0)]
+    update = tracker.update(0.2, faces)
+    assert _ids(update) == [1, 2, 3]
+    assert [track.detection for track in update.tracks] == [faces[2], faces[1], faces[0]]
+
+
 def test_frame_without_faces_is_no_problem():
     tracker = _tracker()
     assert tracker.update(0.0, []).tracks == ()
@@ -82,9 +91,10 @@ def test_frame_without_faces_is_no_problem():
     assert tracker.update(0.4, []).tracks == ()
 
 
+@pytest.mark.parametrize("scale", [0.5, 1.0, 4.0])
 @pytest.mark.parametrize("speed", [1.0, 7.0])  # faces per second; 7 is a brisk walk, close by
-def test_face_that_walks_past_keeps_its_track(speed):
-    frames = [(t, {"walker": _face(speed * t)}) for t in _steps(20)]
+def test_face_of_any_size_that_walks_past_keeps_its_track(speed, scale):
+    frames = [(t, {"walker": _face(speed * t * scale, scale=scale)}) for t in _steps(20)]
     assert _follow(_tracker(), frames) == {"walker": {1}}
 
 
