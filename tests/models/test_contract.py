@@ -85,9 +85,7 @@ def test_eval_mode_is_deterministic(name, options):
     model = _build(name, options).eval()
     images = model.normalise(_faces(model, 2))
     with torch.inference_mode():
-        assert torch.equal(
-            model.attack_logit(model(images)), model.attack_logit(model(images))
-        )
+        assert torch.equal(model.attack_logit(model(images)), model.attack_logit(model(images)))
 
 
 @every_variant
