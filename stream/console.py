@@ -69,7 +69,7 @@ class _LogReporter:
                 status.frames_due,
                 status.frames_dropped,
             )
-        log.info("%d frames analysed, verdicts %s", progress.frames_analysed, progress.verdicts)
+        log.info("%s", _title(progress))
 
 
 def _table(progress: Progress) -> Table:
