@@ -22,10 +22,12 @@ from pydantic import ValidationError
 
 from stream import __version__
 from stream.config import RedisSinkConfig, StreamConfig, load_config
-from stream.console import progress_reporter, set_up_logging
+from stream.console import hide_in_logs, progress_reporter, set_up_logging
 from stream.errors import ConfigError, StreamError
+from stream.redact import secrets_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import FrameType
 
 log = logging.getLogger("run_stream")
@@ -42,6 +44,7 @@ log = logging.getLogger("run_stream")
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="E.g. track.lost_after_s=3."
 )
+@click.option("--allow-http", is_flag=True, help="Accept http(s):// among the SOURCES given here.")
 @click.option("--duration", type=click.FloatRange(min=0), help="Stop after so many seconds.")
 @click.option("--check", is_flag=True, help="Validate, print the resolved configuration, end.")
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text")
@@ -53,6 +56,7 @@ def main(
     namespace: str | None,
     sinks: tuple[str, ...],
     settings: tuple[str, ...],
+    allow_http: bool,
     duration: float | None,
     check: bool,
     log_format: Literal["text", "json"],
@@ -66,7 +70,10 @@ def main(
     """
     set_up_logging(log_format, verbose=verbose)
     try:
-        config = _resolve(sources, config_path, redis_url, namespace, sinks, settings)
+        config = _resolve(
+            sources, config_path, redis_url, namespace, sinks, settings, allow_http=allow_http
+        )
+        hide_in_logs(_secrets(config))
         if check:
             _check(config)
             click.echo(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), nl=False)
@@ -93,6 +100,8 @@ def _resolve(
     namespace: str | None,
     sinks: tuple[str, ...],
     settings: tuple[str, ...],
+    *,
+    allow_http: bool,
 ) -> StreamConfig:
     """Lay the command line over the YAML file."""
     overrides: list[tuple[str, Any]] = [_setting(text) for text in settings]
@@ -102,7 +111,8 @@ def _resolve(
         from stream.sources import parse_source_argument
 
         parsed = [parse_source_argument(text, i) for i, text in enumerate(sources, start=1)]
-        overrides.append(("sources", parsed))
+        allowed = [source.model_copy(update={"allow_http": allow_http}) for source in parsed]
+        overrides.append(("sources", allowed))
     if sinks:
         overrides.append(("sinks", [_sink(text) for text in sinks]))
     config = load_config(config_path, overrides)
@@ -123,6 +133,14 @@ def _resolve(
     for source in config.sources:
         source_kind(source)
     return config
+
+
+def _secrets(config: StreamConfig) -> Iterator[str]:
+    for source in config.sources:
+        yield from secrets_of(source.uri.get_secret_value())
+    for sink in config.sinks:
+        if isinstance(sink, RedisSinkConfig) and sink.url is not None:
+            yield from secrets_of(sink.url.get_secret_value())
 
 
 def _redis(

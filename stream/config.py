@@ -162,21 +162,14 @@ class FuseConfig(Options):
     """From scores to verdicts."""
 
     correlation_s: float = Field(
-        1.0,
-        gt=0,
-        description="Correlation time of a face's looks: one that follows another by dt counts as "
-        "tanh(dt / 2 correlation_s) of an independent one.",
+        1.0, gt=0, description="Looks this far apart count 1 - 1/e of an independent one."
     )
     memory_s: float = Field(8.0, gt=0, description="Age at which evidence weighs 1/e.")
     prior_looks: float = Field(
         1.0, ge=0, description="Strength of the prior (evidence 0), in independent looks."
     )
     min_scores: int = Field(3, ge=1, description="No verdict before so many scores...")
-    min_effective: float = Field(
-        1.25,
-        ge=0,
-        description="...worth so many independent looks, which take 0.7 s at least.",
-    )
+    min_effective: float = Field(1.5, ge=0, description="...worth so many independent looks.")
     abstain_after_s: float = Field(
         2.0, ge=0, description="Abstain when a track is so old and no sighting passed the gate."
     )

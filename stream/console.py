@@ -8,8 +8,10 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Literal
 
+from stream.redact import RedactingFilter
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from rich.table import Table
 
@@ -33,7 +35,15 @@ def set_up_logging(form: Literal["text", "json"], *, verbose: bool) -> None:
         )
     else:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+    handler.addFilter(RedactingFilter(()))
     logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler])
+
+
+def hide_in_logs(secrets: Iterable[str]) -> None:
+    """Take these passwords and user names out of every further log record."""
+    known = tuple(secrets)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(RedactingFilter(known))
 
 
 @contextmanager
