@@ -83,6 +83,9 @@ class Fuser:
 
         Returns:
             Messages, those of one track in order; a score stands before the alert it caused.
+
+        Raises:
+            ValueError: a score is not in 0..1, NaN for one, which would silence its track for good.
         """
         messages: list[TrackScore | Alert] = []
         for score in scores:
@@ -173,6 +176,8 @@ class Fuser:
 
 def _logit(probability: float) -> float:
     """Return the log-odds, clipped to +-`MAX_EVIDENCE`; 0 and 1 included."""
+    if not 0 <= probability <= 1:
+        raise ValueError(f"a score must lie in 0..1, got {probability}: the network is broken")
     limit = 1 / (1 + math.exp(MAX_EVIDENCE))
     p = min(max(probability, limit), 1 - limit)
     return math.log(p / (1 - p))

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from models._contract import InputSpec
 from trt_engines.errors import EngineError, EngineMismatchError
@@ -25,6 +25,12 @@ class DecisionThresholds(BaseModel, frozen=True, extra="forbid"):
     enter: float = Field(ge=0, le=1, description="At or above: ATTACK.")
     leave: float = Field(ge=0, le=1, description="Below: BONA_FIDE.")
     source: str = Field(description="Data and rule that chose them; never test data.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.leave > self.enter:
+            raise ValueError(f"leave ({self.leave:g}) must not exceed enter ({self.enter:g})")
+        return self
 
 
 class Manifest(BaseModel, frozen=True, extra="forbid"):

@@ -113,6 +113,21 @@ def test_one_extreme_look_does_not_decide():
     assert [a.track.verdict for a in _alerts(_run([*looks, (3.4, 1.0)]))] == [Verdict.BONA_FIDE]
 
 
+def test_one_look_after_a_long_gap_does_not_change_a_verdict():
+    messages = _run([*_steady(0.02), (60.0, 1.0)])
+    assert _scores(messages)[-1].probability > 0.7
+    assert [a.track.verdict for a in _alerts(messages)] == [Verdict.BONA_FIDE]
+
+
+def test_a_look_that_fails_the_gate_leaves_the_evidence_as_it_was():
+    fuser = Fuser(EVERY_LOOK, THRESHOLDS, "lgsc")
+    for look in _steady(0.9):
+        before = fuser.update([_look(*look)], [], [])[0]
+    (after,) = fuser.update([], [_sighting(9.0, QualityProblem.DARK)], [])
+    assert after.sighting.stamp.pts_s == 9.0
+    assert (after.probability, after.n_scores) == (before.probability, before.n_scores)
+
+
 def test_between_the_thresholds_a_verdict_stays():
     messages = _run(_steady(0.99, until_s=3.0) + [(3.4 + i * 0.4, 0.5) for i in range(3)])
     assert _scores(messages)[-1].probability < 0.95
@@ -192,6 +207,12 @@ def test_tracks_do_not_share_evidence():
     fuser = Fuser(EVERY_LOOK, THRESHOLDS, "lgsc")
     messages = fuser.update([_look(0.0, 0.9), _look(0.0, 0.1, other)], [], [])
     assert messages[0].probability > 0.5 > messages[1].probability
+
+
+@pytest.mark.parametrize("score", [math.nan, -0.1, 1.1])
+def test_a_score_that_is_no_probability_is_refused(score):
+    with pytest.raises(ValueError, match=r"must lie in 0\.\.1"):
+        _run([(0.0, score)])
 
 
 def test_options_override_the_thresholds_of_the_detector():

@@ -80,6 +80,14 @@ def test_sharpness_is_1_for_noise_and_0_for_a_plain_face():
     quality = _assess(plain, (0, 0, 30, 30))
     assert quality.sharpness == pytest.approx(0, abs=1e-3)
     assert quality.brightness == pytest.approx(90 / 255, abs=1e-3)
+    plain[14, 14] += 1  # less than a grey level of contrast is no detail
+    assert _assess(plain, (0, 0, 30, 30)).sharpness < 0.1
+
+
+def test_sharpness_does_not_exceed_1():
+    board = np.indices((30, 30)).sum(axis=0) % 2 * 255
+    board = board[..., None].repeat(3, axis=2).astype(np.uint8)
+    assert _assess(board, (0, 0, 30, 30)).sharpness == 1
 
 
 def test_brightness_is_that_of_the_face_and_not_of_its_surroundings():

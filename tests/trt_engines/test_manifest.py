@@ -5,6 +5,7 @@ import pytest
 from trt_engines.errors import EngineError, EngineMismatchError
 from trt_engines.manifest import (
     SHIPPED,
+    DecisionThresholds,
     file_sha256,
     load_manifest,
     save_manifest,
@@ -88,3 +89,8 @@ def test_every_shipped_engine_is_the_one_its_manifest_describes(path):
     assert file_sha256(path.parent / manifest.onnx) == manifest.onnx_sha256
     if manifest.weights is not None:
         assert file_sha256(path.parent / manifest.weights) == manifest.weights_sha256
+
+
+def test_thresholds_that_contradict_each_other_are_refused():
+    with pytest.raises(ValueError, match=r"leave \(0.8\) must not exceed enter \(0.7\)"):
+        DecisionThresholds(enter=0.7, leave=0.8, source="test")
