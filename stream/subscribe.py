@@ -20,6 +20,7 @@ import json
 import logging
 import math
 import os
+import signal
 import socket
 import sys
 import time
@@ -267,6 +268,9 @@ def main(
 ) -> None:
     """Print the messages of a stream as JSON lines until Ctrl-C."""
     logging.basicConfig(format="%(levelname)s %(message)s")
+    # A shell's background job, or a parent that shielded its own children, hands SIGINT on ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     if url is None:
         _refuse(_without_url())
     try:

@@ -238,6 +238,20 @@ def _command(*arguments, **options):
     )
 
 
+def test_command_ends_on_sigint_even_if_its_parent_ignored_it(redis_server):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        process = _command("--redis", redis_server.url, "--group", "siem", "--from-start")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with process:
+        redis_server.client.xadd("facewarden:alerts", {"metadata": "not json"})
+        while not redis_server.client.xlen("facewarden:alerts:dlq"):  # it is reading by then
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 0
+
+
 def test_command_prints_json_lines_and_ends_cleanly_on_ctrl_c(send, redis_server):
     send("1", "2")
     with _command("--redis", redis_server.url, "--group", "siem", "--from-start") as process:
