@@ -27,7 +27,8 @@ def test_the_two_face_clip_gives_the_stored_messages(
         GOLDEN.write_text(lines, encoding="utf-8")
     stored = [json.loads(line) for line in GOLDEN.read_text(encoding="utf-8").splitlines()]
     # Encoders and processors differ in the last bits of a pixel; what counts differs by more.
-    assert found == [pytest.approx(fact, abs=0.02) for fact in stored], (
+    # 1 % is for the pixels of a face, which a message gives in tenths.
+    assert found == [pytest.approx(fact, rel=0.01, abs=0.02) for fact in stored], (
         "if that is meant: pytest --golden-update"
     )
 
