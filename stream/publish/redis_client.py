@@ -138,6 +138,8 @@ def _unix_address(
 ) -> RedisAddress:
     if parts.hostname or not parts.path:
         _refuse("its path must start with a third slash, as in unix:///run/redis.sock")
+    if "@" in parts.path:
+        _refuse("its path holds an @, which may be the end of a password; write %40 in a path")
     if ca_file is not None:
         raise ConfigError("ca_file is for rediss://, and the Redis URL is unix://")
     path = unquote(parts.path)

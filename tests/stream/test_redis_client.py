@@ -4,7 +4,7 @@ import logging
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from redis.exceptions import ResponseError
 
@@ -50,6 +50,7 @@ def test_percent_encoded_password_is_understood_and_never_shown(user, password, 
     assert "S3cr" not in f"{address.shown} {address!r}"
 
 
+@example(password="S3cr@/t", scheme="unix")  # the path seems to begin inside the password
 @given(password=PASSWORDS, scheme=st.sampled_from(["redis", "rediss", "unix", "redsi"]))
 def test_password_that_is_not_encoded_is_either_understood_or_refused_but_never_told(
     password, scheme
