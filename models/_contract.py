@@ -7,15 +7,17 @@ converted on reading.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol, runtime_checkable
 
 from pydantic import BaseModel, Field
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor
+
+    from models._calibration import Calibration
 
 BONA_FIDE: Final = 0
 ATTACK: Final = 1
@@ -44,6 +46,7 @@ class AttackModel(Protocol):
     """A network with its loss; every method's is one, and a `torch.nn.Module`."""
 
     input_spec: InputSpec
+    calibration: Calibration  # probability = sigmoid(calibration(attack_logit(outputs)))
 
     def normalise(self, images: Tensor) -> Tensor:
         """Turn (N, 3, S, S) RGB 0..255 of any dtype into the float32 input of `forward`."""
@@ -54,7 +57,7 @@ class AttackModel(Protocol):
         ...
 
     def attack_logit(self, outputs: Any) -> Tensor:
-        """Return (N,) calibrated log-odds that each face is an attack."""
+        """Return (N,) log-odds, not yet calibrated, that each face is an attack."""
         ...
 
     def explanation(self, outputs: Any) -> Tensor:
@@ -66,6 +69,62 @@ class AttackModel(Protocol):
         ...
 
 
+@runtime_checkable
+class TwoPassModel(AttackModel, Protocol):
+    """A method that steps twice on each batch: on the clean faces, then on perturbed copies.
+
+    The training loop asks `isinstance(model, TwoPassModel)` (docs/decisions/0013).
+    """
+
+    def perturb(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Return perturbed copies of normalised images (N, 3, S, S); random by torch's state."""
+        ...
+
+    def __call__(self, images: Tensor, clean: Tensor | None = None) -> Any:
+        """Return the outputs for `images`; `clean` are the images they were made from, if others.
+
+        Args:
+            images: (N, 3, S, S), normalised.
+            clean: of the same shape; the perturbed pass compares its reconstruction with these.
+        """
+        ...
+
+    def second_loss_terms(
+        self, outputs: Any, batch: FaceBatch, *, first: Any, progress: float
+    ) -> dict[str, Tensor]:
+        """Return the weighted terms of the perturbed pass.
+
+        Args:
+            outputs: of the perturbed images.
+            batch: the clean images and their labels.
+            first: outputs of the clean pass, made before its step; without gradient.
+            progress: share of the training's steps done, 0..1.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """How one kind of published checkpoint names the tensors of a method.
+
+    Attributes:
+        name: for people: "official", "DeepfakeBench", "Cadene Xception (ImageNet)".
+        marks: names that together only such a file holds (`module.` and `model.` taken off).
+        translate: its tensors under our names. What it leaves out is reported as ignored.
+        options: the method's options that such weights need; a caller's own take precedence.
+        ignored: pattern of a name in the file (`re.match`) -> why nothing uses it.
+        fills: prefixes of our names that it fills; the others keep their initial values, and that
+            is reported. Empty: the file must fill the whole network.
+    """
+
+    name: str
+    marks: frozenset[str]
+    translate: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+    options: Mapping[str, object] = field(default_factory=dict)
+    ignored: Mapping[str, str] = field(default_factory=dict)
+    fills: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Method:
     """One published method: what `models.<name>.METHOD` is.
@@ -73,7 +132,9 @@ class Method:
     Attributes:
         config: pydantic class of the method's options.
         build: makes the network, weights random, from an instance of `config`.
+        layouts: the published checkpoints that it can take weights from, most specific first.
     """
 
     config: type[BaseModel]
     build: Callable[[Any], AttackModel]
+    layouts: tuple[Layout, ...] = ()

@@ -18,8 +18,8 @@ Differences from the official code:
   cross-entropy of the mean |cue| itself, so that a short training moves it.
 - `score="classifier"` deploys the auxiliary classifier's log-odds instead of the mean |cue|, as
   third-party ports do for validation: it decides after far fewer steps than the cue does.
-- The raw score is calibrated: logit = (raw - `raw_offset`) / `raw_scale`, both fitted on
-  development data after training. Until then the probability means nothing.
+- The raw score is turned into log-odds by two constants, and then calibrated on development data
+  (`calibration`). Until that is fitted the probability means nothing.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models._backbones import EncoderName, build_encoder
+from models._calibration import Calibration
 from models._contract import ATTACK, BONA_FIDE, InputSpec, Method
 from models._losses import asymmetric_triplet
 
@@ -145,9 +146,6 @@ class AuxiliaryClassifier(nn.Module):
 class Lgsc(nn.Module):
     """Spoof cue generator and, for training, its auxiliary classifier."""
 
-    raw_offset: Tensor
-    raw_scale: Tensor
-
     def __init__(self, config: LgscConfig) -> None:
         super().__init__()
         self.config = config
@@ -166,9 +164,7 @@ class Lgsc(nn.Module):
             ]
         )
         self.classifier = AuxiliaryClassifier(config.encoder, config.dropout)
-        offset, scale = (_CUE_OFFSET, _CUE_SCALE) if config.score == "cue" else (0.0, 1.0)
-        self.register_buffer("raw_offset", torch.tensor(offset))
-        self.register_buffer("raw_scale", torch.tensor(scale))
+        self.calibration = Calibration()
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -207,7 +203,9 @@ class Lgsc(nn.Module):
 
     def attack_logit(self, outputs: LgscOutputs) -> Tensor:
         """See `AttackModel.attack_logit`."""
-        return (outputs.raw_score - self.raw_offset) / self.raw_scale
+        if self.config.score == "classifier":
+            return outputs.raw_score
+        return (outputs.raw_score - _CUE_OFFSET) / _CUE_SCALE
 
     def explanation(self, outputs: LgscOutputs) -> Tensor:
         """Return (N, 1, S, S) mean |cue| over the channels, 0..1, on the same scale for every face.

@@ -77,10 +77,10 @@ def export_command(
     """Calibrate a trained network, export it, choose its thresholds."""
     from models._registry import build_model
     from train.calibrate import (
+        attack_logits,
         calibration_crops,
         choose_thresholds,
         fit_calibration,
-        raw_scores,
     )
     from train.checkpoint import load_checkpoint
     from train.config import load_recipe
@@ -100,7 +100,9 @@ def export_command(
     bona_fide, attacks = calibration_crops(
         open_prepared(wanted.faces), model.input_spec, wanted.attack_weights, seed=wanted.seed
     )
-    fit_calibration(model, raw_scores(model, bona_fide), raw_scores(model, attacks))
+    fit_calibration(
+        model.calibration, attack_logits(model, bona_fide), attack_logits(model, attacks)
+    )
     even = DecisionThresholds(enter=0.5, leave=0.5, source="none yet")
     manifest = export_engine(
         model,

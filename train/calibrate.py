@@ -1,4 +1,4 @@
-"""From LGSC's raw score to a probability, and from tracks of people kept back to a threshold.
+"""From a network's log-odds to a probability, and from tracks of people kept back to a threshold.
 
 Both use the `calibration` split only: bona fide faces of people and clips that training never saw,
 and attacks made from them. No real attack and no test clip is involved.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -26,17 +26,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from models._calibration import Calibration
     from models._contract import AttackModel, InputSpec
     from train.datasets.prepared import PreparedFaces
 
 log = logging.getLogger(__name__)
-
-
-class RawScored(Protocol):
-    """A method whose score is calibrated by an offset and a scale; LGSC is one."""
-
-    raw_offset: Tensor
-    raw_scale: Tensor
 
 
 def calibration_crops(
@@ -62,29 +56,31 @@ def _crop(image: NDArray[np.uint8], spec: InputSpec) -> Tensor:
     return crop_faces(torch.from_numpy(image), LOOSE_FACE_BOX[None], spec)[0]
 
 
-def raw_scores(model: AttackModel, crops: Tensor, batch: int = 32) -> NDArray[np.float64]:
-    """Return (N,) raw scores of uint8 crops (N, 3, S, S)."""
+def attack_logits(model: AttackModel, crops: Tensor, batch: int = 32) -> NDArray[np.float64]:
+    """Return (N,) log-odds, not calibrated, of uint8 crops (N, 3, S, S)."""
     with torch.inference_mode():
-        parts = [model(model.normalise(part)).raw_score for part in torch.split(crops, batch)]
+        parts = [
+            model.attack_logit(model(model.normalise(part))) for part in torch.split(crops, batch)
+        ]
     return torch.cat(parts).double().numpy()
 
 
 def fit_calibration(
-    model: RawScored, bona_fide: NDArray[np.float64], attacks: NDArray[np.float64]
+    calibration: Calibration, bona_fide: NDArray[np.float64], attacks: NDArray[np.float64]
 ) -> None:
-    """Set `raw_offset` and `raw_scale`: sigmoid((raw - offset) / scale) is the probability.
+    """Fit offset and scale: sigmoid((logit - offset) / scale) is the probability.
 
     Logistic regression without penalty on equal numbers of both classes (Platt, 1999).
     """
     scores = np.r_[bona_fide, attacks]
-    # Raw scores are small numbers; the solver wants a spread of about one.
+    # The solver wants a spread of about one.
     spread = float(scores.std())
     labels = np.r_[np.zeros(len(bona_fide)), np.ones(len(attacks))]
     fit = LogisticRegression(C=math.inf).fit(scores[:, None] / spread, labels)
     slope = float(fit.coef_[0, 0]) / spread
-    model.raw_scale.fill_(1 / slope)
-    model.raw_offset.fill_(-float(fit.intercept_[0]) / slope)
-    log.info("raw offset %.5f, raw scale %.5f", model.raw_offset, model.raw_scale)
+    calibration.scale.fill_(1 / slope)
+    calibration.offset.fill_(-float(fit.intercept_[0]) / slope)
+    log.info("calibration: offset %.5f, scale %.5f", calibration.offset, calibration.scale)
 
 
 def choose_thresholds(

@@ -54,11 +54,9 @@ def test_terms_equal_the_hand_worked_values():
     assert terms["score"].item() == pytest.approx(3 * math.log1p(math.exp(2.5)) / 2, rel=1e-5)
 
 
-def test_the_logit_is_the_calibrated_raw_score():
+def test_the_log_odds_are_zero_at_a_mean_cue_of_one_twentieth():
     model = Lgsc(LgscConfig())
-    model.raw_offset.fill_(0.1)
-    model.raw_scale.fill_(0.05)
-    outputs = LgscOutputs(torch.empty(0), (), torch.tensor([0.1, 0.2]), None)
+    outputs = LgscOutputs(torch.empty(0), (), torch.tensor([0.05, 0.09]), None)
     torch.testing.assert_close(model.attack_logit(outputs), torch.tensor([0.0, 2.0]))
 
 

@@ -42,7 +42,7 @@ def model():
     lgsc = Lgsc(LgscConfig())
     missing, unexpected = lgsc.load_state_dict(from_official(state), strict=False)
     assert not unexpected
-    assert all(k.startswith("raw_") or k.endswith("num_batches_tracked") for k in missing)
+    assert all(k.startswith("calibration.") or k.endswith("num_batches_tracked") for k in missing)
     return lgsc.eval()
 
 

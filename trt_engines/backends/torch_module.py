@@ -41,7 +41,7 @@ class AttackGraph(nn.Module):
             (N,) probability of an attack, and (N, 1, H, W) explanation, 0..1.
         """
         outputs = self.model(self.model.normalise(images))
-        probability = torch.sigmoid(self.model.attack_logit(outputs))
+        probability = torch.sigmoid(self.model.calibration(self.model.attack_logit(outputs)))
         return probability, self.model.explanation(outputs)
 
 
