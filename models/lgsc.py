@@ -34,7 +34,7 @@ from torch.nn import functional as F
 
 from models._backbones import EncoderName, build_encoder
 from models._calibration import Calibration
-from models._contract import ATTACK, BONA_FIDE, InputSpec, Method
+from models._contract import ATTACK, BONA_FIDE, InputSpec, Layout, Method
 from models._losses import asymmetric_triplet
 
 if TYPE_CHECKING:
@@ -291,4 +291,35 @@ def from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-METHOD = Method(config=LgscConfig, build=Lgsc)
+def _both_encoders(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    prefixes = ("encoder.", "classifier.encoder.")
+    return {prefix + name: value for prefix in prefixes for name, value in state.items()}
+
+
+METHOD = Method(
+    config=LgscConfig,
+    build=Lgsc,
+    layouts=(
+        Layout(
+            name="official (Paddle)",
+            marks=frozenset({"neck.deres1.0.conv1.weight", "fc.weight"}),
+            translate=from_official,
+        ),
+        Layout(
+            name="torchvision ResNet-18 (ImageNet), for both encoders",
+            marks=frozenset({"layer1.0.conv1.weight", "layer4.1.conv2.weight"}),
+            translate=_both_encoders,
+            options={"encoder": "resnet18"},
+            ignored={r"fc\.": "classifies ImageNet"},
+            fills=("encoder.", "classifier.encoder."),
+        ),
+        Layout(
+            name="EfficientNet-Lite0 (ImageNet), for both encoders",
+            marks=frozenset({"_conv_stem.weight", "_blocks.15._depthwise_conv.weight"}),
+            translate=_both_encoders,
+            options={"encoder": "efficientnet_lite0"},
+            ignored={r"_conv_head\.|_bn1\.|_fc\.": "classifies ImageNet"},
+            fills=("encoder.", "classifier.encoder."),
+        ),
+    ),
+)
