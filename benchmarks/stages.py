@@ -19,6 +19,7 @@ from stream.config import SourceConfig
 from stream.crop import Cropper
 from stream.decode import open_decoder
 from stream.detect import open_detector
+from stream.follow import Follower
 from stream.fuse import Fuser
 from stream.infer import open_classifier
 from trt_engines.backends.torch_module import AttackGraph
@@ -97,12 +98,10 @@ def stage_costs(clip: Path, config: StreamConfig, seconds: float) -> dict[str, d
         cropping: Any = _Timed(cropper, crop=watch.timed(_cropping, cropper.crop))
         scoring: Any = _Timed(classifier, score=watch.timed(_scoring, classifier.score))
         analyser = Analyser(
-            detecting,
+            Follower(detecting, config.track, detect_every_s=config.detect.detect_every_s),
             cropping,
             scoring,
             Fuser(config.fuse, classifier.thresholds, classifier.method),
-            track=config.track,
-            detect_every_s=config.detect.detect_every_s,
         )
         analyse = watch.timed(lambda *_: "all", analyser.analyse)
         read = watch.timed(lambda *_: _DECODE, lambda: next(frames, "end"))
