@@ -5,7 +5,7 @@ PY := .venv/bin/python
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup fmt lint type unit golden golden-update gpu bench soak demo test schema clean
+.PHONY: help setup fmt lint type unit golden golden-update gpu check-engines bench bench-loaders bench-training bench-models soak demo test schema clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -48,8 +48,20 @@ golden-update: setup ## rewrite the stored results; review the diff
 gpu: setup ## tests that need an NVIDIA GPU (never run on the project's own machines)
 	.venv/bin/pytest -q -m gpu
 
+check-engines: setup ## every network: exports, equals torch, is taken by TensorRT-RTX; no GPU needed
+	$(PY) -m trt_engines check --json benchmarks/results/engines-$$(date -u +%F).json
+
 bench: setup ## cameras held on this machine, beside a naive loop
 	$(PY) -m benchmarks.cameras
+
+bench-training: setup ## the training loop beside a bare one, two ranks, memory, prepare
+	$(PY) -m benchmarks.training
+
+bench-loaders: setup ## faces a second from shards, by PyTorch and by DALI, and from video
+	$(PY) -m benchmarks.loaders
+
+bench-models: setup ## cost of every network, written into docs/methods.md
+	$(PY) -m benchmarks.models
 
 soak: setup ## 30 minutes with two cameras, one of which dies every two minutes
 	$(PY) -m benchmarks.soak

@@ -42,6 +42,9 @@ log = logging.getLogger("run_stream")
     "--sink", "sinks", multiple=True, metavar="jsonl:PATH|redis", help="Where messages go; repeat."
 )
 @click.option(
+    "--model", type=click.Path(path_type=Path), help="Engine: its manifest, or its folder."
+)
+@click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="E.g. track.lost_after_s=3."
 )
 @click.option("--allow-http", is_flag=True, help="Accept http(s):// among the SOURCES given here.")
@@ -55,6 +58,7 @@ def main(
     redis_url: str | None,
     namespace: str | None,
     sinks: tuple[str, ...],
+    model: Path | None,
     settings: tuple[str, ...],
     allow_http: bool,
     duration: float | None,
@@ -69,6 +73,8 @@ def main(
     logged.
     """
     set_up_logging(log_format, verbose=verbose)
+    if model is not None:
+        settings = (f"score.manifest={_manifest(model)}", *settings)
     try:
         config = _resolve(
             sources, config_path, redis_url, namespace, sinks, settings, allow_http=allow_http
@@ -91,6 +97,14 @@ def main(
 def _fail(error: Exception, code: int) -> None:
     log.error("%s", error)
     sys.exit(code)
+
+
+def _manifest(model: Path) -> Path:
+    """Return the manifest of an engine's folder; a path that is no folder is the manifest."""
+    found = sorted(model.glob("*.manifest.json")) if model.is_dir() else [model]
+    if len(found) != 1:
+        _fail(ConfigError(f"--model {model}: expected one *.manifest.json, found {len(found)}"), 2)
+    return found[0]
 
 
 def _resolve(

@@ -57,6 +57,20 @@ def write_clip(path: Path, seconds: int) -> None:
                     container.mux(packet)
 
 
+def face_box(number: int) -> NDArray[np.float32]:
+    """Return where the face is in a frame: (4,) x1 y1 x2 y2, px."""
+    x, y = _portrait_corner(number, len(skimage.data.astronaut()))  # type: ignore[no-untyped-call]
+    return np.array([x + 178, y + 62, x + 268, y + 172], np.float32)
+
+
+def _portrait_corner(number: int, side: int) -> tuple[int, int]:
+    """Return the left and the top of the portrait in a frame, px."""
+    turn = 2 * math.pi * number / (_PERIOD_S * FPS)
+    x = round((WIDTH - side) / 2 + 250 * math.sin(turn))
+    y = round((HEIGHT - side) / 2 + 60 * math.sin(2 * turn))
+    return x, y
+
+
 def _encoded_period() -> io.BytesIO:
     file = io.BytesIO()
     options = {"preset": "superfast", "bf": "0", "g": str(2 * FPS), "sc_threshold": "0"}
@@ -82,9 +96,7 @@ def _pictures() -> Iterator[NDArray[np.uint8]]:
     portrait = skimage.data.astronaut()  # type: ignore[no-untyped-call]
     side = len(portrait)
     for number in range(_PERIOD_S * FPS):
-        turn = 2 * math.pi * number / (_PERIOD_S * FPS)
-        x = round((WIDTH - side) / 2 + 250 * math.sin(turn))
-        y = round((HEIGHT - side) / 2 + 60 * math.sin(2 * turn))
+        x, y = _portrait_corner(number, side)
         picture = np.repeat(room[..., None], 3, axis=2)
         picture[y : y + side, x : x + side] = portrait
         top, left = random.integers(_NOISE_PX, size=2)

@@ -18,7 +18,7 @@ import psutil
 from trt_engines.manifest import load_manifest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 RESULTS: Final = ROOT / "benchmarks" / "results"
@@ -28,10 +28,16 @@ _PACKAGES: Final = (
 )  # fmt: skip
 
 
-def circumstances(manifest: Path) -> dict[str, Any]:
-    """Return when, on what and with what is measured; taken before the load begins."""
-    engine = load_manifest(manifest)
-    return {
+def circumstances(
+    manifest: Path | None = None, packages: Sequence[str] = _PACKAGES
+) -> dict[str, Any]:
+    """Return when, on what and with what is measured; taken before the load begins.
+
+    Args:
+        manifest: of the engine that is measured; None: there is none.
+        packages: whose versions matter.
+    """
+    about: dict[str, Any] = {
         "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
         "machine": {
@@ -42,9 +48,12 @@ def circumstances(manifest: Path) -> dict[str, Any]:
             "platform": platform.platform(),
         },
         "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
-        "engine": {"name": engine.name, "onnx_sha256": engine.onnx_sha256},
+        "packages": {name: importlib.metadata.version(name) for name in packages},
     }
+    if manifest is not None:
+        engine = load_manifest(manifest)
+        about["engine"] = {"name": engine.name, "onnx_sha256": engine.onnx_sha256}
+    return about
 
 
 def save(kind: str, result: Mapping[str, Any]) -> Path:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import click
 import yaml
 
 from models._checkpoints import import_checkpoint, save_weights
 from models._registry import method_names
+
+if TYPE_CHECKING:
+    from models._checkpoints import Imported
+    from models.udr import Udr
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -26,15 +32,24 @@ def main() -> None:
 @click.option(
     "--set", "settings", multiple=True, metavar="OPTION=VALUE", help="Option of the method, YAML."
 )
-def import_command(method: str, source: Path, out: Path, settings: tuple[str, ...]) -> None:
+@click.option(
+    "--prune", type=float, metavar="GATE", help="UDR: leave out frequency branches gated below it."
+)
+def import_command(
+    method: str, source: Path, out: Path, settings: tuple[str, ...], prune: float | None
+) -> None:
     """Read a checkpoint of any known layout, say what was used, and write our own safetensors.
 
     Nothing in the file is run: one that holds more than tensors is refused.
     """
+    if prune is not None and method != "udr":
+        raise click.UsageError(f"--prune is of udr; {method} has no frequency branches")
     pairs = (setting.partition("=") for setting in settings)
     options = {name: yaml.safe_load(value) for name, _, value in pairs}
     try:
         imported = import_checkpoint(method, source, **options)
+        if prune is not None:
+            imported = _pruned(imported, prune)
         save_weights(out, imported)
     except (ValueError, OSError) as error:  # pydantic's and CheckpointError are ValueErrors
         click.echo(f"error: {error}", err=True)
@@ -42,6 +57,15 @@ def import_command(method: str, source: Path, out: Path, settings: tuple[str, ..
     click.echo(imported.report())
     click.echo(f"options: {imported.options}")
     click.echo(f"{out}: written")
+
+
+def _pruned(imported: Imported, threshold: float) -> Imported:
+    from models.udr import prune_closed_gates
+
+    model = cast("Udr", imported.model)
+    gone = prune_closed_gates(model, threshold)
+    click.echo(f"{len(gone)} frequency branches gated below {threshold:g} left out")
+    return replace(imported, options=model.config.model_dump(mode="json"))
 
 
 if __name__ == "__main__":

@@ -103,6 +103,40 @@ class TwoPassModel(AttackModel, Protocol):
         ...
 
 
+@runtime_checkable
+class RefinedModel(AttackModel, Protocol):
+    """A method that looks again, at a cost, at faces which its probability leaves undecided.
+
+    The second look is a graph of its own, which back ends run for those faces alone; whoever needs
+    to know asks `isinstance(model, RefinedModel)` (docs/decisions/0014).
+    """
+
+    refinement_band: tuple[float, float]  # probabilities, inclusive, that leave a face undecided
+
+    def refinement_features(self, outputs: Any) -> Tensor:
+        """Return (N, D) float32, all that `refine` needs to know of each face; values about 1."""
+        ...
+
+    def refine(self, features: Tensor) -> Tensor:
+        """Return (N,) log-odds of an attack, calibrated, for `refinement_features` (N, D).
+
+        In float32, after `to_half` too: its parts are `Float32Module`s.
+        """
+        ...
+
+    def fit_refinement(self, features: Tensor, labels: Tensor) -> None:
+        """Calibrate `refine` on development data.
+
+        Args:
+            features: (N, D), of `refinement_features`.
+            labels: (N,), BONA_FIDE or ATTACK.
+
+        Raises:
+            ValueError: only one of the classes is there.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
     """How one kind of published checkpoint names the tensors of a method.

@@ -36,6 +36,7 @@ from models._backbones import EncoderName, build_encoder
 from models._calibration import Calibration
 from models._contract import ATTACK, BONA_FIDE, InputSpec, Layout, Method
 from models._losses import asymmetric_triplet
+from models._precision import Float32Module, float32
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -77,8 +78,29 @@ class LgscOutputs(NamedTuple):
 Norm: TypeAlias = "Callable[[int], nn.Module]"
 
 
+class _InstanceNorm(Float32Module, nn.InstanceNorm2d):
+    """Instance norm in float32: its sums of up to 224 x 224 squares leave float16's range."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._exact(x).to(x.dtype)
+
+    @float32
+    def _exact(self, x: Tensor) -> Tensor:
+        return super().forward(x)
+
+
 def _instance_norm(channels: int) -> nn.Module:
-    return nn.InstanceNorm2d(channels, affine=True)
+    return _InstanceNorm(channels, affine=True)
+
+
+@float32
+def _magnitude(cue: Tensor) -> Tensor:
+    """Return (N,) mean |cue| of (N, 3, S, S).
+
+    Float16 can't hold the sum of 150,528 values, and ONNX Runtime adds them one by one, which costs
+    four digits: hence float32, and line by line.
+    """
+    return cue.abs().mean(dim=3).mean(dim=(1, 2))
 
 
 class _DecoderBlock(nn.Module):
@@ -194,7 +216,7 @@ class Lgsc(nn.Module):
             cue=cue,
             features=tuple(features),
             raw_score=(
-                cue.abs().mean(dim=(1, 2, 3))
+                _magnitude(cue)
                 if by_cue or logits is None
                 else logits[:, ATTACK] - logits[:, BONA_FIDE]
             ),
@@ -236,9 +258,8 @@ class Lgsc(nn.Module):
             "triplet": config.weight_triplet * torch.stack(triplets).sum(),
         }
         if config.weight_score:
-            magnitude = outputs.cue.abs().mean(dim=(1, 2, 3))
             terms["score"] = config.weight_score * F.binary_cross_entropy_with_logits(
-                (magnitude - _CUE_OFFSET) / _CUE_SCALE, batch.labels.float()
+                (_magnitude(outputs.cue) - _CUE_OFFSET) / _CUE_SCALE, batch.labels.float()
             )
         return terms
 

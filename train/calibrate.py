@@ -1,86 +1,189 @@
-"""From a network's log-odds to a probability, and from tracks of people kept back to a threshold.
+"""From a network's log-odds to a probability, and from videos kept back to a threshold.
 
-Both use the `calibration` split only: bona fide faces of people and clips that training never saw,
-and attacks made from them. No real attack and no test clip is involved.
+Both use development data only, which training never saw; no test data is involved.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 import torch
+from scipy.optimize import isotonic_regression
+from scipy.special import entr, logit
 from sklearn.linear_model import LogisticRegression
 
-from models._preprocess import crop_faces
-from train.augment import degrade
-from train.datasets.prepared import LOOSE_FACE_BOX
-from train.synthetic import LooseCrop, synthesise
+from models._calibration import KNOTS, Calibration
+from train.errors import TrainError
+from train.metrics.calibration import fit_temperature
 from trt_engines.manifest import DecisionThresholds
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
-    from torch import Tensor
 
-    from models._calibration import Calibration
-    from models._contract import AttackModel, InputSpec
-    from train.datasets.prepared import PreparedFaces
+CalibrationKind: TypeAlias = Literal["temperature", "platt", "isotonic"]
 
 log = logging.getLogger(__name__)
 
 
-def calibration_crops(
-    faces: PreparedFaces, spec: InputSpec, attack_weights: Mapping[str, float], *, seed: int
-) -> tuple[Tensor, Tensor]:
-    """Return as many bona fide as attack crops, (N, 3, S, S) uint8 each, N = faces of the split.
-
-    The bona fide ones are as filmed, the way a stream delivers them; the attacks go through one
-    more camera, as a recaptured face does.
-    """
-    bona_fide, attacks = [], []
-    for i in faces.where("calibration"):
-        rng = np.random.default_rng((seed, i))
-        landmarks = np.array(faces.faces[i].landmarks, np.float32)
-        face = LooseCrop(np.array(faces.images[i]), landmarks)
-        attack = degrade(synthesise(face, rng, attack_weights).image, rng)
-        bona_fide.append(_crop(face.image, spec))
-        attacks.append(_crop(attack, spec))
-    return torch.stack(bona_fide), torch.stack(attacks)
-
-
-def _crop(image: NDArray[np.uint8], spec: InputSpec) -> Tensor:
-    return crop_faces(torch.from_numpy(image), LOOSE_FACE_BOX[None], spec)[0]
-
-
-def attack_logits(model: AttackModel, crops: Tensor, batch: int = 32) -> NDArray[np.float64]:
-    """Return (N,) log-odds, not calibrated, of uint8 crops (N, 3, S, S)."""
-    with torch.inference_mode():
-        parts = [
-            model.attack_logit(model(model.normalise(part))) for part in torch.split(crops, batch)
-        ]
-    return torch.cat(parts).double().numpy()
-
-
 def fit_calibration(
-    calibration: Calibration, bona_fide: NDArray[np.float64], attacks: NDArray[np.float64]
+    calibration: Calibration,
+    bona_fide: NDArray[np.float64],
+    attacks: NDArray[np.float64],
+    kind: CalibrationKind = "platt",
 ) -> None:
-    """Fit offset and scale: sigmoid((logit - offset) / scale) is the probability.
+    """Fit the map from the network's log-odds to calibrated ones, on development data.
 
-    Logistic regression without penalty on equal numbers of both classes (Platt, 1999).
+    Both classes weigh the same, whatever their numbers: the probability is that of even odds, and
+    its log-odds are a log-likelihood ratio. No kind changes the order of the samples.
+
+    Args:
+        calibration: filled in place.
+        bona_fide: (N0,) log-odds, not calibrated.
+        attacks: (N1,) likewise.
+        kind: "temperature" scales; "platt" shifts and scales; "isotonic" takes the blocks of the
+            pool-adjacent-violators algorithm, thinned to `KNOTS`, with straight lines between their
+            centres.
+
+    Raises:
+        TrainError: a class is missing, log-odds are no numbers, or attacks do not score higher.
     """
-    scores = np.r_[bona_fide, attacks]
-    # The solver wants a spread of about one.
-    spread = float(scores.std())
-    labels = np.r_[np.zeros(len(bona_fide)), np.ones(len(attacks))]
-    fit = LogisticRegression(C=math.inf).fit(scores[:, None] / spread, labels)
+    logits = np.r_[bona_fide, attacks]
+    labels = np.repeat([0.0, 1.0], [len(bona_fide), len(attacks)])
+    if not (len(bona_fide) and len(attacks) and np.isfinite(logits).all()):
+        raise TrainError(
+            "calibration needs finite log-odds of both classes on development data; found "
+            f"{len(bona_fide)} bona fide samples and {len(attacks)} attacks, "
+            f"{int((~np.isfinite(logits)).sum())} of them not finite"
+        )
+    if not bona_fide.mean() < attacks.mean():
+        raise TrainError(
+            "on development data the mean log-odds of attacks are no higher "
+            f"({attacks.mean():.3g}) than those of bona fide samples ({bona_fide.mean():.3g}), so "
+            "there is nothing to calibrate; are the labels reversed (attack is 1), or has the "
+            "network learned nothing?"
+        )
+    weights = np.where(labels == 1, 0.5 / len(attacks), 0.5 / len(bona_fide))
+    before = _log_loss(calibration, logits, labels, weights)
+    _reset(calibration)
+    if kind == "isotonic":
+        _fit_isotonic(calibration, logits, labels, weights)
+    else:
+        # Platt's targets (1999): without them, classes that do not overlap would fit no finite map.
+        targets = np.where(labels == 1, 1 - 1 / (len(attacks) + 2), 1 / (len(bona_fide) + 2))
+        if kind == "temperature":
+            calibration.scale.fill_(fit_temperature(logits, targets, weights))
+        else:
+            _fit_platt(calibration, logits, targets, weights)
+    log.info(
+        "calibration by %s on %d bona fide samples and %d attacks: log loss at even odds "
+        "%.4f -> %.4f",
+        kind,
+        len(bona_fide),
+        len(attacks),
+        before,
+        _log_loss(calibration, logits, labels, weights),
+    )
+
+
+def _reset(calibration: Calibration) -> None:
+    calibration.load_state_dict(Calibration().state_dict())
+
+
+def _log_loss(
+    calibration: Calibration,
+    logits: NDArray[np.float64],
+    labels: NDArray[np.float64],
+    weights: NDArray[np.float64],
+) -> float:
+    with torch.inference_mode():
+        log_odds = calibration(torch.from_numpy(logits).float()).double().numpy()
+    return float(np.average(np.logaddexp(0, log_odds) - labels * log_odds, weights=weights))
+
+
+def _fit_platt(
+    calibration: Calibration,
+    logits: NDArray[np.float64],
+    targets: NDArray[np.float64],
+    weights: NDArray[np.float64],
+) -> None:
+    """Fit offset and scale by logistic regression without penalty."""
+    spread = float(logits.std())  # the solver wants one of about 1
+    both = np.r_[logits, logits][:, None] / spread
+    labels = np.repeat([1, 0], len(logits))
+    fit = LogisticRegression(C=math.inf, tol=1e-8).fit(
+        both, labels, sample_weight=np.r_[weights * targets, weights * (1 - targets)]
+    )
     slope = float(fit.coef_[0, 0]) / spread
     calibration.scale.fill_(1 / slope)
     calibration.offset.fill_(-float(fit.intercept_[0]) / slope)
-    log.info("calibration: offset %.5f, scale %.5f", calibration.offset, calibration.scale)
+
+
+def _fit_isotonic(
+    calibration: Calibration,
+    logits: NDArray[np.float64],
+    labels: NDArray[np.float64],
+    weights: NDArray[np.float64],
+) -> None:
+    """Fit the segments.
+
+    One attack more than there is at the lowest score, and one bona fide sample more at the highest,
+    keep the outer probabilities from 0 and 1 (Brummer and du Preez, 2013).
+    """
+    lowest, highest = logits.min(), logits.max()
+    x, group = np.unique(np.r_[lowest, logits, highest], return_inverse=True)
+    w = np.r_[weights[labels == 1][0], weights, weights[labels == 0][0]]
+    attack = np.bincount(group, w * np.r_[1, labels, 0])
+    total = np.bincount(group, w)
+    starts = isotonic_regression(attack / total, weights=total).blocks[:-1]
+    mass = np.add.reduceat(total, starts)
+    rate = np.add.reduceat(attack, starts) / mass
+    centre = np.add.reduceat(total * x, starts) / mass
+    centre, rate = _thinned(centre, rate, mass)
+    if len(rate) < 2:
+        raise TrainError(
+            "isotonic calibration found no rising relation between the scores and the labels of "
+            "the development data; use platt, or look at the labels"
+        )
+    y = logit(rate)
+    slopes = np.diff(y) / np.diff(centre)
+    # A little of the mean slope beyond the outer knots keeps the order of the samples there.
+    outer = 0.01 * (y[-1] - y[0]) / (centre[-1] - centre[0])
+    calibration.scale.fill_(1 / outer)
+    calibration.offset.fill_(centre[0] - y[0] / outer)
+    n = len(slopes)
+    calibration.starts[:n] = torch.from_numpy(centre[:-1])
+    calibration.widths[:n] = torch.from_numpy(np.diff(centre))
+    calibration.slopes[:n] = torch.from_numpy(slopes - outer)
+
+
+def _thinned(
+    centre: NDArray[np.float64], rate: NDArray[np.float64], mass: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Merge the neighbouring blocks whose union costs the least likelihood, down to `KNOTS`.
+
+    Blocks of the same rate are merged in any case.
+    """
+    while len(rate) > 1:
+        union = mass[:-1] + mass[1:]
+        shared = (mass[:-1] * rate[:-1] + mass[1:] * rate[1:]) / union
+        bits = mass * _entropy(rate)
+        cost = union * _entropy(shared) - bits[:-1] - bits[1:]
+        i = int(np.argmin(cost))
+        if len(rate) <= KNOTS and rate[i] < rate[i + 1]:
+            break
+        centre[i] = (mass[i] * centre[i] + mass[i + 1] * centre[i + 1]) / union[i]
+        rate[i], mass[i] = shared[i], union[i]
+        centre, rate, mass = (np.delete(a, i + 1) for a in (centre, rate, mass))
+    return centre, rate
+
+
+def _entropy(p: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(entr(p) + entr(1 - p), np.float64)
 
 
 def choose_thresholds(

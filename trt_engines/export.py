@@ -14,10 +14,13 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
+from models._contract import RefinedModel
 from trt_engines.backends.onnx_session import open_session
-from trt_engines.backends.torch_module import AttackGraph
+from trt_engines.backends.torch_module import AttackGraph, RefinementGraph
 from trt_engines.errors import EngineError
-from trt_engines.manifest import Manifest, save_manifest
+from trt_engines.half_precision import TensorCores
+from trt_engines.manifest import Manifest, Refinement, save_manifest
+from trt_engines.operators import check_operators
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,15 +29,21 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from models._contract import AttackModel
-    from trt_engines.manifest import DecisionThresholds
+    from trt_engines.manifest import DecisionThresholds, Precision
 
 OPSET: Final = 18
 INPUT_NAME: Final = "images"
-MAX_DIFFERENCE: Final = 1e-4  # |ONNX - torch| of outputs in 0..1; float32 gives about 1e-6
+# Of any output, 0..1, from torch in float32. Usual are 1e-6 and, in fp16, 1e-3; but a map of what
+# high-pass filters leave of a smooth picture moves by 3e-2 when its pixels are rounded to float16.
+MAX_DIFFERENCE: Final[Mapping[Precision, float]] = {"fp32": 1e-4, "fp16": 5e-2}
+# A refinement may branch on signs many times in a row, which multiplies rounding: FGHV's evidence
+# differs by up to 1e-5, and fitted log-odds can weigh that a hundred times.
+MAX_REFINEMENT_DIFFERENCE: Final = 1e-3
 ATTACK_OUTPUTS: Final = {
     "probability": "(N,) 0..1, calibrated: the face is an attack",
     "explanation": "(N, 1, H, W) 0..1: where in the crop the evidence lies",
 }
+FEATURE_OUTPUT: Final = {"feature": "(N, D) what the refinement takes of each face"}
 
 
 def export_engine(
@@ -48,10 +57,12 @@ def export_engine(
     thresholds: DecisionThresholds | None,
     max_batch: int = 16,
     with_weights: bool = True,
+    precision: Precision = "fp32",
 ) -> Manifest:
     """Write `<method>.onnx`, `<method>.safetensors` and `<method>.manifest.json`.
 
-    The model itself is left as it is. Nothing is written unless the graph passes.
+    A `RefinedModel` gets a second graph, `<method>.refinement.onnx`. The model itself is left as it
+    is. Nothing is written unless all graphs pass.
 
     Args:
         model: the trained network, a `torch.nn.Module`.
@@ -62,10 +73,13 @@ def export_engine(
         licence: of the weights, one line.
         thresholds: operating point; None if not chosen yet.
         max_batch: most faces in one run.
-        with_weights: write the state dict too, which the torch back end and further training need.
+        with_weights: write the state dict too, which the torch back end and further training need;
+            float32 in any case.
+        precision: "fp16" computes in float16 but for the parts that `models._precision` marks.
 
     Raises:
-        EngineError: the graph can't be traced, or differs from torch by more than `MAX_DIFFERENCE`.
+        EngineError: the graph can't be traced, needs an operator that TensorRT may lack, or differs
+            from torch in float32 by more than `MAX_DIFFERENCE`.
         ValueError: unfit examples.
     """
     size = model.input_spec.size_px
@@ -77,46 +91,92 @@ def export_engine(
             f"{examples.dtype}"
         )
     state = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
-    graph = AttackGraph(copy.deepcopy(model).cpu()).eval()
-    onnx_bytes = to_onnx(graph, examples, outputs=list(ATTACK_OUTPUTS), dynamic={0: "N"})
-    difference = checked_difference(onnx_bytes, graph, [examples], name=method)
+    reference = AttackGraph(copy.deepcopy(model).cpu()).eval()
+    graph = AttackGraph(copy.deepcopy(model).cpu(), precision).eval()
+    outputs = dict(ATTACK_OUTPUTS)
+    refinement, refinement_bytes = None, None
+    if isinstance(reference.model, RefinedModel):
+        outputs |= FEATURE_OUTPUT
+        with torch.inference_mode():
+            features = reference(examples)[-1].clone()
+        refinement, refinement_bytes = _refinement(reference.model, features, method)
+    onnx_bytes = to_onnx(graph, examples, outputs=list(outputs), dynamic={0: "N"})
+    limit = MAX_DIFFERENCE[precision]
+    difference = checked_difference(onnx_bytes, reference, [examples], name=method, limit=limit)
+    if precision == "fp16":
+        rounding = _rounding(graph, reference, examples, name=method)
+        difference = max(difference, rounding)
     weights = save(state) if with_weights else None
     manifest = Manifest(
         name=method,
         method=method,
         options=dict(options),
         input=model.input_spec,
-        outputs=ATTACK_OUTPUTS,
+        outputs=outputs,
         onnx=f"{method}.onnx",
         onnx_sha256=hashlib.sha256(onnx_bytes).hexdigest(),
         weights=f"{method}.safetensors" if weights else None,
         weights_sha256=hashlib.sha256(weights).hexdigest() if weights else None,
         opset=OPSET,
+        precision=precision,
         max_batch=max_batch,
         onnx_torch_max_abs=difference,
         thresholds=thresholds,
+        refinement=refinement,
         licence=licence,
         cost_ms=_cost_ms(onnx_bytes, examples[:1]),
     )
-    write_engine(folder, manifest, onnx_bytes, weights)
+    write_engine(folder, manifest, onnx_bytes, weights, refinement_bytes)
     return manifest
 
 
+def _refinement(model: RefinedModel, features: Tensor, method: str) -> tuple[Refinement, bytes]:
+    """Trace and check the second graph, which computes in float32 whatever the first does."""
+    graph = RefinementGraph(model).eval()
+    onnx_bytes = to_onnx(
+        graph, features, input_name="feature", outputs=["probability"], dynamic={0: "N"}
+    )
+    name = f"{method}.refinement"
+    lower, upper = model.refinement_band
+    refinement = Refinement(
+        onnx=f"{name}.onnx",
+        onnx_sha256=hashlib.sha256(onnx_bytes).hexdigest(),
+        lower=lower,
+        upper=upper,
+        onnx_torch_max_abs=checked_difference(
+            onnx_bytes, graph, [features], name=name, limit=MAX_REFINEMENT_DIFFERENCE
+        ),
+        cost_ms=_cost_ms(onnx_bytes, features[:1]),
+    )
+    return refinement, onnx_bytes
+
+
 def write_engine(
-    folder: Path, manifest: Manifest, onnx_bytes: bytes, weights: bytes | None
+    folder: Path,
+    manifest: Manifest,
+    onnx_bytes: bytes,
+    weights: bytes | None,
+    refinement: bytes | None = None,
 ) -> Path:
     """Write an engine's files and, last, its manifest; return the manifest's path."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / manifest.onnx).write_bytes(onnx_bytes)
     if manifest.weights is not None and weights is not None:
         (folder / manifest.weights).write_bytes(weights)
+    if manifest.refinement is not None and refinement is not None:
+        (folder / manifest.refinement.onnx).write_bytes(refinement)
     path = folder / f"{manifest.name}.manifest.json"
     save_manifest(path, manifest)
     return path
 
 
 def to_onnx(
-    module: nn.Module, example: Tensor, *, outputs: Sequence[str], dynamic: Mapping[int, str]
+    module: nn.Module,
+    example: Tensor,
+    *,
+    outputs: Sequence[str],
+    dynamic: Mapping[int, str],
+    input_name: str = INPUT_NAME,
 ) -> bytes:
     """Trace a module into a self-contained ONNX file.
 
@@ -128,9 +188,11 @@ def to_onnx(
         example: input; more than 1 along each dynamic axis, or torch would fix it at 1.
         outputs: names, one per element of the tuple.
         dynamic: axis of the input -> name of its size.
+        input_name: in the graph.
 
     Raises:
-        EngineError: torch can't trace or translate the module.
+        EngineError: torch can't trace or translate the module, or the graph would need an operator
+            that TensorRT may lack.
     """
     axes = {axis: torch.export.Dim(name) for axis, name in dynamic.items()}
     try:
@@ -139,7 +201,7 @@ def to_onnx(
             (example,),
             dynamo=True,
             opset_version=OPSET,
-            input_names=[INPUT_NAME],
+            input_names=[input_name],
             output_names=outputs,
             dynamic_shapes=(axes,),
             external_data=False,
@@ -151,25 +213,38 @@ def to_onnx(
         ) from error
     assert program is not None  # only the old exporter returns None
     model: onnx.ModelProto = program.model_proto
+    check_operators(model, type(module).__name__)
     _strip(model)
     return bytes(model.SerializeToString(deterministic=True))
 
 
 def checked_difference(
-    onnx_bytes: bytes, reference: nn.Module, batches: Sequence[Tensor], *, name: str
+    onnx_bytes: bytes,
+    reference: nn.Module,
+    batches: Sequence[Tensor],
+    *,
+    name: str,
+    limit: float = MAX_DIFFERENCE["fp32"],
 ) -> float:
     """Return the largest |ONNX - torch| over all outputs, images run together and one by one.
 
     Raises:
-        EngineError: it exceeds `MAX_DIFFERENCE`, is not a number, or shapes differ.
+        EngineError: it exceeds `limit`, is not a number, shapes differ, or the graph does not run.
     """
     session = open_session(onnx_bytes, threads=1)
+    input_name = session.get_inputs()[0].name
     largest = 0.0
     for images in batches:
         with torch.inference_mode():
             expected = [output.numpy() for output in reference(images)]
         for rows in (slice(None), *(slice(i, i + 1) for i in range(len(images)))):
-            found = session.run(None, {INPUT_NAME: images[rows].numpy()})
+            try:
+                found = session.run(None, {input_name: images[rows].numpy()})
+            except Exception as error:  # onnxruntime's exceptions have no common public base
+                raise EngineError(
+                    f"{name}: ONNX Runtime can't run the graph on {len(images[rows])} images: "
+                    f"{error}; does the network squeeze its batch axis?"
+                ) from error
             for got, want in zip(found, (array[rows] for array in expected), strict=True):
                 if got.shape != want.shape:
                     raise EngineError(
@@ -177,11 +252,35 @@ def checked_difference(
                         f"{want.shape}; does the network squeeze its batch axis?"
                     )
                 largest = max(largest, float(np.abs(got - want).max(initial=0)), key=_nan_last)
-    if not largest <= MAX_DIFFERENCE:
+    if not largest <= limit:
         raise EngineError(
             f"{name}: ONNX and torch differ by {largest:.2g}, expected at most "
-            f"{MAX_DIFFERENCE:.0e}, for images run together and one by one; is the network in eval "
+            f"{limit:.0e}, for images run together and one by one; is the network in eval "
             "mode, and each image scored independently of the others?"
+        )
+    return largest
+
+
+def _rounding(graph: AttackGraph, reference: AttackGraph, images: Tensor, *, name: str) -> float:
+    """Return how far float16 takes the outputs from those in float32, at most.
+
+    ONNX Runtime on the CPU, which `checked_difference` asks, computes float16 graphs in float32.
+
+    Raises:
+        EngineError: it exceeds `MAX_DIFFERENCE["fp16"]` or is not a number.
+    """
+    with torch.no_grad():
+        with TensorCores():  # type: ignore[no-untyped-call]  # torch does not type it
+            found = graph(images)
+        largest = max(
+            (float((f - w).abs().max()) for f, w in zip(found, reference(images), strict=True)),
+            key=_nan_last,
+        )
+    if not largest <= MAX_DIFFERENCE["fp16"]:
+        raise EngineError(
+            f"{name}: float16 moves an output by {largest:.2g}, expected at most "
+            f"{MAX_DIFFERENCE['fp16']:.0e}; which part overflows or sums up much? Mark it as "
+            "models/_precision.py says, or export fp32"
         )
     return largest
 
@@ -193,7 +292,7 @@ def _nan_last(value: float) -> float:
 def _cost_ms(onnx_bytes: bytes, image: Tensor) -> float:
     """Return the CPU time of one image, so that other work on the machine does not count."""
     session = open_session(onnx_bytes, threads=1)
-    feed = {INPUT_NAME: image.numpy()}
+    feed = {session.get_inputs()[0].name: image.numpy()}
     times = []
     for _ in range(25):
         started = time.thread_time()  # one intra-op thread is the caller's own

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, TypeAlias
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
@@ -16,6 +16,7 @@ from models._contract import InputSpec
 from trt_engines.errors import EngineError, EngineMismatchError
 
 SHIPPED = Path(__file__).resolve().parent / "shipped"
+Precision: TypeAlias = Literal["fp32", "fp16"]
 _FILE_NAME = r"^[\w-][\w.-]*$"  # no folder: an engine's files lie together
 
 
@@ -30,6 +31,30 @@ class DecisionThresholds(BaseModel, frozen=True, extra="forbid"):
     def _ordered(self) -> Self:
         if self.leave > self.enter:
             raise ValueError(f"leave ({self.leave:g}) must not exceed enter ({self.enter:g})")
+        return self
+
+
+class Refinement(BaseModel, frozen=True, extra="forbid"):
+    """A second graph of an attack detector, run on faces that the first leaves undecided.
+
+    It takes the first graph's output `feature` and gives `probability`, (N,), in its place.
+    """
+
+    onnx: str = Field(pattern=_FILE_NAME, description="File name beside the manifest.")
+    onnx_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    lower: float = Field(ge=0, le=1, description="Undecided: a first probability from here ...")
+    upper: float = Field(ge=0, le=1, description="... to here, both included.")
+    onnx_torch_max_abs: float = Field(
+        ge=0, description="Largest |ONNX - torch| of the probability, measured at export."
+    )
+    cost_ms: float | None = Field(
+        None, description="CPU ms per undecided face, batch 1, one thread, measured at export."
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.lower > self.upper:
+            raise ValueError(f"lower ({self.lower:g}) must not exceed upper ({self.upper:g})")
         return self
 
 
@@ -51,12 +76,17 @@ class Manifest(BaseModel, frozen=True, extra="forbid"):
     )
     weights_sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     opset: int
-    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    precision: Precision = Field(
+        "fp32", description="fp16: float32 remains where the method needs it, and at both ends."
+    )
     max_batch: int = Field(ge=1)
     onnx_torch_max_abs: float = Field(
-        ge=0, description="Largest |ONNX - torch| over all outputs, measured at export."
+        ge=0,
+        description="Largest |ONNX - torch in float32| over all outputs, measured at export; "
+        "for fp16 that of float16 arithmetic in torch, if larger.",
     )
     thresholds: DecisionThresholds | None = None
+    refinement: Refinement | None = Field(None, description="Most methods have none.")
     licence: str
     cost_ms: float | None = Field(
         None, description="CPU ms per face, batch 1, one thread, measured at export."

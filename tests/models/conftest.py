@@ -75,3 +75,9 @@ class Golden:
 def golden():
     """Return the opener of a golden folder; the test skips where `../shared` is absent."""
     return Golden
+
+
+@pytest.fixture(scope="session")
+def fill():
+    """Return the fill rule, for folders whose `io.npz` is not of `golden`'s form."""
+    return filled

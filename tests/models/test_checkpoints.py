@@ -179,6 +179,26 @@ def test_the_command_says_what_is_wrong_and_fails(tmp_path):
     assert result.stderr.startswith("error: ")
 
 
+def test_the_command_prunes_closed_frequency_branches(tmp_path):
+    torch.manual_seed(0)
+    small = {"trunk": "resnet18", "size_px": 64}
+    source, out = tmp_path / "udr.pth", tmp_path / "udr.safetensors"
+    torch.save(build_model("udr", small).state_dict(), source)  # gates start closed
+    settings = ["--set", "trunk=resnet18", "--set", "size_px=64", "--prune", "0.001"]
+    arguments = ["import", "--method", "udr", "--in", str(source), "--out", str(out), *settings]
+    result = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    assert "frequency branches gated below 0.001 left out" in result.output
+    assert models.load_checkpoint("udr", out).config.pruned
+    assert out.stat().st_size < source.stat().st_size
+
+
+def test_the_command_refuses_to_prune_what_has_no_gates(tmp_path):
+    arguments = ["import", "--method", "lgsc", "--in", "x", "--out", "y", "--prune", "0.1"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2
+    assert "lgsc has no frequency branches" in result.output
+
+
 def _saved(network, path):
     torch.save(network.state_dict(), path)
     return path

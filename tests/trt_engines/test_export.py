@@ -23,7 +23,7 @@ def test_manifest_describes_what_was_written(exported):
     assert manifest.weights_sha256 == file_sha256(exported / "tiny.safetensors")
     assert set(manifest.outputs) == {"probability", "explanation"}
     assert manifest.thresholds is not None
-    assert manifest.onnx_torch_max_abs <= MAX_DIFFERENCE
+    assert manifest.onnx_torch_max_abs <= MAX_DIFFERENCE["fp32"]
     assert manifest.cost_ms is not None
     assert manifest.cost_ms > 0
 

@@ -1,1 +1,1 @@
-"""Faces to learn from, prepared once by the streaming path's own detection and cropping."""
+"""Data sets, one module each; a leading underscore marks what they share."""

@@ -6,22 +6,47 @@ families measures the generator.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from train.synthetic._recapture import either
+from train.synthetic._draws import either
 from train.synthetic._samples import LooseCrop, SyntheticAttack
 from train.synthetic.print_attack import print_attack
 from train.synthetic.replay import replay
+from train.synthetic.sdsc import sdsc
 from train.synthetic.self_blend import self_blend
+from train.synthetic.spsc import moire, print_jitter, spsc
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from numpy.random import Generator
 
-__all__ = ["LooseCrop", "SyntheticAttack", "print_attack", "replay", "self_blend", "synthesise"]
+__all__ = [
+    "FAMILIES",
+    "UNIATTACKDATA_SCHEDULES",
+    "LooseCrop",
+    "SyntheticAttack",
+    "draw_family",
+    "synthesise",
+]
 
-_FAMILIES = {"sbi": self_blend, "replay": replay, "print": print_attack}
+FAMILIES: Final[Mapping[str, Callable[[LooseCrop, Generator], SyntheticAttack]]] = {
+    "sbi": self_blend,
+    "sdsc": sdsc,
+    "moire": moire,
+    "print_jitter": print_jitter,
+    "spsc": spsc,
+    "replay": replay,
+    "print": print_attack,
+}
+
+# Shares of the bona fide pictures that UniAttackData's challenge winner turned into attacks, by
+# protocol; P2.1 tests on unseen physical, P2.2 on unseen digital attacks (see `spsc`, `sdsc`).
+UNIATTACKDATA_SCHEDULES: Final[Mapping[str, Mapping[str, float]]] = {
+    "P1": {"spsc": 0.1, "sdsc": 0.1},
+    "P2.1": {"moire": 0.3, "print_jitter": 0.3},
+    "P2.2": {"sdsc": 0.5},
+}
 
 
 def synthesise(face: LooseCrop, rng: Generator, weights: Mapping[str, float]) -> SyntheticAttack:
@@ -30,15 +55,24 @@ def synthesise(face: LooseCrop, rng: Generator, weights: Mapping[str, float]) ->
     Args:
         face: A bona fide training face.
         rng: Source of every draw: the same state gives the same attack.
-        weights: Share of "sbi", "replay" and "print"; a family left out is never made.
+        weights: Share of each family of `FAMILIES`; a family left out is never made.
 
     Raises:
         ValueError: A family is unknown, or no weight is positive.
     """
-    unknown = set(weights) - set(_FAMILIES)
+    return FAMILIES[draw_family(rng, weights)](face, rng)
+
+
+def draw_family(rng: Generator, weights: Mapping[str, float]) -> str:
+    """Draw the name of a family by weight.
+
+    Raises:
+        ValueError: As `synthesise`.
+    """
+    unknown = weights.keys() - FAMILIES.keys()
     if unknown or min(weights.values(), default=0) < 0 or sum(weights.values()) <= 0:
         raise ValueError(
-            f"weights must be 0 or more, not all 0, for families of {sorted(_FAMILIES)}; "
+            f"weights must be 0 or more, not all 0, for families of {sorted(FAMILIES)}; "
             f"got {dict(weights)}"
         )
-    return _FAMILIES[either(rng, weights)](face, rng)
+    return either(rng, weights)

@@ -1,95 +1,132 @@
 """Draw a contact sheet of synthetic attacks: look at it before every training run.
 
-`python -m train.synthetic --faces shared/data/faces/faces_bonafide.zip --out sheet.png`
+`python -m train.synthetic --out sheet.png` draws them of the astronaut of scikit-image,
+`--picture FILE` of the best face in a picture, `--prepared DIR` of faces that a run will learn
+from. Beside the sheet, `sheet.jsonl` says how each attack was made.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
-import zipfile
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
+import torch
+from PIL import Image, ImageDraw, ImageOps
 
+from models._contract import BONA_FIDE, InputSpec
+from models._preprocess import crop_faces, crop_window
+from stream.config import DetectConfig
+from stream.detect import open_detector
 from train.augment import degrade
-from train.synthetic import LooseCrop, print_attack, replay, self_blend
+from train.errors import TrainError
+from train.shards import open_shards
+from train.synthetic import FAMILIES, LooseCrop
+from trt_engines.backends import OnnxRuntimeConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-_SIDE = 256  # px of a loose crop
-_MARGIN = 2.0
+_SPEC = InputSpec(size_px=256, margin=2.0)  # of a face cut from a picture
+_CAPTION_PX = 16
 
 
 def main() -> None:
-    """Read faces, make the attacks, write the sheet."""
+    """Find the faces, make the attacks, write the sheet."""
     parser = argparse.ArgumentParser(prog="python -m train.synthetic", description=__doc__)
-    parser.add_argument("--faces", type=Path, required=True, help="folder or zip of pictures")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--picture", type=Path, help="any picture with a face")
+    source.add_argument("--prepared", type=Path, help="folder made by `python -m train prepare`")
     parser.add_argument("--out", type=Path, required=True, help="PNG to write")
-    parser.add_argument("--rows", type=int, default=8, help="number of faces")
+    parser.add_argument("--rows", type=int, default=4, help="draws of each family")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    if not args.faces.is_dir() and not zipfile.is_zipfile(args.faces):
-        parser.error(f"--faces must be a folder or a zip of pictures, got {args.faces}")
     rng = np.random.default_rng(args.seed)
-    rows = []
-    for image in _pictures(args.faces, rng):
-        face = _loose_crop(image)
-        if face is not None:
-            rows.append(_row(face, rng))
-        if len(rows) == args.rows:
-            break
+    try:
+        if args.prepared:
+            faces = _prepared_faces(args.prepared, args.rows, rng)
+        else:
+            faces = [_best_face(_picture(args.picture))] * args.rows
+    except (TrainError, OSError) as error:
+        parser.error(str(error))
+    sheet, lines = draw_sheet(faces, rng)
+    Image.fromarray(sheet).save(args.out, "PNG")
+    args.out.with_suffix(".jsonl").write_text("".join(f"{line}\n" for line in lines))
+
+
+def draw_sheet(
+    faces: Sequence[LooseCrop], rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], list[str]]:
+    """Draw each face beside an attack of every family, and below what a camera makes of them.
+
+    Args:
+        faces: Bona fide, of one size.
+        rng: Source of every draw.
+
+    Returns:
+        The sheet, RGB, and a line of JSON for each attack: row, family, parameters.
+    """
+    size = faces[0].image.shape[0]
+    captions = Image.new("RGB", ((1 + len(FAMILIES)) * size, _CAPTION_PX), "white")
+    for column, name in enumerate(("bona fide", *FAMILIES)):
+        ImageDraw.Draw(captions).text((column * size + 4, 2), name, "black")
+    rows, lines = [np.asarray(captions)], []
+    for row, face in enumerate(faces):
+        attacks = [make(face, rng) for make in FAMILIES.values()]
+        images = [face.image, *(attack.image for attack in attacks)]
+        camera = int(rng.integers(2**63))
+        filmed = [degrade(image, np.random.default_rng(camera)) for image in images]
+        rows += [np.concatenate(images, 1), np.concatenate(filmed, 1)]
+        lines += [
+            json.dumps({"row": row, "family": attack.family, "parameters": attack.parameters})
+            for attack in attacks
+        ]
+    return np.concatenate(rows), lines
+
+
+def _prepared_faces(folder: Path, n: int, rng: np.random.Generator) -> list[LooseCrop]:
+    shards = open_shards(folder)
+    rows = [
+        row
+        for row, record in enumerate(shards.records)
+        if record.label == BONA_FIDE and record.split == "train"
+    ]
     if not rows:
-        parser.error(
-            f"no face was found in {args.faces}; give a folder or zip of JPEG or PNG portraits"
-        )
-    Image.fromarray(np.concatenate(rows)).save(args.out)
+        raise TrainError(f"{folder}: no bona fide face of split train")
+    return [
+        LooseCrop(shards.crop(row), np.array(shards.records[row].landmarks, np.float32))
+        for row in rng.permutation(rows)[:n]
+    ]
 
 
-def _row(face: LooseCrop, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Bona fide, SBI, replay twice, print twice; below each the same after `degrade`."""
-    makers = (self_blend, replay, replay, print_attack, print_attack)
-    images = [face.image, *(make(face, rng).image for make in makers)]
-    return np.concatenate(
-        [np.concatenate(images, 1), np.concatenate([degrade(image, rng) for image in images], 1)]
-    )
+def _picture(path: Path | None) -> NDArray[np.uint8]:
+    if path is not None:
+        with Image.open(path) as picture:
+            return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
+    try:
+        from skimage.data import astronaut  # of the extra `dev`, and only this needs it
+    except ImportError as error:
+        raise TrainError(
+            "the astronaut needs scikit-image; install it, or give --picture"
+        ) from error
+    return np.asarray(astronaut())  # type: ignore[no-untyped-call]  # scikit-image has no types
 
 
-def _pictures(faces: Path, rng: np.random.Generator) -> Iterator[NDArray[np.uint8]]:
-    """Yield the pictures of a folder or zip in random order, RGB."""
-    suffixes = {".jpg", ".jpeg", ".png"}
-    if faces.is_dir():
-        names = sorted(str(path) for path in faces.rglob("*") if path.suffix.lower() in suffixes)
-        for index in rng.permutation(len(names)):
-            yield np.asarray(Image.open(names[index]).convert("RGB"))
-        return
-    with zipfile.ZipFile(faces) as archive:
-        names = sorted(name for name in archive.namelist() if Path(name).suffix.lower() in suffixes)
-        for index in rng.permutation(len(names)):
-            yield np.asarray(Image.open(io.BytesIO(archive.read(names[index]))).convert("RGB"))
-
-
-def _loose_crop(image: NDArray[np.uint8]) -> LooseCrop | None:
-    """Find the most certain face and cut it with its surroundings; None where there is no face."""
-    from facenet_pytorch import MTCNN  # slow to import, and only the sheet needs it
-
-    boxes, _, landmarks = MTCNN(keep_all=False).detect(Image.fromarray(image), landmarks=True)
-    if boxes is None:
-        return None
-    x1, y1, x2, y2 = boxes[0]
-    side = _MARGIN * max(x2 - x1, y2 - y1)
-    left, top = (x1 + x2 - side) / 2, (y1 + y2 - side) / 2
-    pad = int(side)
-    padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode="edge")
-    box = (left + pad, top + pad, left + pad + side, top + pad + side)
-    cut = Image.fromarray(padded).resize((_SIDE, _SIDE), Image.Resampling.BILINEAR, box=box)
-    points = (landmarks[0] - (left, top)) * (_SIDE / side)
-    return LooseCrop(np.asarray(cut), points.astype(np.float32))
+def _best_face(image: NDArray[np.uint8]) -> LooseCrop:
+    """Cut the most certain face as `prepare` does."""
+    frame = torch.from_numpy(image)
+    with open_detector(DetectConfig(), OnnxRuntimeConfig()) as detector:
+        (found,) = detector.detect([frame], [None])
+    if not found:
+        raise TrainError("no face was found in the picture; give one with a larger face")
+    left, top, side = crop_window(found[0].box, _SPEC.margin)
+    crop = crop_faces(frame, found[0].box[None], _SPEC)[0]
+    points = (found[0].landmarks - (left, top)) * (_SPEC.size_px / side)
+    return LooseCrop(crop.permute(1, 2, 0).contiguous().numpy(), points.astype(np.float32))
 
 
 if __name__ == "__main__":

@@ -1,97 +1,37 @@
 """What a replay and a print have in common: light off a flat surface, seen by a camera.
 
 Pictures here are float32 (3, H, W) in linear light, 0..1. Positions on the surface are (H, W)
-planes `u` (right) and `v` (down), -1..1 over the crop before the camera was moved.
+planes `u` (right) and `v` (down), -1..1 over the crop before the camera was moved. Lengths in px
+are pixels of the camera, whatever the size of the crop; other lengths are in half sides of it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from scipy.ndimage import gaussian_filter
+
+from train.augment import recompress_jpeg
+from train.synthetic._draws import (
+    colour_gains,
+    either,
+    log_uniform,
+    pixel_centres,
+    ramp,
+    smooth_field,
+)
+from train.synthetic._pictures import blurred, resized, to_picture
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.random import Generator
     from numpy.typing import NDArray
-
-_LEVELS = 4096
-_LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)
-
-
-def _srgb_to_linear(encoded: NDArray[np.float64]) -> NDArray[np.float32]:
-    low = encoded / 12.92
-    return np.where(encoded <= 0.04045, low, ((encoded + 0.055) / 1.055) ** 2.4).astype(np.float32)
-
-
-def _linear_to_srgb(linear: NDArray[np.float64]) -> NDArray[np.uint8]:
-    encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    picture: NDArray[np.uint8] = np.rint(255 * encoded).astype(np.uint8)
-    return picture
-
-
-_TO_LINEAR = _srgb_to_linear(np.arange(256) / 255)
-_TO_SRGB = _linear_to_srgb(np.arange(_LEVELS) / (_LEVELS - 1))
-
-
-def to_light(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return the linear light (3, H, W), 0..1, of an sRGB picture (H, W, 3)."""
-    return np.take(_TO_LINEAR, np.ascontiguousarray(image.transpose(2, 0, 1)))
-
-
-def to_picture(light: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Return the sRGB picture (H, W, 3) of linear light (3, H, W), clipped to 0..1."""
-    level = (np.clip(light, 0, 1) * (_LEVELS - 1) + 0.5).astype(np.int16)
-    return np.ascontiguousarray(np.take(_TO_SRGB, level).transpose(1, 2, 0))
-
-
-def resized(image: NDArray[np.uint8], size: int, resample: Image.Resampling) -> NDArray[np.uint8]:
-    """Return the picture scaled to (size, size, 3)."""
-    return np.array(Image.fromarray(image).resize((size, size), resample))
-
-
-def log_uniform(rng: Generator, low: float, high: float) -> float:
-    """Draw from [low, high) so that every octave is equally likely."""
-    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
-
-
-def either(rng: Generator, shares: Mapping[str, float]) -> str:
-    """Draw one key with a chance in proportion to its share."""
-    names = list(shares)
-    weights = np.array([shares[name] for name in names])
-    return names[int(rng.choice(len(names), p=weights / weights.sum()))]
-
-
-def smooth_field(rng: Generator, size: int, cells: int) -> NDArray[np.float32]:
-    """Return (size, size) random hills, about `cells` across, with standard deviation near 1."""
-    # White noise enlarged as it is would show its square lattice.
-    coarse = gaussian_filter(rng.standard_normal((2 * cells, 2 * cells), dtype=np.float32), 1.0)
-    coarse *= np.float32(2 * np.sqrt(np.pi))
-    return np.asarray(Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC))
-
-
-def blurred(light: NDArray[np.float32], sigma_px: float) -> NDArray[np.float32]:
-    """Return light seen through a Gaussian lens."""
-    blur = gaussian_filter(light, (0.0, sigma_px, sigma_px), mode="nearest", truncate=2.5)
-    return blur.astype(np.float32, copy=False)
-
-
-def desaturated(light: NDArray[np.float32], saturation: float) -> NDArray[np.float32]:
-    """Return light with its colourfulness scaled; 1 leaves it, 0 is grey."""
-    matrix = saturation * np.eye(3, dtype=np.float32) + (1 - saturation) * _LUMA
-    return (matrix @ light.reshape(3, -1)).reshape(light.shape)
-
-
-def colour_gains(rng: Generator, spread: float) -> NDArray[np.float32]:
-    """Return (3, 1, 1) gains of a colour cast: warm to cold, and a little green to magenta."""
-    warm, green = rng.normal(0, spread), rng.normal(0, spread / 3)
-    return np.exp(np.array([warm, green, -warm], np.float32)).reshape(3, 1, 1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -155,21 +95,34 @@ def tilted_surface(
     return Surface(u, v), {name: round(float(value), 5) for name, value in drawn.items()}
 
 
-def pixel_centres(size: int) -> NDArray[np.float32]:
-    """Return (size,) where the centres of a row of pixels lie, -1..1 from edge to edge."""
-    return (np.arange(size, dtype=np.float32) + np.float32(0.5)) * np.float32(2 / size) - 1
+def glare(
+    rng: Generator,
+    size: int,
+    strengths: Mapping[str, tuple[float, float]],
+    note: dict[str, float | str],
+) -> NDArray[np.float32]:
+    """Return (3, size, size): the light that a smooth surface mirrors into the camera.
+
+    Args:
+        rng: Source of every draw.
+        size: Side of the camera's view, px.
+        strengths: Least and greatest strength of "lamp" (or window), "veil" (a bright side) and
+            "room" (clouds); the kinds named are equally likely.
+        note: Receives the parameters.
+    """
+    kind = either(rng, dict.fromkeys(strengths, 1.0))
+    strength = log_uniform(rng, *strengths[kind])
+    if kind == "lamp":
+        shape = _highlight(rng, size)
+    elif kind == "veil":
+        shape = ramp(rng, size)
+    else:
+        shape = np.maximum(smooth_field(rng, size, int(rng.integers(4, 16))), 0)
+    note |= {"glare": kind, "glare_strength": round(strength, 3)}
+    return colour_gains(rng, 0.1) * (np.float32(strength) * shape)
 
 
-def ramp(rng: Generator, size: int) -> NDArray[np.float32]:
-    """Return (size, size) light falling off from 1 on a random side to 0 on the other."""
-    axis = pixel_centres(size)
-    turn = rng.uniform(0, 2 * np.pi)
-    reach = 2 * (abs(np.cos(turn)) + abs(np.sin(turn)))
-    right, down = np.float32(np.cos(turn) / reach), np.float32(np.sin(turn) / reach)
-    return right * axis[None, :] + down * axis[:, None] + np.float32(0.5)
-
-
-def highlight(rng: Generator, size: int) -> NDArray[np.float32]:
+def _highlight(rng: Generator, size: int) -> NDArray[np.float32]:
     """Return (size, size), 0..1: the reflection of a lamp, a window or a bright wall."""
     axis = pixel_centres(size)
     turn = rng.uniform(0, np.pi)
@@ -191,10 +144,54 @@ def highlight(rng: Generator, size: int) -> NDArray[np.float32]:
     return window
 
 
-def surroundings(rng: Generator, light: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+def in_scene(
+    light: NDArray[np.float32],
+    surface: Surface,
+    bands: Sequence[tuple[float, NDArray[np.float32]]],
+    shadow: float,
+    rng: Generator,
+    note: dict[str, float | str],
+) -> NDArray[np.float32]:
+    """End the screen or sheet at one to three sides beyond the face, and show what is behind it.
+
+    Args:
+        light: (3, N, N) the picture on the surface.
+        surface: What the camera sees of it.
+        bands: Around the picture, from inside: width in half sides, and light that broadcasts to
+            (3, N, N).
+        shadow: Of the device or sheet on what is behind, 0..1.
+        rng: Source of every draw.
+        note: Receives the parameters.
+    """
+    sides = rng.permutation(4)[: int(rng.choice([1, 2, 3], p=[0.5, 0.3, 0.2]))]
+    offsets = rng.uniform(0.52, 0.98, len(sides))
+    soft_px = float(rng.uniform(1, 2.5))
+    note |= {"edges": len(sides), "edge": round(float(offsets.min()), 3)}
+    inside = np.full_like(surface.u, np.inf)  # distance to the nearest edge of the picture
+    for side, offset in zip(sides, offsets, strict=True):
+        plane = surface.u if side < 2 else surface.v
+        inside = np.minimum(inside, np.float32(offset) - (plane if side % 2 else -plane))
+    edge = 2 * soft_px / surface.size
+    outer = list(accumulate((width for width, _ in bands), initial=0.0))
+    seen = _surroundings(rng, light, surface.size)
+    seen *= 1 - np.float32(shadow) * _coverage(inside + np.float32(outer[-1] + 0.05), 0.1)
+    for (_, colour), width in zip(reversed(bands), reversed(outer[1:]), strict=True):
+        seen += _coverage(inside + np.float32(width), edge) * (colour - seen)
+    seen += _coverage(inside, edge) * (light - seen)
+    return seen
+
+
+def _coverage(distance: NDArray[np.float32], soft: float) -> NDArray[np.float32]:
+    """Return 0..1: how much of each pixel lies inside, for an edge `soft` wide."""
+    covered: NDArray[np.float32] = np.clip(distance / np.float32(soft) + np.float32(0.5), 0, 1)
+    return covered
+
+
+def _surroundings(rng: Generator, light: NDArray[np.float32], size: int) -> NDArray[np.float32]:
     """Return (3, size, size): what is seen beside a held device or sheet."""
     if rng.random() < 0.5:  # the room: colours of the picture itself, far out of focus
-        small = light[:, ::16, ::16]
+        step = max(1, size // 16)
+        small = light[:, ::step, ::step]
         pick = rng.integers(0, small.shape[1], (2, 6, 6))
         coarse = 0.5 * (small[:, pick[0], pick[1]] + small.mean((1, 2))[:, None, None])
     else:  # a wall, a desk
@@ -216,27 +213,27 @@ def surroundings(rng: Generator, light: NDArray[np.float32], size: int) -> NDArr
     return (np.stack(planes) * (texture * shade)).astype(np.float32, copy=False)
 
 
-def inside_sheet(rng: Generator, surface: Surface) -> tuple[NDArray[np.float32], float]:
-    """Cut the surface at one to three of its sides, beyond the face.
+def filmed(
+    light: NDArray[np.float32],
+    size: int,
+    largest_blur_px: float,
+    rng: Generator,
+    note: dict[str, float | str],
+) -> NDArray[np.uint8]:
+    """Return the picture (size, size, 3) that the second camera stores.
 
-    Returns:
-        (N, N) distance to the nearest cut in camera px, positive inside; and the nearest cut's
-        distance from the middle of the face, in half sides.
+    Its lens blurs (a point becomes 0.7 px wide or more), its pixels are scaled to `size`, and three
+    in ten times it compresses: for most faces the second time, after whoever took the picture.
     """
-    sides = rng.permutation(4)[: int(rng.choice([1, 2, 3], p=[0.5, 0.3, 0.2]))]
-    offsets = rng.uniform(0.52, 0.98, len(sides))
-    half = np.float32(surface.size / 2)
-    distance = np.full_like(surface.u, np.float32(1e3))
-    for side, offset in zip(sides, offsets, strict=True):
-        plane = surface.u if side < 2 else surface.v
-        signed = plane if side % 2 else -plane
-        distance = np.minimum(distance, (np.float32(offset) - signed) * half)
-    return distance, float(offsets.min())
-
-
-def coverage(distance_px: NDArray[np.float32], soft_px: float) -> NDArray[np.float32]:
-    """Return 0..1: how much of each pixel lies inside, for an edge `soft_px` wide."""
-    covered: NDArray[np.float32] = np.clip(
-        distance_px / np.float32(soft_px) + np.float32(0.5), 0, 1
-    )
-    return covered
+    sigma = rng.uniform(0.3, largest_blur_px)
+    note["blur_px"] = round(sigma, 2)
+    if sigma > 0.4:  # below, a pixel's own width blurs more
+        light = blurred(light, sigma)
+    image = to_picture(light)
+    if len(image) != size:
+        image = resized(image, size, Image.Resampling.BILINEAR)
+    if rng.random() < 0.3:
+        quality = int(rng.integers(60, 96))
+        note["second_jpeg"] = quality
+        image = recompress_jpeg(image, quality)
+    return image

@@ -32,7 +32,7 @@ class SyntheticAttack:
     """An attack made from a bona fide face, and how it was made."""
 
     image: NDArray[np.uint8]  # (S, S, 3) RGB, as the `LooseCrop`
-    family: str  # "sbi", "replay" or "print"
+    family: str  # as `synthesise` names it
     parameters: dict[str, float | str]  # goes to the sample's provenance
     mask: NDArray[np.float32] | None  # (S, S) 0..1 share of foreign pixels; None: the whole picture
-    reference: NDArray[np.uint8] | None  # (S, S, 3) the bona fide partner, SBI only
+    reference: NDArray[np.uint8] | None  # (S, S, 3) bona fide partner; None: the picture itself

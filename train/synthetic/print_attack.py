@@ -6,31 +6,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from train.synthetic._recapture import (
-    Surface,
-    blurred,
-    colour_gains,
-    coverage,
-    desaturated,
-    either,
-    highlight,
-    inside_sheet,
-    log_uniform,
-    ramp,
-    smooth_field,
-    surroundings,
-    tilted_surface,
-    to_light,
-    to_picture,
-)
+from train.synthetic._draws import colour_gains, either, log_uniform, ramp, smooth_field
+from train.synthetic._pictures import blurred, desaturated, to_light
+from train.synthetic._recapture import Surface, filmed, glare, in_scene, tilted_surface
 from train.synthetic._samples import LooseCrop, SyntheticAttack
 
 if TYPE_CHECKING:
     from numpy.random import Generator
     from numpy.typing import NDArray
 
-# Screen angles of offset and laser printing, degrees: cyan, magenta, yellow.
+# Screen angles of offset and laser printing, degrees: cyan, magenta, yellow; black alone.
 _SCREEN_ANGLES = (15.0, 75.0, 0.0)
+_BLACK_ANGLES = (45.0, 45.0, 45.0)
+_GLARE = {"lamp": (0.04, 0.4), "veil": (0.04, 0.4)}
 
 
 def print_attack(face: LooseCrop, rng: Generator) -> SyntheticAttack:
@@ -54,16 +42,12 @@ def print_attack(face: LooseCrop, rng: Generator) -> SyntheticAttack:
     light *= _lit(surface, rng, note)
     plain = screen == "none"
     if rng.random() < (0.6 if plain else 0.3):
-        light = _gloss(light, rng, note)
+        light += glare(rng, size, _GLARE, note)
     if rng.random() < (0.4 if plain else 0.2):
         light = _creased(light, surface, rng, note)
     if rng.random() < (0.7 if plain else 0.4):
         light = _held(light, surface, rng, note)
-    sigma = rng.uniform(0.3, 1.1)
-    note["blur_px"] = round(sigma, 2)
-    if sigma > 0.4:
-        light = blurred(light, sigma)
-    return SyntheticAttack(to_picture(light), "print", note, None, None)
+    return SyntheticAttack(filmed(light, size, 1.1, rng, note), "print", note, None, None)
 
 
 def _inked(
@@ -96,14 +80,17 @@ def _halftone(
     cycles = np.pi * surface.size / 2 / pitch
     turn = rng.uniform(0, 90)
     dots = np.empty_like(ink)
-    for plane, out, angle in zip(ink, dots, _SCREEN_ANGLES, strict=True):
+    angles = _SCREEN_ANGLES if note["gamut"] else _BLACK_ANGLES
+    for plane, out, angle in zip(ink, dots, angles, strict=True):
         theta = np.deg2rad(angle + turn)
         cos, sin = np.float32(cycles * np.cos(theta)), np.float32(cycles * np.sin(theta))
         level = np.cos(cos * surface.u + sin * surface.v) * np.cos(
             cos * surface.v - sin * surface.u
         )
-        # Dots grow with density; the threshold's spread is what makes a mid-tone half covered.
-        out[:] = np.clip((np.sqrt(plane) - 0.5 - 0.5 * level) / np.float32(soft) + 0.5, 0, 1)
+        # Dots grow with density. Stretched by the softness of their edges, the tone still reaches
+        # both ends: no holes in black, no dots on white paper.
+        tone = np.float32(1 + soft) * np.sqrt(plane) - np.float32(soft / 2)
+        out[:] = np.clip((tone - 0.5 - 0.5 * level) / np.float32(soft) + 0.5, 0, 1)
     return ink + np.float32(share) * (dots - ink) * np.float32(0.6)
 
 
@@ -158,17 +145,6 @@ def _lit(surface: Surface, rng: Generator, note: dict[str, float | str]) -> NDAr
     return shade * colour_gains(rng, 0.1)
 
 
-def _gloss(
-    light: NDArray[np.float32], rng: Generator, note: dict[str, float | str]
-) -> NDArray[np.float32]:
-    strength = log_uniform(rng, 0.04, 0.4)
-    note["gloss"] = round(strength, 3)
-    size = light.shape[1]
-    sheen = highlight(rng, size) if rng.random() < 0.6 else ramp(rng, size) ** 2
-    uneven = 1 + np.float32(0.06) * smooth_field(rng, size, 20)
-    return light + colour_gains(rng, 0.05) * (np.float32(strength) * sheen * uneven)
-
-
 def _creased(
     light: NDArray[np.float32],
     surface: Surface,
@@ -178,13 +154,12 @@ def _creased(
     """Fold the sheet once or twice: a thin line, and a step in brightness across it."""
     folds = int(rng.integers(1, 3))
     note["folds"] = folds
-    half = np.float32(surface.size / 2)
     for _ in range(folds):
         turn, offset = rng.uniform(0, np.pi), rng.uniform(-0.6, 0.6)
         step, line = rng.normal(0, 0.07), rng.choice([-1, 1]) * rng.uniform(0.05, 0.3)
         across = np.float32(np.cos(turn)) * surface.u + np.float32(np.sin(turn)) * surface.v
-        across = (across - np.float32(offset)) * half
-        width = np.float32(rng.uniform(0.7, 2))
+        across -= np.float32(offset)
+        width = np.float32(rng.uniform(0.006, 0.016))
         fold = np.float32(line) * np.exp(-((across / width) ** 2))
         light = light * (1 + np.float32(step) * np.tanh(across / (4 * width)) + fold)
     return light
@@ -196,19 +171,10 @@ def _held(
     rng: Generator,
     note: dict[str, float | str],
 ) -> NDArray[np.float32]:
-    """End the sheet at one to three sides: white margin, cut edge, shadow, and the place behind."""
-    distance, nearest = inside_sheet(rng, surface)
-    margin = log_uniform(rng, 3, 30) if rng.random() < 0.6 else 0.0
-    note |= {"edge": round(nearest, 3), "margin_px": round(margin, 1)}
-    soft = float(rng.uniform(1, 2.5))
-    around = surroundings(rng, light, surface.size)
-    shadow = 1 - np.float32(rng.uniform(0, 0.6)) * coverage(distance + np.float32(margin + 6), 12)
+    """End the sheet: perhaps a white margin, the cut edge, its shadow, and the place behind."""
+    margin = log_uniform(rng, 0.025, 0.25) if rng.random() < 0.6 else 0.0
+    note["margin"] = round(margin, 3)
     white = float(np.quantile(light[:, ::8, ::8], 0.97)) * rng.uniform(1, 1.3)
-    paper = (
-        np.float32(min(max(white, 0.3), 1.0))
-        * colour_gains(rng, 0.04)
-        * (1 - np.float32(0.2) * ramp(rng, surface.size))
-    )
-    ink, sheet = coverage(distance, soft), coverage(distance + np.float32(margin), soft)
-    seen: NDArray[np.float32] = light * ink + paper * (sheet - ink) + around * shadow * (1 - sheet)
-    return seen
+    shade = 1 - np.float32(0.2) * ramp(rng, surface.size)
+    paper = np.float32(min(max(white, 0.3), 1.0)) * colour_gains(rng, 0.04) * shade
+    return in_scene(light, surface, [(margin, paper)], rng.uniform(0, 0.6), rng, note)

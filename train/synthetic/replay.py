@@ -1,40 +1,23 @@
-"""Replay: the face on a display, filmed again. Ours, after the physics; the twist is SPSC's.
+"""Replay: the face on a display, filmed again. Ours, after the physics.
 
 The display's sub-pixels are a Fourier series over the surface. It is evaluated at the centres of
 the camera's pixels, with each harmonic weakened by lens and pixel aperture: harmonics beyond the
 camera's Nyquist frequency fold back as moire, just as they do on a sensor.
-
-SPSC: the winning entry of the CVPR 2024 face anti-spoofing challenge, arXiv:2404.08450 (official
-code: Xianhua-He/cvpr2024-face-anti-spoofing-challenge). Ours rounds where it truncates.
 """
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from train.synthetic._recapture import (
-    Surface,
-    blurred,
-    colour_gains,
-    coverage,
-    desaturated,
-    either,
-    highlight,
-    inside_sheet,
-    log_uniform,
-    ramp,
-    resized,
-    smooth_field,
-    surroundings,
-    tilted_surface,
-    to_light,
-    to_picture,
-)
+from train.augment import recompress_jpeg
+from train.synthetic._draws import colour_gains, either, log_uniform, ramp, smooth_field
+from train.synthetic._pictures import desaturated, resized, to_light
+from train.synthetic._recapture import Surface, filmed, glare, in_scene, tilted_surface
 from train.synthetic._samples import LooseCrop, SyntheticAttack
+from train.synthetic.spsc import twist
 
 if TYPE_CHECKING:
     from numpy.random import Generator
@@ -58,6 +41,8 @@ _LAYOUTS: dict[str, tuple[tuple[float, float, tuple[float, ...], tuple[float, ..
         (0.5, -0.5, (0.9, 0.0, 0.9), (0, 0, 0.5)),
     ),
 }
+
+_GLARE = {"lamp": (0.05, 0.7), "veil": (0.02, 0.25), "room": (0.01, 0.08)}
 
 
 def replay(face: LooseCrop, rng: Generator) -> SyntheticAttack:
@@ -86,43 +71,10 @@ def replay(face: LooseCrop, rng: Generator) -> SyntheticAttack:
     if plain or rng.random() < 0.15:
         light *= _flicker(camera, rng, note)
     if rng.random() < (0.7 if plain else 0.4):
-        light = _reflect(light, rng, note)
+        light += glare(rng, camera, _GLARE, note)
     if rng.random() < (0.8 if plain else 0.35):
         light = _framed(light, surface, rng, note)
-    sigma = rng.uniform(0.3, 1.0)
-    note["blur_px"] = round(sigma, 2)
-    if sigma > 0.4:
-        light = blurred(light, sigma)
-    image = to_picture(light)
-    if camera != size:
-        image = resized(image, size, Image.Resampling.BILINEAR)
-    return SyntheticAttack(image, "replay", note, None, None)
-
-
-def twist(
-    image: NDArray[np.uint8], degree: float, share: float = 0.2, *, truncate: bool = False
-) -> NDArray[np.uint8]:
-    """Mix in a copy whose pixels are turned by `degree` radians per pixel of radius: SPSC's moire.
-
-    Args:
-        image: (H, W) or (H, W, C).
-        degree: Twist, radians per px; 0 leaves the picture as it is.
-        share: Weight of the twisted copy, 0..1.
-        truncate: Cut indices and result towards zero as SPSC does (not the identity at 0).
-    """
-    height, width = image.shape[:2]
-    x = np.arange(width, dtype=np.float64)[None, :] - width / 2
-    y = np.arange(height, dtype=np.float64)[:, None] - height / 2
-    radius = np.hypot(x, y)
-    angle = np.arctan2(y, x) + degree * radius
-    xs, ys = width / 2 + radius * np.cos(angle), height / 2 + radius * np.sin(angle)
-    if not truncate:
-        xs, ys = np.rint(xs), np.rint(ys)
-    columns = np.clip(xs, 0, width - 1).astype(np.intp)
-    rows = np.clip(ys, 0, height - 1).astype(np.intp)
-    mixed = (1 - share) * image + share * image[rows, columns]
-    result: NDArray[np.uint8] = (mixed if truncate else np.rint(mixed)).astype(np.uint8)
-    return result
+    return SyntheticAttack(filmed(light, size, 1.0, rng, note), "replay", note, None, None)
 
 
 def _stored(
@@ -136,9 +88,7 @@ def _stored(
         note["stored_scale"] = round(factor, 2)
     if rng.random() < 0.5:
         quality = int(rng.integers(40, 95))
-        stored = io.BytesIO()
-        Image.fromarray(image).save(stored, "JPEG", quality=quality)
-        image = np.asarray(Image.open(stored))
+        image = recompress_jpeg(image, quality)
         note["stored_jpeg"] = quality
     return image
 
@@ -230,46 +180,18 @@ def _flicker(size: int, rng: Generator, note: dict[str, float | str]) -> NDArray
     return (1 + np.float32(depth) * sharp)[:, None] * np.ones((1, size), np.float32)
 
 
-def _reflect(
-    light: NDArray[np.float32], rng: Generator, note: dict[str, float | str]
-) -> NDArray[np.float32]:
-    """Add what the glass mirrors: lamps and windows, a bright side, or the room."""
-    size = light.shape[1]
-    kind = either(rng, {"lamp": 0.4, "veil": 0.3, "room": 0.3})
-    tint = colour_gains(rng, 0.12)
-    if kind == "lamp":
-        strength = log_uniform(rng, 0.05, 0.7)
-        extra = highlight(rng, size)
-    elif kind == "veil":
-        strength = log_uniform(rng, 0.02, 0.25)
-        extra = ramp(rng, size)
-    else:
-        strength = log_uniform(rng, 0.01, 0.08)
-        extra = np.maximum(smooth_field(rng, size, int(rng.integers(4, 16))), 0)
-    note |= {"reflection": kind, "reflection_strength": round(strength, 3)}
-    return light + tint * (np.float32(strength) * extra)
-
-
 def _framed(
     light: NDArray[np.float32],
     surface: Surface,
     rng: Generator,
     note: dict[str, float | str],
 ) -> NDArray[np.float32]:
-    """End the display at one to three sides: black rim, bezel, and the place behind."""
-    distance, nearest = inside_sheet(rng, surface)
-    rim, bezel = rng.uniform(0, 6), log_uniform(rng, 3, 40)
+    """End the display: black rim, bezel, and the place behind."""
+    rim, bezel = rng.uniform(0, 0.05), log_uniform(rng, 0.025, 0.3)
     tone = either(rng, {"black": 0.65, "grey": 0.15, "white": 0.2})
     level = {"black": 0.008, "grey": 0.12, "white": 0.6}[tone] * np.exp(rng.normal(0, 0.3))
-    note |= {"edge": round(nearest, 3), "bezel_px": round(bezel, 1), "bezel": tone}
-    soft = float(rng.uniform(1, 2.5))
-    around = surroundings(rng, light, surface.size)
+    note |= {"rim": round(rim, 3), "bezel": tone, "bezel_width": round(bezel, 3)}
     shade = np.float32(0.7) + np.float32(0.6) * ramp(rng, surface.size)
     body = colour_gains(rng, 0.03) * np.float32(level) * shade
-    screen, device = coverage(distance, soft), coverage(distance + np.float32(rim + bezel), soft)
-    black = coverage(distance + np.float32(rim), soft) - screen
-    held: NDArray[np.float32] = (
-        light * screen + np.float32(0.004) * black + body * (device - screen - black)
-    )
-    held += around * (1 - device)
-    return held
+    black = np.full((3, 1, 1), 0.004, np.float32)
+    return in_scene(light, surface, [(rim, black), (bezel, body)], 0.0, rng, note)

@@ -64,10 +64,10 @@ def open_backend(manifest_path: Path, config: OnnxRuntimeConfig | TorchConfig) -
     """
     match config:
         case OnnxRuntimeConfig():
-            from trt_engines.backends.onnx_session import OnnxRuntimeBackend
+            from trt_engines.backends.onnx_session import open_onnxruntime
 
-            return OnnxRuntimeBackend(manifest_path, config)
+            return open_onnxruntime(manifest_path, config)
         case TorchConfig():
-            from trt_engines.backends.torch_module import TorchBackend
+            from trt_engines.backends.torch_module import open_torch
 
-            return TorchBackend(manifest_path, config)
+            return open_torch(manifest_path, config)

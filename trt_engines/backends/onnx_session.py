@@ -7,42 +7,60 @@ from typing import TYPE_CHECKING
 import onnxruntime as ort
 import torch
 
+from trt_engines.backends.refined import RefinedBackend
 from trt_engines.errors import EngineError, EngineMismatchError
 from trt_engines.manifest import load_manifest, verified_file
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
     from torch import Tensor
 
-    from trt_engines.backends import OnnxRuntimeConfig
+    from trt_engines.backends import Backend, OnnxRuntimeConfig
+
+
+def open_onnxruntime(manifest_path: Path, config: OnnxRuntimeConfig) -> Backend:
+    """Verify and load the graph that a manifest names, with its refinement if it has one.
+
+    Raises:
+        EngineError: a graph is missing or ONNX Runtime refuses it.
+        EngineMismatchError: a file is not the manifest's, or has other outputs.
+    """
+    manifest = load_manifest(manifest_path)
+    path = verified_file(manifest_path, manifest.onnx, manifest.onnx_sha256)
+    first = OnnxRuntimeBackend(path, manifest.outputs, manifest.max_batch, config)
+    if manifest.refinement is None:
+        return first
+    path = verified_file(manifest_path, manifest.refinement.onnx, manifest.refinement.onnx_sha256)
+    second = OnnxRuntimeBackend(path, ["probability"], manifest.max_batch, config)
+    return RefinedBackend(first, second, manifest.refinement)
 
 
 class OnnxRuntimeBackend:
     """Runs one ONNX graph."""
 
-    def __init__(self, manifest_path: Path, config: OnnxRuntimeConfig) -> None:
-        """Load and verify the graph.
+    def __init__(
+        self, path: Path, outputs: Collection[str], max_batch: int, config: OnnxRuntimeConfig
+    ) -> None:
+        """Load a verified graph.
 
         Raises:
-            EngineError: the graph is missing or ONNX Runtime refuses it.
-            EngineMismatchError: the file is not the manifest's, or has other outputs.
+            EngineError: ONNX Runtime refuses it.
+            EngineMismatchError: it has other outputs than its manifest says.
         """
-        manifest = load_manifest(manifest_path)
-        path = verified_file(manifest_path, manifest.onnx, manifest.onnx_sha256)
         try:
             self._session = open_session(path, config.threads)
         except Exception as error:  # onnxruntime's exceptions have no common public base
             raise EngineError(
                 f"{path}: ONNX Runtime can't load it: {error}; export it again"
             ) from error
-        self.max_batch = manifest.max_batch
+        self.max_batch = max_batch
         self._outputs = [output.name for output in self._session.get_outputs()]
-        if set(self._outputs) != set(manifest.outputs):
+        if set(self._outputs) != set(outputs):
             raise EngineMismatchError(
-                f"{path}: expected outputs {sorted(manifest.outputs)}, as {manifest_path.name} "
-                f"says, found {sorted(self._outputs)}; export it again"
+                f"{path}: expected outputs {sorted(outputs)}, as its manifest says, found "
+                f"{sorted(self._outputs)}; export it again"
             )
         (self._input,) = (node.name for node in self._session.get_inputs())
 

@@ -2,64 +2,104 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from models._contract import RefinedModel
+from models._precision import to_half
 from models._registry import build_model
+from trt_engines.backends.refined import RefinedBackend
 from trt_engines.errors import EngineError, EngineMismatchError
 from trt_engines.manifest import load_manifest, verified_file
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from torch import Tensor
 
     from models._contract import AttackModel
-    from trt_engines.backends import TorchConfig
-    from trt_engines.manifest import Manifest
+    from trt_engines.backends import Backend, TorchConfig
+    from trt_engines.manifest import Manifest, Precision
 
 
 class AttackGraph(nn.Module):
     """What an attack detector's engine computes, whatever the runtime; the exporter traces this."""
 
-    def __init__(self, model: AttackModel) -> None:
-        super().__init__()
-        self.model = model
+    def __init__(self, model: AttackModel, precision: Precision = "fp32") -> None:
+        """Take the model; for "fp16" its weights become half precision in place.
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        Bytes in and probabilities out stay exact: pixels are normalised in float32, the calibration
+        and the sigmoid are float32.
+        """
+        super().__init__()
+        if precision == "fp16":
+            to_half(cast("nn.Module", model))
+        self.model = model
+        self.dtype = torch.float16 if precision == "fp16" else torch.float32
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Score crops.
 
         Args:
             images: (N, 3, S, S) uint8 RGB.
 
         Returns:
-            (N,) probability of an attack, and (N, 1, H, W) explanation, 0..1.
+            (N,) probability of an attack, and (N, 1, H, W) explanation, 0..1, float32; from a
+            `RefinedModel` also what its refinement takes, (N, D).
         """
-        outputs = self.model(self.model.normalise(images))
-        probability = torch.sigmoid(self.model.calibration(self.model.attack_logit(outputs)))
-        return probability, self.model.explanation(outputs)
+        outputs = self.model(self.model.normalise(images).to(self.dtype))
+        logit = self.model.attack_logit(outputs).float()
+        probability = torch.sigmoid(self.model.calibration(logit))
+        explanation = self.model.explanation(outputs).float()
+        if isinstance(self.model, RefinedModel):
+            return probability, explanation, self.model.refinement_features(outputs)
+        return probability, explanation
+
+
+class RefinementGraph(nn.Module):
+    """What the second graph of a `RefinedModel` computes."""
+
+    def __init__(self, model: RefinedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, features: Tensor) -> tuple[Tensor]:
+        """Return (N,) probability of an attack for the model's `refinement_features` (N, D)."""
+        return (torch.sigmoid(self.model.refine(features)),)
+
+
+def open_torch(manifest_path: Path, config: TorchConfig) -> Backend:
+    """Build the network that a manifest names and load its weights.
+
+    Raises:
+        EngineError: no weights, or this code can't build the network.
+        EngineMismatchError: the weights are not the manifest's, or not this network's.
+    """
+    manifest = load_manifest(manifest_path)
+    torch.set_num_threads(config.threads)
+    graph = _build(manifest_path, manifest).eval()
+    first = TorchBackend(graph, list(manifest.outputs), manifest.max_batch)
+    if manifest.refinement is None:
+        return first
+    second = RefinementGraph(cast("RefinedModel", graph.model)).eval()
+    return RefinedBackend(
+        first, TorchBackend(second, ["probability"], manifest.max_batch), manifest.refinement
+    )
 
 
 class TorchBackend:
     """Runs one network as a torch module."""
 
-    def __init__(self, manifest_path: Path, config: TorchConfig) -> None:
-        """Build the network that the manifest names and load its weights.
-
-        Raises:
-            EngineError: no weights, or this code can't build the network.
-            EngineMismatchError: the weights are not the manifest's, or not this network's.
-        """
-        manifest = load_manifest(manifest_path)
-        torch.set_num_threads(config.threads)
-        self.max_batch = manifest.max_batch
-        self._outputs = list(manifest.outputs)
-        self._graph = _build(manifest_path, manifest).eval()
+    def __init__(self, graph: nn.Module, outputs: Sequence[str], max_batch: int) -> None:
+        """Take a network in eval mode and the names of its outputs."""
+        self.max_batch = max_batch
+        self._outputs = outputs
+        self._graph = graph
 
     def infer(self, images: Tensor) -> Mapping[str, Tensor]:
         """See `Backend.infer`."""
@@ -91,7 +131,7 @@ def _build(manifest_path: Path, manifest: Manifest) -> nn.Module:
             f"{manifest_path}: this version can't build {manifest.method!r}: {error}; use the "
             "version that exported it, or export again"
         ) from error
-    graph = AttackGraph(model)
+    graph = AttackGraph(model, manifest.precision)
     try:
         state = load_file(weights)
         graph.load_state_dict({f"model.{name}": tensor for name, tensor in state.items()})

@@ -6,11 +6,14 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
+from models._calibration import Calibration
 from models._contract import InputSpec, Method
+from models._precision import float32
 
 
 class TinyConfig(BaseModel, frozen=True, extra="forbid"):
     width: int = 4
+    large_sum: Literal["none", "plain", "float32"] = "none"
     flaw: Literal["none", "looks_at_the_batch", "other_when_traced", "squeezes"] = "none"
 
 
@@ -19,11 +22,17 @@ class TinyOutputs(NamedTuple):
     heat: Tensor  # (N, 1, S, S)
 
 
+def _large_sum(heat):
+    return (heat * 1e4).sum(dim=(1, 2, 3)) / 1e4 / heat[0].numel()
+
+
 class Tiny(nn.Module):
     def __init__(self, config: TinyConfig) -> None:
         super().__init__()
         self.input_spec = InputSpec(size_px=16, margin=1.2)
+        self.calibration = Calibration()
         self.flaw = config.flaw
+        self.large_sum = config.large_sum
         self.first = nn.Conv2d(3, config.width, 3, padding=1)
         self.norm = nn.BatchNorm2d(config.width)
         self.last = nn.Conv2d(config.width, 1, 1)
@@ -34,6 +43,8 @@ class Tiny(nn.Module):
     def forward(self, images):
         heat = self.last(torch.relu(self.norm(self.first(images))))
         logit = heat.mean(dim=(1, 2, 3))
+        if self.large_sum != "none":
+            logit = (_large_sum if self.large_sum == "plain" else float32(_large_sum))(heat)
         if self.flaw == "looks_at_the_batch":
             logit = logit - logit.mean()
         if self.flaw == "other_when_traced" and torch.compiler.is_exporting():
