@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Literal
 import click
 import yaml
 
+from stream.errors import StreamError
 from train.errors import TrainError
+from trt_engines.errors import EngineError
 
 if TYPE_CHECKING:
     from stream.config import StreamConfig
@@ -98,7 +100,7 @@ def smoke_faces_command(out: Path) -> None:
 @main.command("list")
 @click.option("--dataset", "name", required=True, help="Module of train/datasets, e.g. ffpp.")
 @click.option("--root", type=_FOLDER, required=True, help="Folder of the data set.")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Reader's option.")
+@click.option("--option", "settings", multiple=True, metavar="NAME=VALUE", help="Of the data set.")
 def list_command(name: str, root: Path, settings: tuple[str, ...]) -> None:
     """Count what a data set's folder holds, by split and attack type, and say what is wrong."""
     from train.datasets._registry import load_dataset
@@ -119,8 +121,12 @@ def list_command(name: str, root: Path, settings: tuple[str, ...]) -> None:
 
 @main.command("fit")
 @click.argument("recipe", type=_FILE)
+@click.option("--protocol", help="Name in configs/protocols, instead of the recipe's.")
+@click.option("--prepared", type=_FOLDER, multiple=True, help="Faces, instead of the recipe's.")
 @click.option("--out", type=_FOLDER, help="Folder of the run; default: runs/<recipe's name>.")
-def fit_command(recipe: Path, out: Path | None) -> None:
+def fit_command(
+    recipe: Path, protocol: str | None, prepared: tuple[Path, ...], out: Path | None
+) -> None:
     """Train by a RECIPE (YAML), or go on where the run stopped."""
     from train.config import load_recipe
     from train.distributed import joined
@@ -128,9 +134,10 @@ def fit_command(recipe: Path, out: Path | None) -> None:
     from train.selection import open_data
 
     wanted = load_recipe(recipe)
-    data = open_data(
-        wanted.data.prepared, wanted.data.protocol, synthetic=bool(wanted.data.synthetic)
-    )
+    given = {"protocol": protocol, "prepared": prepared}
+    chosen = wanted.data.model_copy(update={key: value for key, value in given.items() if value})
+    wanted = wanted.model_copy(update={"data": chosen})
+    data = open_data(chosen.prepared, chosen.protocol, synthetic=bool(chosen.synthetic))
     with joined() as ranks:
         try:
             fit(wanted, out or Path("runs") / recipe.stem, data, ranks)
@@ -266,7 +273,7 @@ def report_command(
     expected: Path | None,
 ) -> None:
     """Make a report of tables of scores (JSON Lines): OUT/report.html and OUT/report.json."""
-    from train.expected import load_expected
+    from train.expected import figures_of, load_expected
     from train.report import ReportConfig, build_report, parse_threshold, write_report
     from train.scores import read_scores
 
@@ -286,7 +293,7 @@ def report_command(
         read_scores(dev) if dev else None,
         {name: read_scores(Path(path)) for name, _, path in named},
         config,
-        expected=load_expected(expected) if expected else (),
+        expected=figures_of(protocol, load_expected(expected)) if expected else (),
         about={"scores": ", ".join([*([f"dev={dev}"] if dev else []), *tests])},
     )
     for warning in report.document.warnings:
@@ -297,6 +304,6 @@ def report_command(
 if __name__ == "__main__":
     try:
         main()
-    except TrainError as error:
+    except (TrainError, StreamError, EngineError) as error:
         log.error("%s", error)  # noqa: TRY400 - the message is for people; it needs no stack
         sys.exit(1)

@@ -8,9 +8,11 @@ from typing import Annotated, Literal, Self
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from models._registry import load_method
 from train.errors import TrainError
 from train.expected import ExpectedFigure
 from train.loaders import AugmentConfig, LoaderConfig, TorchLoaderConfig
+from train.synthetic import FAMILIES
 
 
 class _Part(BaseModel, frozen=True, extra="forbid"):
@@ -41,6 +43,17 @@ class DataConfig(_Part):
         description="Make the attacks from the bona fide faces, one of each: family -> weight. "
         "Empty: learn from the attacks of the data sets.",
     )
+
+    @model_validator(mode="after")
+    def _known_families(self) -> Self:
+        unknown = sorted(self.synthetic.keys() - FAMILIES.keys())
+        if unknown:
+            raise ValueError(f"synthetic: no family {', '.join(unknown)}; known: {[*FAMILIES]}")
+        if self.synthetic and not (
+            min(self.synthetic.values()) >= 0 < max(self.synthetic.values())
+        ):
+            raise ValueError("synthetic: weights are 0 or more, and one of them is more")
+        return self
 
     @model_validator(mode="after")
     def _quotas_need_groups(self) -> Self:
@@ -119,12 +132,24 @@ def load_recipe(path: Path) -> Recipe:
     """Read a recipe.
 
     Raises:
-        TrainError: unreadable, or a key or value is not one of the schema's.
+        TrainError: unreadable, an unknown method, or a key or value is not one of the schema's or
+            of the method's options.
     """
     try:
-        return Recipe.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        recipe = Recipe.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (OSError, yaml.YAMLError) as error:
         raise TrainError(f"{path}: can't read the recipe: {error}") from error
     except ValidationError as error:
-        lines = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise TrainError(f"{path}: " + "; ".join(lines)) from error
+        raise TrainError(f"{path}: {_wrong_keys(error)}") from error
+    try:
+        load_method(recipe.method).config.model_validate(recipe.options)
+    except ValidationError as error:
+        raise TrainError(f"{path}: options of {recipe.method}: {_wrong_keys(error)}") from error
+    except ValueError as error:
+        raise TrainError(f"{path}: {error}") from error
+    return recipe
+
+
+def _wrong_keys(error: ValidationError) -> str:
+    lines = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+    return "; ".join(lines)

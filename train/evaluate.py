@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from train.expected import figures_of
 from train.finish import trained_model
 from train.report import ReportConfig, build_report, write_report
 from train.score_model import score_part
@@ -55,7 +56,7 @@ def evaluate_run(
         dev,
         tests,
         ReportConfig(protocol=data.protocol or "splits of the data sets", threshold=data.threshold),
-        expected=recipe.expected or (),
+        expected=figures_of(data.protocol, recipe.expected or ()),
         about={
             "run": run.name,
             "method": recipe.method,

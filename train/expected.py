@@ -11,12 +11,16 @@ from train.errors import TrainError
 from train.scores import Level
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 
 class ExpectedFigure(BaseModel, frozen=True, extra="forbid"):
     """What a method's authors, or others, report for a protocol."""
 
+    protocol: str | None = Field(
+        None, description="Name in configs/protocols, without which it means nothing; None: any."
+    )
     train: str | None = Field(None, description="What it was trained on, for people.")
     test: str = Field(description="Name of the protocol's test set.")
     level: Level = "frame"
@@ -43,6 +47,13 @@ def load_expected(path: Path) -> list[ExpectedFigure]:
         return _LIST.validate_python(found or [])
     except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError) as error:
         raise TrainError(f"{path}: can't read the expected figures: {error}") from error
+
+
+def figures_of(
+    protocol: str | None, figures: Iterable[ExpectedFigure]
+) -> tuple[ExpectedFigure, ...]:
+    """Return the figures that may stand beside results of a protocol (None: of no protocol)."""
+    return tuple(figure for figure in figures if figure.protocol in (None, protocol))
 
 
 _LIST: Final = TypeAdapter(list[ExpectedFigure])

@@ -18,9 +18,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from models._backbones import EfficientNetLite0, load_imagenet_lite0
-from models._checkpoints import import_checkpoint
+from models._checkpoints import CheckpointError, import_checkpoint
 from models._contract import TwoPassModel
-from models._registry import build_model
+from models._registry import build_model, load_method
 from train.checkpoint import load_checkpoint, save_checkpoint, save_weights
 from train.errors import TrainError
 from train.finish import calibrate_run
@@ -153,13 +153,22 @@ def new_model(recipe: Recipe) -> AttackModel:
     """Return the recipe's network with the weights that training starts from.
 
     Raises:
-        TrainError: no network that `imagenet` has weights for.
-        CheckpointError: `start_from` is no checkpoint of this method.
+        TrainError: no network that `imagenet` has weights for, or `start_from` is no checkpoint of
+            this method with these options.
     """
     if recipe.start_from == "random":
         return build_model(recipe.method, recipe.options)
     if recipe.start_from != "imagenet":
-        imported = import_checkpoint(recipe.method, recipe.start_from, **recipe.options)
+        try:
+            imported = import_checkpoint(recipe.method, recipe.start_from, **recipe.options)
+        except CheckpointError as error:
+            raise TrainError(f"start_from: {error}") from error
+        config = load_method(recipe.method).config
+        if config.model_validate(imported.options) != config.model_validate(recipe.options):
+            raise TrainError(
+                f"start_from: {recipe.start_from} ({imported.layout}) is of a network with the "
+                f"options {imported.options}; put them into the recipe's `options`"
+            )
         log.info("%s: %s", recipe.start_from, imported.report())
         return cast("AttackModel", imported.model)
     model = build_model(recipe.method, recipe.options)

@@ -43,7 +43,7 @@ class SyntheticPairs:
         if not low <= prepared.margin <= high:
             raise TrainError(
                 f"synthetic attacks need faces prepared with a margin of {low:g} to {high:g}, "
-                f"found {prepared.margin:g}; prepare them again with --margin 2"
+                f"found {prepared.margin:g}; prepare them again with --set margin=2"
             )
 
     def __call__(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import nn
 
+from models._contract import RefinedModel
 from models._registry import build_model
 
 if TYPE_CHECKING:
@@ -102,6 +103,9 @@ def seeded_model(
                 module.momentum = None  # the mean over all batches, of which there is one
         with torch.no_grad():
             model.train()(images)
-            logits = model.eval().attack_logit(model(images))
-            model.calibration.offset.fill_(logits.mean())
+            outputs = model.eval()(images)
+            model.calibration.offset.fill_(model.attack_logit(outputs).mean())
+            if isinstance(model, RefinedModel):  # unfitted, it says the same of every face
+                labels = torch.arange(len(images)) % 2
+                model.fit_refinement(model.refinement_features(outputs), labels)
     return model

@@ -10,7 +10,9 @@ def run(*arguments):
 
 
 def test_a_folder_is_counted_by_split_and_type(roots):
-    result = run("--dataset", "casia_fasd", "--root", roots("casia_fasd"), "--set", "dev_share=0")
+    result = run(
+        "--dataset", "casia_fasd", "--root", roots("casia_fasd"), "--option", "dev_share=0"
+    )
     assert result.exit_code == 0, result.output
     lines = [line.split() for line in result.output.splitlines()]
     assert ["train", "bona_fide", "60"] in lines

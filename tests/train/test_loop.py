@@ -147,6 +147,13 @@ def test_an_unknown_key_is_refused_with_its_place(tmp_path):
         load_recipe(path)
 
 
+def test_an_unknown_family_of_synthetic_attacks_is_refused_with_the_known_ones(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("method: lgsc\ndata: {prepared: [x], synthetic: {sbj: 1}}\nsteps: 1\n")
+    with pytest.raises(TrainError, match=r"no family sbj; known: \['sbi'"):
+        load_recipe(path)
+
+
 def test_the_command_says_what_is_wrong_without_a_stack(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text("method: lgsc\n")

@@ -264,16 +264,14 @@ def test_no_twist_is_the_identity_unless_as_published(face):
     assert 0.05 < (twist(square, 0.0, share=1.0, as_published=True) != square).mean() < 0.2
 
 
-@pytest.mark.parametrize(("as_published", "middle"), [(False, (20, 40)), (True, (40, 20))])
-def test_a_wide_picture_is_twisted_about_its_middle_unless_as_published(as_published, middle):
-    picture = np.random.default_rng(0).integers(0, 256, (40, 80), np.uint8)
+@pytest.mark.parametrize(
+    ("as_published", "still", "moved"), [(False, (30, 40), (40, 30)), (True, (40, 30), (30, 40))]
+)
+def test_a_wide_picture_is_twisted_about_its_middle_unless_as_published(as_published, still, moved):
+    picture = np.random.default_rng(0).integers(0, 256, (60, 80), np.uint8)
     twisted = twist(picture, 0.5, share=1.0, as_published=as_published)
-    here = slice(middle[0] - 1, middle[0] + 1), slice(middle[1] - 1, middle[1] + 1)
-    row, column = min(middle[0], 39), middle[1]
-    if not as_published:
-        np.testing.assert_array_equal(twisted[here][1, 1], picture[here][1, 1])
-        assert twisted[row, column] == picture[row, column]
-    assert (twisted != picture).mean() > 0.9
+    assert twisted[still] == picture[still]
+    assert twisted[moved] != picture[moved]
 
 
 def test_moire_mixes_a_fifth_of_the_twisted_copy_at_a_published_degree(face, attacks):
@@ -348,7 +346,7 @@ def test_what_the_second_camera_compressed_hardly_changes_by_the_same_compressio
         again = recompress_jpeg(attack.image, quality).astype(int)
         compressed = "second_jpeg" in attack.parameters
         change[compressed].append(np.abs(again - attack.image).mean())
-    assert max(change[True]) < 0.5 < np.median(change[False])
+    assert 5 * np.median(change[True]) < np.median(change[False])
 
 
 @pytest.mark.parametrize("family", _RECAPTURED)
@@ -383,22 +381,18 @@ def test_a_display_finer_than_the_camera_leaves_no_grid_but_one_near_it_leaves_m
 
 
 def test_halftone_breaks_up_mid_tones_but_neither_black_ink_nor_white_paper():
-    spread = {0: [], 110: [], 255: []}
-    for level in spread:
-        for seed in range(40):
+    def dots(level):
+        spread = []
+        for seed in range(24):
             attack = _made("print", _flat(level), seed)
             note = attack.parameters
             if note["screen"] == "halftone" and not {"edge", "folds", "streaks"} & set(note):
-                middle = attack.image[64:192, 64:192].astype(float)
-                fine = (
-                    middle
-                    - np.asarray(  # glare and shading are smooth
-                        Image.fromarray(attack.image[64:192, 64:192]).reduce(8).resize((128, 128))
-                    )
-                )
-                spread[level].append(fine.std())
-    black, grey, white = (np.median(values) for values in spread.values())
-    assert grey > 2 * max(black, white)
+                middle = Image.fromarray(attack.image[64:192, 64:192])
+                smooth = middle.reduce(8).resize(middle.size)  # glare, shading
+                spread.append((np.asarray(middle, float) - np.asarray(smooth)).std())
+        return np.median(spread)
+
+    assert dots(110) > 2 * max(dots(0), dots(255))
 
 
 # ---- drawing by weight

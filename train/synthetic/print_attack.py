@@ -53,18 +53,17 @@ def print_attack(face: LooseCrop, rng: Generator) -> SyntheticAttack:
 def _inked(
     light: NDArray[np.float32], rng: Generator, note: dict[str, float | str]
 ) -> NDArray[np.float32]:
-    """Squeeze the colours into what ink shows: weaker colour, a weak black, a bent tone curve."""
+    """Squeeze the colours into what ink shows: weaker colour, a bent tone curve."""
     gamut, gamma = rng.uniform(0.65, 1.15), np.exp(rng.normal(0.05, 0.2))
-    black = 0.003 + 0.06 * rng.random() ** 3
-    note |= {"gamut": round(gamut, 3), "gamma": round(float(gamma), 3), "black": round(black, 4)}
+    note |= {"gamut": round(gamut, 3), "gamma": round(float(gamma), 3)}
     if rng.random() < 0.04:
         gamut = 0.0  # a black-and-white printer
         note["gamut"] = 0.0
     ink = np.maximum(desaturated(light, gamut), 0) ** np.float32(gamma)
     cross = np.eye(3, dtype=np.float32) + rng.normal(0, 0.03, (3, 3)).astype(np.float32)
     cross /= cross.sum(1, keepdims=True)  # inks are impure, but white stays paper
-    ink = (cross @ ink.reshape(3, -1)).reshape(ink.shape)
-    return np.float32(1 - black) * np.clip(ink, 0, 1) + np.float32(black)
+    inked: NDArray[np.float32] = np.clip((cross @ ink.reshape(3, -1)).reshape(ink.shape), 0, 1)
+    return inked
 
 
 def _halftone(
@@ -126,15 +125,16 @@ def _streaks(
 def _on_paper(
     ink: NDArray[np.float32], rng: Generator, note: dict[str, float | str]
 ) -> NDArray[np.float32]:
-    """Let paper show through: its tint, its fibres and its cloudiness."""
+    """Let paper show through: its tint, its fibres and its cloudiness; no ink is quite black."""
     size = ink.shape[1]
     white, grain = rng.uniform(0.75, 0.98), log_uniform(rng, 0.004, 0.05)
-    cloud = rng.uniform(0, 0.03)
-    note |= {"paper_white": round(white, 3), "grain": round(grain, 4)}
+    cloud, black = rng.uniform(0, 0.03), 0.003 + 0.06 * rng.random() ** 3
+    note |= {"paper_white": round(white, 3), "grain": round(grain, 4), "black": round(black, 4)}
     fibre = rng.standard_normal((size, size), dtype=np.float32)
     fibre = 0.5 * (fibre + np.roll(fibre, 1, int(rng.integers(0, 2)))) * np.float32(1.4)
     texture = 1 + np.float32(grain) * fibre + np.float32(cloud) * smooth_field(rng, size, 24)
-    return ink * (colour_gains(rng, 0.06) * np.float32(white) * texture)
+    seen = np.float32(1 - black) * ink + np.float32(black)
+    return seen * (colour_gains(rng, 0.06) * np.float32(white) * texture)
 
 
 def _lit(surface: Surface, rng: Generator, note: dict[str, float | str]) -> NDArray[np.float32]:
