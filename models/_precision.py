@@ -44,6 +44,21 @@ def float32(function: Callable[P, R]) -> Callable[P, R]:
     return run
 
 
+class InstanceNorm(nn.InstanceNorm2d, Float32Module):
+    """Affine instance norm in float32: its sums of squares over a map leave float16's range."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, affine=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (N, C, H, W) in the type of `x`."""
+        return self._exact(x).to(x.dtype)
+
+    @float32
+    def _exact(self, x: Tensor) -> Tensor:
+        return super().forward(x)
+
+
 def to_half(network: nn.Module) -> nn.Module:
     """Turn weights and buffers to float16 in place, but for those of `Float32Module`s.
 

@@ -36,7 +36,7 @@ from models._backbones import EncoderName, build_encoder
 from models._calibration import Calibration
 from models._contract import ATTACK, BONA_FIDE, InputSpec, Layout, Method
 from models._losses import asymmetric_triplet
-from models._precision import Float32Module, float32
+from models._precision import InstanceNorm, float32
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -76,21 +76,6 @@ class LgscOutputs(NamedTuple):
 
 
 Norm: TypeAlias = "Callable[[int], nn.Module]"
-
-
-class _InstanceNorm(Float32Module, nn.InstanceNorm2d):
-    """Instance norm in float32: its sums of up to 224 x 224 squares leave float16's range."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self._exact(x).to(x.dtype)
-
-    @float32
-    def _exact(self, x: Tensor) -> Tensor:
-        return super().forward(x)
-
-
-def _instance_norm(channels: int) -> nn.Module:
-    return _InstanceNorm(channels, affine=True)
 
 
 @float32
@@ -175,7 +160,7 @@ class Lgsc(nn.Module):
         self.encoder = build_encoder(config.encoder)
         e1, e2, e3, e4, e5 = self.encoder.channels
         w1, w2, w3, w4, w5 = config.decoder_widths
-        norm: Norm = _instance_norm if config.decoder_norm == "instance" else nn.BatchNorm2d
+        norm: Norm = InstanceNorm if config.decoder_norm == "instance" else nn.BatchNorm2d
         self.decoder = nn.ModuleList(
             [
                 _DecoderStage(e5, w1, e4, w1, norm),

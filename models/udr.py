@@ -39,7 +39,7 @@ from models._calibration import Calibration
 from models._contract import ATTACK, BONA_FIDE, InputSpec, Layout, Method
 from models._efficientnet import EfficientNetB4
 from models._perturb import perturbed
-from models._precision import Float32Module, float32
+from models._precision import Float32Module, InstanceNorm, float32
 from models._resnet import ResNet
 from models._spectrum import RealDft2d, Resample, SpatialFrequencyConv, bilinear_matrix
 
@@ -91,33 +91,19 @@ class UdrOutputs(NamedTuple):
     features: tuple[Tensor, ...]  # (N, C) each: of the trunk and the decoder, spatial means
 
 
-class _InstanceNorm(nn.InstanceNorm2d, Float32Module):
-    """Instance norm whose statistics are float32 whatever the rest uses."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, affine=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self._exact(x).to(x.dtype)
-
-    @float32
-    def _exact(self, x: Tensor) -> Tensor:
-        return super().forward(x)
-
-
 def _decoder_block(
     inputs: int, width: int, outputs: int, activation: Callable[[], nn.Module]
 ) -> list[nn.Module]:
     """Return the layers of one block, which doubles the size."""
     return [
         nn.Conv2d(inputs, width, 3, padding=1, bias=False),
-        _InstanceNorm(width),
+        InstanceNorm(width),
         activation(),
         nn.ConvTranspose2d(width, width, 3, 2, 1, output_padding=1, bias=False),
-        _InstanceNorm(width),
+        InstanceNorm(width),
         activation(),
         nn.Conv2d(width, outputs, 3, padding=1, bias=False),
-        _InstanceNorm(outputs),
+        InstanceNorm(outputs),
         activation(),
     ]
 

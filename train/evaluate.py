@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from train.expected import figures_of
 from train.finish import trained_model
@@ -16,8 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from torch import nn
+
     from train.distributed import Ranks
     from train.report import Report
+    from train.scores import FrameScore
+    from train.selection import Part
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +54,13 @@ def evaluate_run(
         protocol or recipe.data.protocol,
         synthetic=bool(recipe.data.synthetic),
     )
-    dev = score_part(model, data, data.dev, recipe, ranks) if data.dev.rows else None
-    tests = {name: score_part(model, data, part, recipe, ranks) for name, part in data.test.items()}
+    cast("nn.Module", model).to(ranks.device)
+
+    def scored(part: Part) -> list[FrameScore]:
+        return score_part(model, data, part, recipe, ranks, refine=calibrated)
+
+    dev = scored(data.dev) if data.dev.rows else None
+    tests = {name: scored(part) for name, part in data.test.items()}
     report = build_report(
         dev,
         tests,

@@ -16,7 +16,7 @@ from train.calibrate import choose_thresholds, fit_calibration
 from train.checkpoint import load_weights, save_weights
 from train.errors import TrainError
 from train.loaders import open_evaluation_loader
-from train.score_model import score_part
+from train.score_model import part_batches, score_part
 from trt_engines.export import export_engine
 
 if TYPE_CHECKING:
@@ -66,17 +66,16 @@ def calibrate_run(run: Path, data: Data, ranks: Ranks) -> None:
     network.load_state_dict(state)
     network.to(ranks.device)
     scores = score_part(model, data, data.dev, recipe, ranks)
-    network.cpu()
     bona_fide, attacks = (_logits(scores, label) for label in (0, 1))
     try:
         fit_calibration(model.calibration, bona_fide, attacks, recipe.calibration)
         if isinstance(model, RefinedModel):
-            model.fit_refinement(*_features(model, data, recipe))
+            model.fit_refinement(*_features(model, data, recipe, ranks))
     except TrainError as error:
         log.warning("%s: not calibrated: %s", run, error)
         return
     if ranks.writes:
-        save_weights(run / "best.pt", recipe, step, network, calibrated=True)
+        save_weights(run / "best.pt", recipe, step, network.cpu(), calibrated=True)
 
 
 def export_run(
@@ -113,7 +112,10 @@ def export_run(
             f"{run}: not calibrated, so its probabilities mean nothing and no threshold can be "
             "chosen; it needs dev faces on which attacks score higher"
         )
-    scores = score_part(model, data, data.dev, recipe, ranks)
+    network = cast("nn.Module", model)
+    network.to(ranks.device)
+    scores = score_part(model, data, data.dev, recipe, ranks, refine=True)
+    network.cpu()
     peaks = _peaks([score for score in scores if score.label != ATTACK])
     return export_engine(
         model,
@@ -160,15 +162,15 @@ def _crops(model: AttackModel, data: Data, recipe: Recipe, rows: Sequence[int]) 
     return next(loaded).batch.images
 
 
-def _features(model: RefinedModel, data: Data, recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor]:
+def _features(
+    model: RefinedModel, data: Data, recipe: Recipe, ranks: Ranks
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return what a refinement is fitted on: dev's features (N, D) and labels (N,)."""
-    loaded = open_evaluation_loader(
-        data.shards, data.dev.rows, model.input_spec, recipe.loader, batch=32
-    )
     features, labels = [], []
     with torch.inference_mode():
-        for step in loaded:
+        for step in part_batches(model, data, data.dev, recipe, ranks):
             outputs = model(model.normalise(step.batch.images))
-            features.append(model.refinement_features(outputs))
-            labels.append(step.batch.labels)
-    return torch.cat(features), torch.cat(labels)
+            features.append(model.refinement_features(outputs).cpu())
+            labels.append(step.batch.labels.cpu())
+    everyone = ranks.gathered((torch.cat(features), torch.cat(labels)))
+    return torch.cat([f for f, _ in everyone]), torch.cat([n for _, n in everyone])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 
-from models._contract import ATTACK
+from models._contract import ATTACK, FaceBatch, RefinedModel
 from train.distortion import distort
 from train.errors import TrainError
 from train.loaders import open_evaluation_loader
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from train.config import Recipe
     from train.datasets._sample import ListedVideo
     from train.distributed import Ranks
+    from train.loaders import Loaded
     from train.selection import Data, Part
     from train.shards import FaceRecord
 
@@ -33,12 +34,15 @@ _BATCH = 32
 
 
 def score_part(
-    model: AttackModel, data: Data, part: Part, recipe: Recipe, ranks: Ranks
+    model: AttackModel,
+    data: Data,
+    part: Part,
+    recipe: Recipe,
+    ranks: Ranks,
+    *,
+    refine: bool = False,
 ) -> list[FrameScore]:
     """Return a part's scores on every rank; videos that gave no face have rows without a score.
-
-    Where the recipe makes its attacks, attacks are made from the part's bona fide faces too, under
-    the data set's name `synthetic/<data set>`: only dev may be scored so.
 
     Args:
         model: a `torch.nn.Module`; in eval mode afterwards.
@@ -46,10 +50,40 @@ def score_part(
         part: dev, or a test set.
         recipe: of the run.
         ranks: this process among those of the run.
+        refine: a `RefinedModel` looks again at undecided faces, as its engine does; its second look
+            must be fitted.
     """
     cast("nn.Module", model).eval()
+    found: list[FrameScore] = []
+    with torch.inference_mode():
+        for step in part_batches(model, data, part, recipe, ranks):
+            outputs = in_float32(model(model.normalise(step.batch.images)))
+            logits = model.attack_logit(outputs)
+            probabilities = torch.sigmoid(model.calibration(logits))
+            if refine and isinstance(model, RefinedModel):
+                low, high = model.refinement_band
+                undecided = (low <= probabilities) & (probabilities <= high)
+                features = model.refinement_features(outputs)[undecided]
+                probabilities[undecided] = torch.sigmoid(model.refine(features))
+            found += _rows(
+                [data.shards.records[row] for row in step.rows],
+                step.batch.labels.tolist(),
+                logits.tolist(),
+                probabilities.tolist(),
+            )
+    everyone = [score for scores in ranks.gathered(found) for score in scores]
+    return checked_scores([*everyone, *map(_faceless, part.faceless)])
+
+
+def part_batches(
+    model: AttackModel, data: Data, part: Part, recipe: Recipe, ranks: Ranks
+) -> Iterator[Loaded]:
+    """Yield this rank's share of a part's faces, on its device, without augmentation.
+
+    Where the recipe makes its attacks, attacks are made from dev's bona fide faces too, and a batch
+    holds the bona fide faces, then their attacks; no test set is treated so.
+    """
     synthetic = bool(recipe.data.synthetic) and part is data.dev
-    transform = SyntheticDev(recipe.data.synthetic) if synthetic else None
     rows = part.rows
     if synthetic:
         rows = [row for row in rows if data.shards.records[row].label != ATTACK]
@@ -61,27 +95,14 @@ def score_part(
         batch=_BATCH,
         rank=ranks.rank,
         world=ranks.world,
-        transform=transform,
+        transform=SyntheticDev(recipe.data.synthetic) if synthetic else None,
     )
-    found: list[FrameScore] = []
-    with torch.inference_mode():
-        for step in loaded:
-            images = step.batch.images
-            if part.distorted:
-                names = [data.shards.records[row].sample_id for row in step.rows]
-                images = _distorted(images.cpu(), names)
-            images = images.to(ranks.device)
-            outputs = in_float32(model(model.normalise(images)))
-            logits = model.attack_logit(outputs)
-            probabilities = torch.sigmoid(model.calibration(logits))
-            found += _rows(
-                [data.shards.records[row] for row in step.rows],
-                step.batch.labels.tolist(),
-                logits.tolist(),
-                probabilities.tolist(),
-            )
-    everyone = [score for scores in ranks.gathered(found) for score in scores]
-    return checked_scores([*everyone, *map(_faceless, part.faceless)])
+    for step in loaded:
+        images = step.batch.images
+        if part.distorted:
+            names = [data.shards.records[row].sample_id for row in step.rows]
+            images = _distorted(images.cpu(), names)
+        yield step._replace(batch=FaceBatch(images.to(ranks.device), step.batch.labels))
 
 
 def video_auc(scores: Sequence[FrameScore]) -> float:

@@ -161,9 +161,9 @@ def test_training_without_attacks_needs_synthetic_ones():
     assert only.name == "bona fide"
 
 
-def _scored(data, part, synthetic=None):
+def _scored(data, part, synthetic=None, model=None, **how):
     torch.manual_seed(0)
-    model = build_model("lgsc", {"size_px": 32, "decoder_widths": [4] * 5})
+    model = model or build_model("lgsc", {"size_px": 32, "decoder_widths": [4] * 5})
     recipe = Recipe.model_validate(
         {
             "method": "lgsc",
@@ -173,7 +173,7 @@ def _scored(data, part, synthetic=None):
             "steps": 1,
         }
     )
-    return score_part(model, data, part, recipe, ALONE)
+    return score_part(model, data, part, recipe, ALONE, **how)
 
 
 def test_every_face_is_scored_once_and_faceless_videos_are_told(write):
@@ -212,3 +212,15 @@ def test_a_distorted_part_scores_other_pictures_alike_in_every_run(write):
     clean, first, second = (_scored(data, p) for p in (part, damaged, damaged))
     assert first == second
     assert all(a.logit != b.logit for a, b in zip(clean, first, strict=True))
+
+
+@pytest.mark.parametrize(("band", "looks_again"), [((0.0, 1.0), True), ((1.0, 1.0), False)])
+def test_undecided_faces_are_looked_at_again_as_the_engine_does(write, band, looks_again):
+    data = open_data([write(EVERYTHING)], None)
+    torch.manual_seed(0)
+    options = {"backbone": "resnet18", "size_px": 64, "hypotheses": 4, "refinement_steps": 2}
+    model = build_model("fghv", {**options, "refinement_band": band})
+    first = _scored(data, data.test["test"], model=model)
+    refined = _scored(data, data.test["test"], model=model, refine=True)
+    assert all((a.score != b.score) == looks_again for a, b in zip(first, refined, strict=True))
+    assert [a.logit for a in first] == [b.logit for b in refined]

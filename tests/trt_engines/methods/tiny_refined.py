@@ -1,7 +1,7 @@
 """The tiny method with a second look; its flaw is what an export must refuse."""
 
 import torch
-from models.tiny import Tiny, TinyConfig
+from models.tiny import Tiny, TinyConfig  # type: ignore[import-not-found]
 from pydantic import BaseModel
 
 from models._contract import Method
@@ -12,7 +12,7 @@ class TinyRefinedConfig(BaseModel, frozen=True, extra="forbid"):
     flawed: bool = False
 
 
-class TinyRefined(Tiny):
+class TinyRefined(Tiny):  # type: ignore[misc]
     """Its first probability grows with the crop's brightness; its second one is another."""
 
     def __init__(self, config: TinyRefinedConfig) -> None:
