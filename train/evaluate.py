@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, cast
 
+from train.errors import TrainError
 from train.expected import figures_of
 from train.finish import trained_model
 from train.report import ReportConfig, build_report, write_report
@@ -44,7 +45,7 @@ def evaluate_run(
         prepared: folders of faces; none: the recipe's own.
 
     Raises:
-        TrainError: no weights, or faces that the protocol asks for are missing.
+        TrainError: no weights, no test faces, or faces that the protocol asks for are missing.
     """
     model, recipe, calibrated = trained_model(run)
     if not calibrated:
@@ -54,6 +55,11 @@ def evaluate_run(
         protocol or recipe.data.protocol,
         synthetic=bool(recipe.data.synthetic),
     )
+    if not data.test:
+        raise TrainError(
+            f"{run}: its faces have no split test; give faces that have one, or a protocol"
+            " (--prepared, --protocol)"
+        )
     cast("nn.Module", model).to(ranks.device)
 
     def scored(part: Part) -> list[FrameScore]:

@@ -88,16 +88,19 @@ def test_a_resumed_run_has_the_losses_of_an_uninterrupted_one(faces, tmp_path, m
 
 
 def test_sigterm_saves_and_a_second_start_finishes(faces, tmp_path):
-    recipe = _recipe(faces, steps=2000, checkpoint_every=2000, validate_every=2000)
+    workers = {"kind": "torch", "workers": 1}
+    recipe = _recipe(faces, steps=2000, checkpoint_every=2000, validate_every=2000, loader=workers)
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe.model_dump(mode="json", exclude_unset=True)))
     command = [sys.executable, "-m", "train", str(path), "--out", str(tmp_path / "run")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, start_new_session=True
+    ) as process:
         while not (tmp_path / "run" / "losses.csv").exists():
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.05)
-        process.send_signal(signal.SIGTERM)
+        os.killpg(process.pid, signal.SIGTERM)  # to the loader's worker too, as torchrun sends it
         _, told = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
     assert b"stopped by SIGTERM after step" in told

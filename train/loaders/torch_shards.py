@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import math
+import signal
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,7 +48,7 @@ def torch_batches(
         collate_fn=_unchanged,
         num_workers=config.workers,
         prefetch_factor=config.prefetch if config.workers else None,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_start_worker,
     )
     for loaded in loader:
         if isinstance(loaded, TrainError):
@@ -182,5 +183,8 @@ def _unchanged(loaded: Any) -> Any:
     return loaded
 
 
-def _one_thread(_worker: int) -> None:
+def _start_worker(_worker: int) -> None:
     torch.set_num_threads(1)
+    # torchrun and batch systems send it to the whole process group; the run still needs batches
+    # to finish its step and save.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
