@@ -109,6 +109,24 @@ def test_sigterm_saves_and_a_second_start_finishes(faces, tmp_path):
     assert int(_losses(tmp_path / "run")[-1]["step"]) <= saved
 
 
+def test_a_run_that_fails_ends_its_loaders_worker_and_itself(faces, tmp_path):
+    recipe = _recipe(
+        faces,
+        optimiser={"kind": "adamw", "learning_rate": 1e30},
+        loader={"kind": "torch", "workers": 1},
+    )
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe.model_dump(mode="json", exclude_unset=True)))
+    command = [sys.executable, "-m", "train", str(path), "--out", str(tmp_path / "run")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, timeout=90, check=False
+    )
+    assert done.returncode == 1
+    assert b"the loss is no finite number" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
 def test_a_checkpoint_of_another_recipe_is_refused(faces, tmp_path):
     _fit(_recipe(faces, steps=1), tmp_path)
     with pytest.raises(TrainError, match=r"checkpoint\.pt: made by another recipe"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import math
-import signal
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -185,6 +185,6 @@ def _unchanged(loaded: Any) -> Any:
 
 def _start_worker(_worker: int) -> None:
     torch.set_num_threads(1)
-    # torchrun and batch systems send it to the whole process group; the run still needs batches
-    # to finish its step and save.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # Out of the run's process group, to which torchrun sends SIGTERM: the run needs its workers to
+    # finish the step and save. When the run ends, however it ends, it or they notice.
+    os.setsid()
