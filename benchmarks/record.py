@@ -64,6 +64,13 @@ def save(kind: str, result: Mapping[str, Any]) -> Path:
     return path
 
 
+def kept(kind: str) -> dict[str, Any]:
+    """Return the day's result of a kind as far as there is one."""
+    path = RESULTS / f"{kind}-{datetime.now(UTC):%Y-%m-%d}.json"
+    found: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    return found
+
+
 def command_line(module: str) -> str:
     """Return how this process was started, for people to repeat it."""
     return " ".join(["python", "-m", module, *sys.argv[1:]])

@@ -15,6 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -23,7 +25,7 @@ import psutil
 import torch
 
 from benchmarks.clips import write_clip
-from benchmarks.record import ROOT, circumstances, command_line, save
+from benchmarks.record import ROOT, circumstances, command_line, kept, save
 from train.config import Recipe
 from train.datasets._sample import ListedVideo
 from train.distributed import Ranks
@@ -33,9 +35,12 @@ from train.selection import open_data
 from train.smoke_faces import write_smoke_faces
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from torch import nn
 
     from models._contract import FaceBatch
+    from train.selection import Data
 
 _ALONE: Final = Ranks(0, 1, torch.device("cpu"))
 _CLIP_S: Final = 20
@@ -44,28 +49,37 @@ _CLIP_S: Final = 20
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--steps", default=60, show_default=True, help="Of each timed run.")
 @click.option("--memory-steps", default=2000, show_default=True, help="Of the memory run.")
-def main(steps: int, memory_steps: int) -> None:
+@click.option(
+    "--part",
+    "parts",
+    multiple=True,
+    type=click.Choice(["loop", "ranks", "memory", "prepare"]),
+    help="Only these; the day's other results are kept. Repeat.",
+)
+def main(steps: int, memory_steps: int, parts: tuple[str, ...]) -> None:
     """Measure, print and keep the result."""
     about = circumstances(packages=("torch", "numpy", "pillow", "av", "onnxruntime"))
+    measured: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_smoke_faces(folder / "faces")
-        loop, bare = _loop_and_bare(folder, steps)
-        one, two = (_ranks(folder, processes, steps) for processes in (1, 2))
-        memory = _memory(folder, memory_steps)
-        seconds, faces = _prepare(folder)
+        measures: dict[str, Callable[[], dict[str, Any]]] = {
+            "loop": partial(_loop_and_bare, folder, steps),
+            "ranks": partial(_scaling, folder, steps),
+            "memory": partial(_memory, folder, memory_steps),
+            "prepare": partial(_prepare, folder),
+        }
+        for part, measure in measures.items():
+            if not parts or part in parts:
+                measured[part] = {
+                    "command": command_line("benchmarks.training"),
+                    **measure(),
+                    **about,
+                }
     result = {
-        "command": command_line("benchmarks.training"),
-        **about,
         "network": "LGSC, EfficientNet-Lite0 encoder, 128 px, 8 + 8 faces a step, float32",
-        "samples_per_s": {"loop": loop, "bare": bare, "ratio": round(loop / bare, 3)},
-        "ranks_samples_per_s": {"1": one, "2": two, "scaling": round(two / one, 2)},
-        "memory_mib": memory,
-        "prepare": {
-            "seconds_per_minute_of_video": round(seconds * 60 / _CLIP_S, 1),
-            "faces": faces,
-            "video": "1280x720, 25 fps, one face, analysed at 5 fps, one process",
-        },
+        **kept("training"),
+        **measured,
     }
     click.echo(json.dumps(result, indent=2))
     click.echo(save("training", result))
@@ -98,26 +112,39 @@ def _recipe(folder: Path, steps: int, **changes: Any) -> Recipe:
     )
 
 
-def _loop_and_bare(folder: Path, steps: int) -> tuple[float, float]:
+def _loop_and_bare(folder: Path, steps: int) -> dict[str, Any]:
     """Return samples a second of the loop's steps, and of a bare loop; interleaved, best of two."""
     rates: dict[str, list[float]] = {"loop": [], "bare": []}
     for attempt in range(2):
         rates["bare"].append(_bare(folder, steps))
         rates["loop"].append(_loop(folder / f"run{attempt}", folder, steps))
-    return max(rates["loop"]), max(rates["bare"])
+    loop, bare = max(rates["loop"]), max(rates["bare"])
+    return {
+        "samples_per_s": {"loop": loop, "bare": bare, "ratio": round(loop / bare, 3)},
+        "runs": rates,
+    }
+
+
+class _Timed:
+    """A run's data; notes when each batch is asked for."""
+
+    def __init__(self, data: Data) -> None:
+        self.dev = replace(data.dev, rows=[])
+        self.asked: list[float] = []
+        self._data = data
+
+    def training_batches(self, *about: Any, **how: Any) -> Iterator[FaceBatch]:
+        for batch in self._data.training_batches(*about, **how):
+            self.asked.append(time.perf_counter())
+            yield batch
 
 
 def _loop(run: Path, folder: Path, steps: int) -> float:
-    """Time the steps alone: set-up, the final save and validation are taken off by two lengths."""
-    times = []
-    for length in (steps // 4, steps):
-        recipe = _recipe(folder, length)
-        data = open_data(recipe.data.prepared, None)
-        data.dev.rows.clear()
-        started = time.perf_counter()
-        fit(recipe, run / str(length), data, _ALONE)
-        times.append(time.perf_counter() - started)
-    return round(16 * (steps - steps // 4) / (times[1] - times[0]), 1)
+    recipe = _recipe(folder, steps)
+    data = _Timed(open_data(recipe.data.prepared, None))
+    fit(recipe, run, cast("Data", data), _ALONE)
+    first = steps // 4
+    return round(16 * (steps - 1 - first) / (data.asked[-1] - data.asked[first]), 1)
 
 
 def _bare(folder: Path, steps: int) -> float:
@@ -145,6 +172,11 @@ def _bare(folder: Path, steps: int) -> float:
     return round(16 * (steps - steps // 4) / (time.perf_counter() - timed), 1)
 
 
+def _scaling(folder: Path, steps: int) -> dict[str, Any]:
+    one, two = (_ranks(folder, processes, steps) for processes in (1, 2))
+    return {"samples_per_s": {"1": one, "2": two, "scaling": round(two / one, 2)}}
+
+
 def _ranks(folder: Path, processes: int, steps: int) -> float:
     """Return samples a second of all ranks together, start-up taken off by two lengths."""
     times = []
@@ -163,7 +195,7 @@ def _ranks(folder: Path, processes: int, steps: int) -> float:
     return round(16 * processes * (steps - steps // 4) / (times[1] - times[0]), 1)
 
 
-def _memory(folder: Path, steps: int) -> dict[str, float]:
+def _memory(folder: Path, steps: int) -> dict[str, Any]:
     """Return the resident memory of a small network's run after a quarter of it, and at its end."""
     recipe = _recipe(
         folder,
@@ -195,12 +227,13 @@ def _memory(folder: Path, steps: int) -> dict[str, float]:
     tenth = max(1, len(seen) // 10)
     return {
         "steps": steps,
+        "unit": "MiB resident",
         "after_a_quarter": round(max(seen[:tenth])),
         "before_the_end": round(max(seen[-2 * tenth : -tenth])),
     }
 
 
-def _prepare(folder: Path) -> tuple[float, int]:
+def _prepare(folder: Path) -> dict[str, Any]:
     write_clip(folder / "clip.mp4", _CLIP_S)
     video = ListedVideo(
         dataset="bench",
@@ -211,10 +244,12 @@ def _prepare(folder: Path) -> tuple[float, int]:
         source_id="bench:clip.mp4",
     )
     started = time.perf_counter()
-    done = prepare([video], folder, folder / "prepared", PrepareConfig(), workers=0)
-    if done is None:
-        raise RuntimeError(f"{folder}: prepared before")
-    return time.perf_counter() - started, done.faces
+    prepare([video], folder, folder / "prepared", PrepareConfig(), workers=0)
+    seconds = time.perf_counter() - started
+    return {
+        "seconds_per_minute_of_video": round(seconds * 60 / _CLIP_S, 1),
+        "video": "1280x720, 25 fps, one face, analysed at 5 fps, one process",
+    }
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from train.smoke_faces import write_smoke_faces
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "configs" / "train" / "smoke"
 ALONE = Ranks(0, 1, torch.device("cpu"))
-LEARNED = 0.9  # area under the ROC curve of 32 + 32 faces; the recipes reach 0.95 and more
+LEARNED = 0.8  # area under the ROC curve; seeds 0 to 4 gave 0.88 and more, no learning 0.57
 
 
 @pytest.fixture(scope="module")

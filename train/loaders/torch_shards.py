@@ -186,5 +186,5 @@ def _unchanged(loaded: Any) -> Any:
 def _start_worker(_worker: int) -> None:
     torch.set_num_threads(1)
     # Out of the run's process group, to which torchrun sends SIGTERM: the run needs its workers to
-    # finish the step and save. When the run ends, however it ends, it or they notice.
+    # finish the step and save. Not deaf to it, though: it is how the run itself ends them.
     os.setsid()
