@@ -177,11 +177,12 @@ def export_command(
     run: Path, out: Path | None, licence: str, with_weights: bool, false_alarms: float
 ) -> None:
     """Write a run's engine for `run_stream.py --model`: ONNX, weights, manifest, thresholds."""
+    from train.checkpoint import load_weights
     from train.distributed import joined
-    from train.finish import export_run, trained_model
+    from train.finish import export_run
     from train.selection import open_data
 
-    _, recipe, _ = trained_model(run)
+    recipe, *_ = load_weights(run / "best.pt")
     data = open_data(
         recipe.data.prepared, recipe.data.protocol, synthetic=bool(recipe.data.synthetic)
     )

@@ -47,7 +47,7 @@ def evaluate_run(
     Raises:
         TrainError: no weights, no test faces, or faces that the protocol asks for are missing.
     """
-    model, recipe, calibrated = trained_model(run)
+    model, recipe, _, calibrated = trained_model(run)
     if not calibrated:
         log.warning("%s: not calibrated: ranks mean something, probabilities do not", run)
     data = open_data(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import defaultdict
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -39,20 +39,29 @@ _FIRST_LOOKS = 3  # streaming decides nothing on fewer (stream.config.FuseConfig
 _HYSTERESIS = 1.0  # between the thresholds, in log-odds
 
 
-def trained_model(run: Path) -> tuple[AttackModel, Recipe, bool]:
-    """Return a run's best network in eval mode, its recipe, and whether it is calibrated.
+class Trained(NamedTuple):
+    """A run's best network."""
+
+    model: AttackModel  # in eval mode
+    recipe: Recipe
+    step: int  # after which the weights were kept
+    calibrated: bool
+
+
+def trained_model(run: Path) -> Trained:
+    """Return a run's best network.
 
     Raises:
         TrainError: no weights, or not of this version.
     """
-    recipe, _, state, calibrated = load_weights(run / "best.pt")
+    recipe, step, state, calibrated = load_weights(run / "best.pt")
     model = build_model(recipe.method, recipe.options)
     try:
         cast("nn.Module", model).load_state_dict(state)
     except RuntimeError as error:
         raise TrainError(f"{run / 'best.pt'}: weights of another version: {error}") from error
     cast("nn.Module", model).eval()
-    return model, recipe, calibrated
+    return Trained(model, recipe, step, calibrated)
 
 
 def calibrate_run(run: Path, data: Data, ranks: Ranks) -> None:
@@ -60,10 +69,8 @@ def calibrate_run(run: Path, data: Data, ranks: Ranks) -> None:
 
     A network that learned nothing stays uncalibrated, with a warning: the run is not lost.
     """
-    recipe, step, state, _ = load_weights(run / "best.pt")
-    model = build_model(recipe.method, recipe.options)
+    model, recipe, step, _ = trained_model(run)
     network = cast("nn.Module", model)
-    network.load_state_dict(state)
     network.to(ranks.device)
     scores = score_part(model, data, data.dev, recipe, ranks)
     bona_fide, attacks = (_logits(scores, label) for label in (0, 1))
@@ -106,7 +113,7 @@ def export_run(
         TrainError: not calibrated, or no dev faces.
         EngineError: the graph can't be traced, or does not compute what torch does.
     """
-    model, recipe, calibrated = trained_model(run)
+    model, recipe, _, calibrated = trained_model(run)
     if not calibrated or not data.dev.rows:
         raise TrainError(
             f"{run}: not calibrated, so its probabilities mean nothing and no threshold can be "

@@ -60,7 +60,7 @@ def command(*arguments):
 
 def area_on_test(run):
     """Return the area under the ROC curve of the test faces, by a run's best weights."""
-    model, recipe, _ = trained_model(run)
+    model, recipe, *_ = trained_model(run)
     data = open_data(recipe.data.prepared, recipe.data.protocol)
     return video_auc(score_part(model, data, data.test["test"], recipe, ALONE))
 
