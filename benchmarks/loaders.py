@@ -24,9 +24,8 @@ import torch
 
 from benchmarks.clips import FPS, face_box, write_clip
 from benchmarks.record import circumstances, command_line, save
-from models._contract import InputSpec
-from models._preprocess import crop_faces
-from train.loaders import (
+from models import InputSpec, crop_faces
+from train.data.loaders import (
     AugmentConfig,
     DaliLoaderConfig,
     Group,
@@ -35,14 +34,14 @@ from train.loaders import (
     Uniform,
     open_loader,
 )
-from train.shards import FaceRecord, PreparedConfig, ShardWriter, encode_crop, open_shards
+from train.data.shards import FaceRecord, PreparedConfig, ShardWriter, encode_crop, open_shards
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-    from train.shards import Shards
+    from train.data.shards import Shards
 
 _CLIP_S: Final = 10
 _EVERY: Final = FPS // 5  # frames

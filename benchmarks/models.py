@@ -15,11 +15,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.record import ROOT, circumstances, save
-from models._contract import RefinedModel
-from models._registry import build_model
+from models import RefinedModel, build_model
 from trt_engines.backends.onnx_session import open_session
-from trt_engines.backends.torch_module import AttackGraph, RefinementGraph
 from trt_engines.export import to_onnx
+from trt_engines.graphs import AttackGraph, RefinementGraph
 from trt_engines.variants import VARIANTS
 
 if TYPE_CHECKING:

@@ -12,17 +12,16 @@ from facenet_pytorch import MTCNN
 from pydantic import SecretStr
 
 from benchmarks.clips import FPS
-from models._preprocess import crop_faces
-from models._registry import build_model
+from models import build_model, crop_faces
 from stream.analyse import Analyser
 from stream.config import SourceConfig
-from stream.crop import Cropper
 from stream.decode import open_decoder
-from stream.detect import open_detector
-from stream.follow import Follower
-from stream.fuse import Fuser
-from stream.infer import open_classifier
-from trt_engines.backends.torch_module import AttackGraph
+from stream.stages.crop import Cropper
+from stream.stages.detect import open_detector
+from stream.stages.follow import Follower
+from stream.stages.fuse import Fuser
+from stream.stages.infer import open_classifier
+from trt_engines.graphs import AttackGraph
 from trt_engines.manifest import load_manifest
 
 if TYPE_CHECKING:

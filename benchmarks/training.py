@@ -27,20 +27,20 @@ import torch
 from benchmarks.clips import write_clip
 from benchmarks.record import ROOT, circumstances, command_line, kept, save
 from train.config import Recipe
-from train.datasets._sample import ListedVideo
-from train.distributed import Ranks
-from train.loop import fit, new_model
-from train.prepare import PrepareConfig, prepare
-from train.selection import open_data
-from train.smoke_faces import write_smoke_faces
+from train.data.datasets._sample import ListedVideo
+from train.data.prepare import PrepareConfig, prepare
+from train.data.selection import open_data
+from train.data.smoke_faces import write_smoke_faces
+from train.fit.loop import fit, new_model
+from train.fit.ranks import Ranks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from torch import nn
 
-    from models._contract import FaceBatch
-    from train.selection import Data
+    from models import FaceBatch
+    from train.data.selection import Data
 
 _ALONE: Final = Ranks(0, 1, torch.device("cpu"))
 _CLIP_S: Final = 20

@@ -4,7 +4,7 @@ Both faces come from one portrait, scikit-image's `astronaut()` (Eileen Collins,
 public domain). The bona fide one is cut out and stands in a room; the replay is shown on a tablet.
 Neither is real footage: room, light and sensor noise are drawn here, too.
 
-The screen is simulated for this clip alone, without `train.synthetic`: what a detector says of the
+The screen is simulated for this clip alone, without `train.attacks`: what a detector says of the
 kind of pictures it was trained on would prove little. The light of a display pixel, three stripes,
 is blurred by lens and sensor aperture and then sampled once per camera pixel, so that moire comes
 about as it does in a camera. The lens is a sharp one and the moire strong, for the demo is there to

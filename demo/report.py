@@ -22,7 +22,7 @@ from pydantic import SecretStr, TypeAdapter, ValidationError
 from rich.table import Table
 from rich.text import Text
 
-from models._preprocess import crop_faces
+from models import crop_faces
 from stream.config import DecodeConfig, SourceConfig
 from stream.decode import open_decoder
 from stream.errors import ConfigError

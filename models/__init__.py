@@ -1,5 +1,99 @@
-"""Networks of the published methods, one file each, and the face geometry they share."""
+"""Networks of the published methods, one file each, and the face geometry they share.
 
-from models._checkpoints import CheckpointError, import_state_dict, load_checkpoint
+What other packages may use is imported from here: `from models import InputSpec, crop_faces`. The
+modules with a leading underscore are private to this package (import-linter says so). Each name's
+module is loaded when the name is first asked for, so that a program which needs a schema does not
+load PyTorch.
+"""
 
-__all__ = ["CheckpointError", "import_state_dict", "load_checkpoint"]
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from models._backbones import load_imagenet_encoders
+    from models._calibration import KNOTS, Calibration
+    from models._checkpoints import (
+        CheckpointError,
+        import_checkpoint,
+        import_state_dict,
+        load_checkpoint,
+        save_weights,
+    )
+    from models._contract import (
+        ATTACK,
+        BONA_FIDE,
+        AttackModel,
+        FaceBatch,
+        InputSpec,
+        Layout,
+        Method,
+        RefinedModel,
+        TwoPassModel,
+    )
+    from models._precision import in_float32, mapped_tensors, to_half
+    from models._preprocess import crop_faces, crop_window
+    from models._registry import build_model, load_method, method_names
+
+__all__ = [
+    "ATTACK",
+    "BONA_FIDE",
+    "KNOTS",
+    "AttackModel",
+    "Calibration",
+    "CheckpointError",
+    "FaceBatch",
+    "InputSpec",
+    "Layout",
+    "Method",
+    "RefinedModel",
+    "TwoPassModel",
+    "build_model",
+    "crop_faces",
+    "crop_window",
+    "import_checkpoint",
+    "import_state_dict",
+    "in_float32",
+    "load_checkpoint",
+    "load_imagenet_encoders",
+    "load_method",
+    "mapped_tensors",
+    "method_names",
+    "save_weights",
+    "to_half",
+]
+
+_HOMES = {
+    "_backbones": ("load_imagenet_encoders",),
+    "_calibration": ("KNOTS", "Calibration"),
+    "_checkpoints": (
+        "CheckpointError",
+        "import_checkpoint",
+        "import_state_dict",
+        "load_checkpoint",
+        "save_weights",
+    ),
+    "_contract": (
+        "ATTACK",
+        "BONA_FIDE",
+        "AttackModel",
+        "FaceBatch",
+        "InputSpec",
+        "Layout",
+        "Method",
+        "RefinedModel",
+        "TwoPassModel",
+    ),
+    "_precision": ("in_float32", "mapped_tensors", "to_half"),
+    "_preprocess": ("crop_faces", "crop_window"),
+    "_registry": ("build_model", "load_method", "method_names"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its module (PEP 562)."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'models' has no attribute {name!r}")
+    return getattr(import_module(f"models.{_HOME_OF[name]}"), name)

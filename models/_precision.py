@@ -73,3 +73,18 @@ def to_half(network: nn.Module) -> nn.Module:
         if tensor.is_floating_point():
             tensor.data = tensor.data.half()
     return network
+
+
+def in_float32(outputs: Any) -> Any:
+    """Return a method's outputs with every floating-point tensor in float32."""
+    return mapped_tensors(outputs, lambda t: t.float() if t.is_floating_point() else t)
+
+
+def mapped_tensors(outputs: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Return a method's outputs, nested tuples of tensors, with every tensor changed."""
+    if isinstance(outputs, Tensor):
+        return change(outputs)
+    if isinstance(outputs, tuple):
+        parts = [mapped_tensors(part, change) for part in outputs]
+        return type(outputs)(*parts) if hasattr(outputs, "_fields") else tuple(parts)
+    return outputs

@@ -12,20 +12,20 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Self
 
-from stream.batch import batches
-from stream.crop import Cropper
-from stream.detect import open_detector
-from stream.follow import Follower
-from stream.fuse import Fuser
-from stream.infer import open_classifier
+from stream.stages.batch import batches
+from stream.stages.crop import Cropper
+from stream.stages.detect import open_detector
+from stream.stages.follow import Follower
+from stream.stages.fuse import Fuser
+from stream.stages.infer import open_classifier
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
     from stream.config import StreamConfig
-    from stream.infer import Classifier
     from stream.records import Alert, Frame, TrackScore
+    from stream.stages.infer import Classifier
 
 
 class Analyser:

@@ -107,7 +107,7 @@ class QualityProblem(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FaceQuality:
-    """How well a face can be judged; see `stream.quality` for the measures."""
+    """How well a face can be judged; see `stream.stages.quality` for the measures."""
 
     face_px: float  # longer side of the face box
     sharpness: float  # 0..1, 0 = no detail at the scale of the crop

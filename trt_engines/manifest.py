@@ -12,7 +12,7 @@ from typing import Literal, Self, TypeAlias
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from models._contract import InputSpec
+from models import InputSpec
 from trt_engines.errors import EngineError, EngineMismatchError
 
 SHIPPED = Path(__file__).resolve().parent / "shipped"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import nn
 
-from models._contract import InputSpec
+from models import InputSpec
 from trt_engines.errors import EngineError
 from trt_engines.manifest import Manifest
 

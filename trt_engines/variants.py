@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import nn
 
-from models._contract import RefinedModel
-from models._registry import build_model
+from models import RefinedModel, build_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from torch import Tensor
 
-    from models._contract import InputSpec
+    from models import InputSpec
 
 _NORMS: Final = (nn.BatchNorm1d, nn.BatchNorm2d, nn.InstanceNorm2d)
 

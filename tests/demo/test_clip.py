@@ -19,7 +19,7 @@ from demo.clip import (
     true_face,
 )
 from stream.config import DetectConfig
-from stream.detect import open_detector
+from stream.stages.detect import open_detector
 from trt_engines.backends import OnnxRuntimeConfig
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from demo.report import (
     redis_table,
     track_table,
 )
-from models._contract import InputSpec
+from models import InputSpec
 from stream.errors import ConfigError
 from stream.messages import MessageWriter, ModelId
 from stream.publish.embedded import EmbeddedServer

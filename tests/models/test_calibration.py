@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from models._calibration import KNOTS, Calibration
+from models import KNOTS, Calibration
 
 
 def bent():

@@ -9,9 +9,8 @@ import torch
 from click.testing import CliRunner
 
 import models
+from models import build_model, import_checkpoint, save_weights
 from models.__main__ import main
-from models._checkpoints import import_checkpoint, save_weights
-from models._registry import build_model
 
 SMALL = {"size_px": 64, "encoder": "resnet18", "decoder_widths": [8, 8, 8, 8, 8]}
 

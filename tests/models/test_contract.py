@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from models._contract import FaceBatch
-from models._registry import build_model, method_names
+from models import FaceBatch, build_model, method_names
 from trt_engines.export import export_engine
 
 # Small sizes: the contract does not depend on them.

@@ -7,10 +7,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from models import fghv
-from models._checkpoints import import_checkpoint, import_state_dict
-from models._contract import FaceBatch, RefinedModel
-from models._precision import to_half
+from models import FaceBatch, RefinedModel, fghv, import_checkpoint, import_state_dict, to_half
 from models.fghv import Fghv, FghvConfig, FghvOutputs, latent_divergence, rgb_to_hsv, unit
 
 

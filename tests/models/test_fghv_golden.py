@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from models._checkpoints import import_state_dict
-from models._contract import FaceBatch
+from models import FaceBatch, import_state_dict
 from models.fghv import (
     Fghv,
     FghvConfig,

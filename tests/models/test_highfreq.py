@@ -8,9 +8,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from models import import_state_dict
-from models._contract import FaceBatch
-from models._precision import to_half
+from models import FaceBatch, import_state_dict, to_half
 from models._xception import Xception
 from models.highfreq import (
     CosineHead,

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from models._contract import FaceBatch
+from models import FaceBatch
 from models._losses import asymmetric_triplet
 from models.lgsc import Lgsc, LgscConfig, LgscOutputs, bona_fide_cue
 

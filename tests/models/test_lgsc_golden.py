@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from models._contract import FaceBatch
+from models import FaceBatch
 from models._losses import asymmetric_triplet
 from models.lgsc import Lgsc, LgscConfig, LgscOutputs, bona_fide_cue, from_official
 

@@ -1,7 +1,8 @@
 import torch
 from torch import nn
 
-from models._precision import Float32Module, float32, to_half
+from models import to_half
+from models._precision import Float32Module, float32
 
 
 class _Exact(Float32Module):

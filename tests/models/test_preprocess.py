@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from models._contract import InputSpec
-from models._preprocess import crop_faces, crop_window
+from models import InputSpec, crop_faces, crop_window
 
 
 def _gradient(height, width):

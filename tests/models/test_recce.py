@@ -6,9 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from models import import_state_dict
-from models._contract import FaceBatch
-from models._precision import to_half
+from models import FaceBatch, import_state_dict, to_half
 from models.recce import (
     Recce,
     RecceConfig,

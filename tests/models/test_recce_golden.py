@@ -5,8 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from models import import_state_dict
-from models._contract import FaceBatch
+from models import FaceBatch, import_state_dict
 from models.recce import Recce, RecceConfig, RecceOutputs, metric_loss
 
 pytestmark = pytest.mark.golden

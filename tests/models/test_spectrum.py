@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from models._precision import to_half
+from models import to_half
 from models._spectrum import (
     PaddedConv2d,
     RealDft2d,

@@ -7,11 +7,16 @@ import pytest
 import torch
 from torch import nn
 
+from models import (
+    ATTACK,
+    BONA_FIDE,
+    FaceBatch,
+    TwoPassModel,
+    build_model,
+    import_state_dict,
+    to_half,
+)
 from models import _perturb as perturbations
-from models import import_state_dict
-from models._contract import ATTACK, BONA_FIDE, FaceBatch, TwoPassModel
-from models._precision import to_half
-from models._registry import build_model
 from models.udr import (
     Udr,
     UdrConfig,

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from models import FaceBatch, import_state_dict
 from models import _perturb as perturbations
-from models import import_state_dict
-from models._contract import FaceBatch
 from models.udr import mask_divergence, orthogonality, weighted_triplet
 
 pytestmark = [pytest.mark.golden, pytest.mark.timeout(600)]

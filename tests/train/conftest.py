@@ -19,13 +19,13 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from train.datasets._registry import load_dataset
-from train.shards import FaceRecord, PreparedConfig, ShardWriter, encode_crop
+from train.data.datasets._registry import load_dataset
+from train.data.shards import FaceRecord, PreparedConfig, ShardWriter, encode_crop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from train.datasets._sample import ListedVideo
+    from train.data.datasets._sample import ListedVideo
 
 OFFICIAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "splits"
 

@@ -6,20 +6,19 @@ import pytest
 import torch
 import yaml
 
-from models._contract import InputSpec
-from models._registry import build_model, load_method, method_names
+from models import InputSpec, build_model, load_method, method_names
 from train.config import Recipe, load_recipe
-from train.datasets._registry import load_dataset
+from train.data.datasets._registry import load_dataset
+from train.data.loaders import Group, TorchLoaderConfig, open_loader
+from train.data.prepare import PrepareConfig
+from train.data.protocols import load_protocol
+from train.data.shards import open_shards
+from train.data.smoke_faces import write_smoke_faces
 from train.errors import TrainError
-from train.expected import ExpectedFigure, figures_of
-from train.figures import VARIANTS
-from train.judge_clips import load_labelled
-from train.loaders import Group, TorchLoaderConfig, open_loader
-from train.loop import new_model
-from train.prepare import PrepareConfig
-from train.protocols import load_protocol
-from train.shards import open_shards
-from train.smoke_faces import write_smoke_faces
+from train.evaluation.clips import load_labelled
+from train.evaluation.measures import VARIANTS
+from train.evaluation.published import ExpectedFigure, figures_of
+from train.fit.loop import new_model
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs" / "train"
 OTHERS = ("faces.yaml", "real_clips.yaml")  # a collection of faces; labelled clips

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import models
-from models._registry import build_model
+from models import build_model
 from trt_engines.export import export_engine
 from trt_engines.manifest import DecisionThresholds
 

@@ -3,7 +3,7 @@ import onnx
 import pytest
 import torch
 
-from models._registry import build_model
+from models import build_model
 from trt_engines.errors import EngineError
 from trt_engines.export import MAX_DIFFERENCE, export_engine
 from trt_engines.manifest import file_sha256, load_manifest

@@ -12,14 +12,13 @@ import torch
 from PIL import Image
 from skimage.data import astronaut
 
-from models._preprocess import crop_faces
-from models._registry import method_names
+from models import crop_faces, method_names
 from trt_engines.aot import TARGETS, build_plan
 from trt_engines.backends import TorchConfig, open_backend
 from trt_engines.backends.onnx_session import open_session
-from trt_engines.backends.torch_module import AttackGraph
 from trt_engines.errors import EngineError
 from trt_engines.export import MAX_DIFFERENCE, export_engine
+from trt_engines.graphs import AttackGraph
 from trt_engines.half_precision import TensorCores
 from trt_engines.manifest import load_manifest
 from trt_engines.variants import seeded_model

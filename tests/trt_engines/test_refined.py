@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import models
-from models._registry import build_model
-from stream.infer import open_classifier
+from models import build_model
 from stream.records import CropBatch, FaceCrop
+from stream.stages.infer import open_classifier
 from trt_engines.__main__ import _verified
 from trt_engines.backends import OnnxRuntimeConfig, TorchConfig, open_backend
 from trt_engines.backends.refined import RefinedBackend

@@ -6,8 +6,7 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from models._calibration import Calibration
-from models._contract import InputSpec, Method
+from models import Calibration, InputSpec, Method
 from models._precision import float32
 
 

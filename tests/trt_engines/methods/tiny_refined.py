@@ -4,7 +4,7 @@ import torch
 from models.tiny import Tiny, TinyConfig  # type: ignore[import-not-found]
 from pydantic import BaseModel
 
-from models._contract import Method
+from models import Method
 
 
 class TinyRefinedConfig(BaseModel, frozen=True, extra="forbid"):

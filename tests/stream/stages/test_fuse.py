@@ -1,0 +1,236 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream.config import FuseConfig
+from stream.errors import ConfigError
+from stream.records import (
+    Alert,
+    AttackScore,
+    FaceDetection,
+    FaceQuality,
+    FrameStamp,
+    QualityProblem,
+    Sighting,
+    TrackKey,
+    TrackScore,
+    Verdict,
+)
+from stream.stages.fuse import Fuser
+from trt_engines.manifest import DecisionThresholds
+
+KEY = TrackKey(source_id="cam", session=0, track_id=1)
+THRESHOLDS = DecisionThresholds(enter=0.7, leave=0.4, source="test")
+EVERY_LOOK = FuseConfig(publish_every_s=0)
+
+
+def _sighting(pts_s, problem=None, key=KEY, first_pts_s=0.0):
+    return Sighting(
+        key=key,
+        stamp=FrameStamp(
+            source_id=key.source_id,
+            session=key.session,
+            index=round(pts_s * 25),
+            pts_s=pts_s,
+            captured_at=0.0,
+            width=640,
+            height=480,
+            decoder="pyav",
+        ),
+        detection=FaceDetection(
+            box=np.array([0, 0, 100, 100], np.float32),
+            landmarks=np.zeros((5, 2), np.float32),
+            confidence=1.0,
+        ),
+        first_pts_s=first_pts_s,
+        quality=FaceQuality(face_px=100, sharpness=0.5, brightness=0.5, turn=0.0, problem=problem),
+    )
+
+
+def _look(pts_s, probability, key=KEY):
+    return AttackScore(sighting=_sighting(pts_s, key=key), probability=probability, method="lgsc")
+
+
+def _run(looks, config=EVERY_LOOK):
+    """Feed (time, probability) one by one; return all messages."""
+    fuser = Fuser(config, THRESHOLDS, "lgsc")
+    return [m for look in looks for m in fuser.update([_look(*look)], [], [])]
+
+
+def _scores(messages):
+    return [m for m in messages if isinstance(m, TrackScore)]
+
+
+def _alerts(messages):
+    return [m for m in messages if isinstance(m, Alert)]
+
+
+def _steady(probability, until_s=4.0, every_s=0.4):
+    return [(i * every_s, probability) for i in range(round(until_s / every_s) + 1)]
+
+
+def test_probability_equals_the_formula_worked_by_hand():
+    config = FuseConfig(correlation_s=1.0, memory_s=8.0, prior_looks=1.0, publish_every_s=0)
+    last = _scores(_run([(0.0, 0.8), (0.5, 0.3)], config))[-1]
+    weight, kept = 1 - math.exp(-0.5), math.exp(-0.5 / 8)
+    evidence = math.log(4) * kept + weight * math.log(3 / 7)
+    effective = kept + weight
+    assert last.n_effective == pytest.approx(effective)
+    assert last.probability == pytest.approx(1 / (1 + math.exp(-evidence / (effective + 1))))
+
+
+def test_steady_evidence_of_an_attack_raises_one_alert_with_its_score_before_it():
+    messages = _run(_steady(0.95))
+    (alert,) = _alerts(messages)
+    assert (alert.previous, alert.track.verdict) == (Verdict.UNDECIDED, Verdict.ATTACK)
+    assert (alert.ordinal, alert.threshold) == (1, 0.7)
+    assert messages[messages.index(alert) - 1] is alert.track
+
+
+def test_steady_evidence_against_an_attack_makes_the_track_bona_fide():
+    (alert,) = _alerts(_run(_steady(0.05)))
+    assert (alert.track.verdict, alert.threshold) == (Verdict.BONA_FIDE, 0.4)
+
+
+def test_no_verdict_comes_before_enough_looks():
+    config = FuseConfig(min_scores=4, publish_every_s=0)
+    verdicts = [s.verdict for s in _scores(_run(_steady(0.99), config))]
+    assert verdicts[:3] == [Verdict.UNDECIDED] * 3
+    assert Verdict.ATTACK in verdicts
+
+
+def test_many_looks_at_one_instant_are_worth_one():
+    messages = _run([(1.0, 0.99)] * 50)
+    assert _scores(messages)[-1].n_effective == pytest.approx(1.0)
+    assert _alerts(messages) == []
+
+
+def test_one_extreme_look_does_not_decide():
+    looks = _steady(0.2, until_s=3.0)
+    assert [a.track.verdict for a in _alerts(_run([*looks, (3.4, 1.0)]))] == [Verdict.BONA_FIDE]
+
+
+def test_one_look_after_a_long_gap_does_not_change_a_verdict():
+    messages = _run([*_steady(0.02), (60.0, 1.0)])
+    assert _scores(messages)[-1].probability > 0.7
+    assert [a.track.verdict for a in _alerts(messages)] == [Verdict.BONA_FIDE]
+
+
+def test_a_look_that_fails_the_gate_leaves_the_evidence_as_it_was():
+    fuser = Fuser(EVERY_LOOK, THRESHOLDS, "lgsc")
+    for look in _steady(0.9):
+        before = fuser.update([_look(*look)], [], [])[0]
+    (after,) = fuser.update([], [_sighting(9.0, QualityProblem.DARK)], [])
+    assert after.sighting.stamp.pts_s == 9.0
+    assert (after.probability, after.n_scores) == (before.probability, before.n_scores)
+
+
+def test_between_the_thresholds_a_verdict_stays():
+    messages = _run(_steady(0.99, until_s=3.0) + [(3.4 + i * 0.4, 0.5) for i in range(3)])
+    assert _scores(messages)[-1].probability < 0.95
+    assert [a.track.verdict for a in _alerts(messages)] == [Verdict.ATTACK]
+
+
+def test_a_face_swapped_within_a_track_is_noticed():
+    looks = _steady(0.02, until_s=6.0) + [(6.4 + i * 0.4, 0.98) for i in range(60)]
+    alerts = _alerts(_run(looks))
+    assert [a.track.verdict for a in alerts] == [Verdict.BONA_FIDE, Verdict.ATTACK]
+    assert [a.ordinal for a in alerts] == [1, 2]
+
+
+@pytest.mark.parametrize("looks_per_s", [25, 12.5, 5, 2.5])
+def test_probability_does_not_depend_on_the_rate_of_looks(looks_per_s):
+    def probability(pts_s):
+        return 0.6 + 0.3 * math.sin(pts_s / 2)
+
+    def last(rate):
+        times = np.arange(0, 20 + 1e-9, 1 / rate)
+        return _scores(_run([(t, probability(t)) for t in times]))[-1].probability
+
+    assert last(looks_per_s) == pytest.approx(last(5), abs=0.03)
+
+
+def test_probability_hardly_depends_on_dropped_looks():
+    times = np.arange(0, 20, 0.2)
+    kept = np.random.default_rng(0).random(len(times)) < 0.5
+    whole = _scores(_run([(t, 0.8) for t in times]))[-1].probability
+    halved = _scores(_run([(t, 0.8) for t in times[kept]]))[-1].probability
+    assert halved == pytest.approx(whole, abs=0.03)
+
+
+def test_scores_are_reported_no_more_often_than_asked():
+    config = FuseConfig(publish_every_s=1.0, min_scores=100)
+    times = [s.sighting.stamp.pts_s for s in _scores(_run(_steady(0.5, 10.0, 0.2), config))]
+    assert times == pytest.approx(list(range(11)))
+
+
+def test_a_track_nobody_can_judge_abstains_with_the_most_frequent_problem():
+    fuser = Fuser(FuseConfig(abstain_after_s=2.0), THRESHOLDS, "lgsc")
+    problems = [QualityProblem.DARK, QualityProblem.BLURRED, QualityProblem.BLURRED]
+    messages = []
+    for pts_s, problem in zip([1.0, 1.5, 2.0], problems, strict=True):
+        messages += fuser.update([], [_sighting(pts_s, problem)], [])
+    (alert,) = _alerts(messages)
+    assert alert.track.verdict is Verdict.ABSTAIN
+    assert alert.track.problem is QualityProblem.BLURRED
+    assert alert.track.probability is None
+
+
+def test_a_track_that_abstained_is_undecided_again_at_its_first_score():
+    fuser = Fuser(FuseConfig(), THRESHOLDS, "lgsc")
+    fuser.update([], [_sighting(3.0, QualityProblem.DARK)], [])
+    (_score, alert) = fuser.update([_look(3.4, 0.5)], [], [])
+    assert (alert.previous, alert.track.verdict) == (Verdict.ABSTAIN, Verdict.UNDECIDED)
+    assert alert.track.problem is None
+
+
+def test_the_last_message_of_a_track_says_so_and_its_state_is_freed():
+    fuser = Fuser(EVERY_LOOK, THRESHOLDS, "lgsc")
+    for pts_s in (0.0, 1.0, 2.0):
+        fuser.update([_look(pts_s, 0.9)], [], [])
+    (last,) = fuser.update([], [], [KEY])
+    assert last.ended
+    assert fuser.update([], [], [KEY]) == []
+    (again,) = fuser.update([_look(9.0, 0.9)], [], [])
+    assert again.n_scores == 1
+
+
+def test_a_track_that_was_never_looked_at_ends_silently():
+    assert Fuser(EVERY_LOOK, THRESHOLDS, "lgsc").update([], [], [KEY]) == []
+
+
+def test_tracks_do_not_share_evidence():
+    other = TrackKey(source_id="cam", session=0, track_id=2)
+    fuser = Fuser(EVERY_LOOK, THRESHOLDS, "lgsc")
+    messages = fuser.update([_look(0.0, 0.9), _look(0.0, 0.1, other)], [], [])
+    assert messages[0].probability > 0.5 > messages[1].probability
+
+
+@pytest.mark.parametrize("score", [math.nan, -0.1, 1.1])
+def test_a_score_that_is_no_probability_is_refused(score):
+    with pytest.raises(ValueError, match=r"must lie in 0\.\.1"):
+        _run([(0.0, score)])
+
+
+def test_options_override_the_thresholds_of_the_detector():
+    config = FuseConfig(enter=0.99, leave=0.98, publish_every_s=0)
+    assert [a.track.verdict for a in _alerts(_run(_steady(0.8), config))] == [Verdict.BONA_FIDE]
+
+
+def test_a_threshold_that_contradicts_the_detectors_own_is_refused():
+    with pytest.raises(ConfigError, match=r"leave \(0.8\) must not exceed enter \(0.7\)"):
+        Fuser(FuseConfig(leave=0.8), THRESHOLDS, "lgsc")
+
+
+@given(st.lists(st.tuples(st.floats(0, 3), st.floats(0, 1)), min_size=1, max_size=30))
+def test_probability_stays_in_0_to_1_and_grows_with_every_score(steps):
+    times = np.cumsum([dt for dt, _ in steps])
+    looks = [(t, p) for t, (_, p) in zip(times, steps, strict=True)]
+    higher = [(t, min(1.0, p + 0.1)) for t, p in looks]
+    config = FuseConfig(publish_every_s=0)
+    low = _scores(_run(looks, config))[-1].probability
+    high = _scores(_run(higher, config))[-1].probability
+    assert 0 <= low <= high <= 1

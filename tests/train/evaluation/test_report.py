@@ -1,0 +1,473 @@
+"""The report of tables of scores: every figure with its variant, threshold source and counts."""
+
+import base64
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from train.__main__ import main
+from train.data.protocols import DevBpcer, DevEer, FixedThreshold
+from train.errors import TrainError
+from train.evaluation.published import ExpectedFigure, load_expected
+from train.evaluation.report import ReportConfig, build_report, parse_threshold, write_report
+from train.evaluation.scores import FrameScore, write_scores
+
+A = {
+    None: [0.05, 0.10, 0.20, 0.35, 0.60],
+    "print": [0.30, 0.80, 0.90],
+    "replay": [0.55, 0.70, 0.40, 0.95],
+}
+B = {None: [0.02, 0.08, 0.15, 0.30], "any": [0.25, 0.45, 0.70, 0.90]}
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def table(scores, dataset="a", subject=None):
+    """One picture per score, so that frames and videos are the same."""
+    return [
+        FrameScore(
+            sample_id=f"{dataset}/{kind}{i}",
+            dataset=dataset,
+            video_id=f"{kind or 'live'}{i}",
+            subject=subject,
+            label=int(kind is not None),
+            attack_type=kind,
+            score=score,
+        )
+        for kind, values in scores.items()
+        for i, score in enumerate(values)
+    ]
+
+
+def drawn(n, seed, dataset, shift=2.0):
+    rng = np.random.default_rng(seed)
+    live, attack = rng.normal(0, 1, n), rng.normal(shift, 1, n)
+    return table({None: 1 / (1 + np.exp(-live)), "swap": 1 / (1 + np.exp(-attack))}, dataset)
+
+
+def config(threshold="dev_eer", **other):
+    return ReportConfig(
+        protocol="made up", threshold=parse_threshold(threshold), replicates=200, **other
+    )
+
+
+def report(dev, tests, *args, expected=(), **options):
+    return build_report(dev, tests, config(*args, **options), expected=expected).document
+
+
+def of(document, name, level="video"):
+    (found,) = [s for s in document.sets if (s.name, s.level) == (name, level)]
+    return found
+
+
+def values(found):
+    return {figure.name: figure.value for figure in found.figures}
+
+
+def exactly(value):
+    return pytest.approx(value, abs=1e-9)
+
+
+@pytest.mark.parametrize("level", ["video", "frame"])
+def test_figures_at_a_dev_threshold_equal_the_worked_example(level):
+    found = of(report(table(B, "b"), {"a": table(A)}), "a", level)
+    assert found.threshold.value == exactly(0.30)
+    assert (found.threshold.rule, found.threshold.oracle) == ("dev_eer", False)
+    assert "4 bona fide" in found.threshold.source
+    got = values(found)
+    assert got["apcer_pooled"] == exactly(0.0)
+    assert got["bpcer"] == exactly(0.4)
+    assert got["hter"] == exactly(0.2)
+    assert got["hter:test_eer"] == exactly(0.1714285714285714)
+    assert got["accuracy_at_half"] == exactly(0.75)
+
+
+def test_figures_of_the_worked_example_carry_variant_source_and_counts():
+    found = of(report(None, {"a": table(A)}, "fixed=0.4"), "a")
+    expected = {
+        "apcer:print": (1 / 3, 0, 3),
+        "apcer:replay": (0.0, 0, 4),
+        "apcer_max": (1 / 3, 0, 7),
+        "apcer_pooled": (1 / 7, 0, 7),
+        "bpcer": (0.2, 5, 0),
+        "acer": (0.26666666666, 5, 7),
+        "acer_pooled": (0.1714285714, 5, 7),
+        "hter": (0.1714285714, 5, 7),
+        "accuracy": (0.8333333333, 5, 7),
+    }
+    for name, (value, n_bona_fide, n_attack) in expected.items():
+        figure = found.figure(name)
+        assert (figure.value, figure.n_bona_fide, figure.n_attack) == (
+            exactly(value),
+            n_bona_fide,
+            n_attack,
+        )
+        assert (figure.threshold.rule, figure.threshold.value) == ("fixed", 0.4)
+        assert figure.variant
+    assert found.n_by_type == {"print": 3, "replay": 4}
+    rest = {
+        "auc": 0.8857142857142857,
+        "average_precision": 0.9240362811791383,
+        "eer_interpolated": 0.2,
+        "eer_nearest": 0.1714285714285714,
+        "eer_convex_hull": 0.1764705882352941,
+        "bpcer_at_apcer:0.1": 0.4,
+        "bpcer_at_apcer:0.05": 0.4,
+        "bpcer_at_apcer:0.01": 0.4,
+        "log_loss": 0.4317869876316855,
+        "brier": 0.14416666666666664,
+        "min_cllr": 0.40535039968275355,
+    }
+    got = values(found)
+    assert {name: got[name] for name in rest} == {k: exactly(v) for k, v in rest.items()}
+
+
+def test_cllr_takes_out_the_prior_that_scores_were_meant_for():
+    found = of(report(None, {"a": table(A)}, "fixed=0.4", prior=7 / 12), "a")
+    assert values(found)["cllr"] == exactly(0.6384038795248643)
+    assert values(found)["calibration_loss"] == exactly(0.6384038795248643 - 0.40535039968275355)
+
+
+def test_a_detection_rate_at_fewer_false_alarms_than_can_be_seen_has_a_reason_instead():
+    document = report(None, {"a": drawn(150, 1, "a")}, "fixed=0.5")
+    found = of(document, "a")
+    assert found.figure("tpr_at_fpr:0.01").value is not None
+    refused = found.figure("tpr_at_fpr:0.001")
+    assert refused.value is None
+    assert refused.reason == "needs 1000 bona fide samples or more, found 150"
+    assert any("150 bona fide samples are too few" in w for w in document.warnings)
+
+
+def test_oracles_are_marked_and_never_the_operating_point():
+    found = of(report(table(B, "b"), {"a": table(A)}), "a")
+    oracles = {f.name for f in found.figures if f.threshold and f.threshold.oracle}
+    assert oracles == {"hter:test_eer", "acer:test_eer", "acer:test_best_acer"}
+    assert {f.threshold.rule for f in found.figures if f.name in oracles} == {
+        "test_eer",
+        "test_best_acer",
+    }
+    assert found.figure("hter:test_eer").threshold.value == exactly(0.40)
+    assert found.figure("acer:test_best_acer").threshold.value == exactly(0.30)
+
+
+def test_no_oracle_can_be_asked_for_as_the_operating_point():
+    with pytest.raises(TrainError, match="expected dev_eer"):
+        parse_threshold("test_eer")
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("dev_eer", DevEer(kind="dev_eer")),
+        ("dev_bpcer=0.25", DevBpcer(kind="dev_bpcer", at=0.25)),
+        ("fixed=0.7", FixedThreshold(kind="fixed", value=0.7)),
+    ],
+)
+def test_threshold_rules_are_read(text, rule):
+    assert parse_threshold(text) == rule
+
+
+def test_a_threshold_at_few_dev_false_alarms_is_the_lowest_such():
+    found = of(report(table(B, "b"), {"a": table(A)}, "dev_bpcer=0.25"), "dev")
+    assert found.threshold.value == exactly(0.25)
+    assert values(found)["bpcer"] == exactly(0.25)
+
+
+def test_a_rule_of_dev_needs_dev_scores_of_the_classes():
+    with pytest.raises(TrainError, match="needs both classes in the dev set, found no dev scores"):
+        report(None, {"a": table(A)})
+    with pytest.raises(TrainError, match="found 2 and 0 attacks"):
+        report(table({None: [0.1, 0.2]}, "b"), {"a": table(A)})
+
+
+def test_bootstrap_intervals_hold_the_value_and_repeat_with_the_seed():
+    tests = {"a": drawn(60, 1, "a")}
+    first, second = (of(report(None, tests, "fixed=0.5"), "a") for _ in range(2))
+    assert first == second
+    for name in ("auc", "bpcer", "acer", "eer_interpolated", "log_loss", "cllr"):
+        low, high = first.figure(name).bootstrap95
+        assert low <= first.figure(name).value <= high
+        assert high - low < 0.5
+    other = of(report(None, tests, "fixed=0.5", seed=7), "a")
+    assert other.figure("auc").bootstrap95 != first.figure("auc").bootstrap95
+
+
+def test_intervals_are_wide_where_all_frames_are_of_few_videos():
+    rng = np.random.default_rng(5)
+    rows = [
+        FrameScore(
+            sample_id=f"{v}-{i}",
+            dataset="few",
+            video_id=f"v{v}",
+            label=v % 2,
+            attack_type="swap" if v % 2 else None,
+            frame=i,
+            score=float(np.clip(0.2 + 0.4 * (v % 2) + offset + rng.normal(0, 0.02), 0, 1)),
+        )
+        for v, offset in enumerate(rng.normal(0, 0.25, 12))
+        for i in range(30)
+    ]
+    many = [r.model_copy(update={"video_id": f"{r.video_id}-{r.frame}"}) for r in rows]
+    few_videos, many_videos = (
+        of(report(None, {"a": t}, "fixed=0.5"), "a", "frame").figure("auc") for t in (rows, many)
+    )
+    assert few_videos.value == many_videos.value
+    width = np.ptp(few_videos.bootstrap95)
+    assert width > 3 * np.ptp(many_videos.bootstrap95)
+
+
+def test_single_rates_of_videos_have_wilsons_interval_and_frames_have_none():
+    document = report(None, {"a": table(A)}, "fixed=0.4")
+    bpcer = of(document, "a").figure("bpcer")
+    assert bpcer.wilson95 == (exactly(0.0362241086), exactly(0.6244653702))
+    assert of(document, "a").figure("acer").wilson95 is None
+    assert of(document, "a", "frame").figure("bpcer").wilson95 is None
+
+
+def test_videos_without_a_face_are_published_and_judged_by_the_policy():
+    rows = [*table(A), *table({"mask": [None]}, "m"), *table({None: [None]}, "n")]
+    left_out, wrong = (
+        of(report(None, {"a": rows}, "fixed=0.4", no_face=policy), "a")
+        for policy in ("exclude", "error")
+    )
+    assert left_out.n_no_face == wrong.n_no_face == {"bona_fide": 1, "attack": 1}
+    assert left_out.figure("bpcer").n_bona_fide == 5
+    assert wrong.figure("bpcer").value == exactly(2 / 6)
+    assert wrong.figure("apcer:mask").value == 1.0
+
+
+def test_mean_and_spread_over_test_sets_are_of_samples():
+    tests = {"first": drawn(100, 1, "x"), "second": drawn(100, 2, "y", shift=0.5)}
+    document = report(drawn(100, 3, "z"), tests)
+    areas = [of(document, name).figure("auc").value for name in tests]
+    (spread,) = [
+        s for s in document.over_test_sets if (s.figure, s.level) == ("auc", "video")
+    ]  # dev is not one of them
+    assert (spread.mean, spread.n_sets) == (exactly(np.mean(areas)), 2)
+    assert spread.standard_deviation == exactly(np.std(areas, ddof=1))
+
+
+def test_the_temperature_of_calibrated_dev_scores_is_one():
+    rng = np.random.default_rng(4)
+    p = rng.uniform(0, 1, 4000)
+    attack = rng.uniform(0, 1, 4000) < p
+    document = report(table({None: p[~attack], "swap": p[attack]}, "d"), {"a": table(A)})
+    assert of(document, "dev").figure("temperature").value == pytest.approx(1, abs=0.1)
+    assert of(document, "a").figure("temperature") is None
+
+
+# Warnings
+
+
+def warnings_of(dev, tests, *args, **options):
+    return "\n".join(report(dev, tests, *args, **options).warnings)
+
+
+def test_a_set_of_one_class_gets_a_warning_and_reasons():
+    document = report(None, {"a": table({None: [0.1, 0.6]})}, "fixed=0.5")
+    assert "a, videos: there are no attacks, so only BPCER says anything." in document.warnings
+    found = of(document, "a")
+    assert found.figure("bpcer").value == 0.5
+    assert found.figure("auc").value is None
+    assert found.figure("auc").reason == "of 2 bona fide samples and 0 attacks"
+    attacks = warnings_of(None, {"a": table({"swap": [0.9]})}, "fixed=0.5")
+    assert "no bona fide samples, so only APCER" in attacks
+
+
+def test_reversed_labels_get_a_warning():
+    reversed_ = drawn(50, 1, "a", shift=-2.0)
+    found = warnings_of(None, {"a": reversed_}, "fixed=0.5")
+    assert re.search(r"a, videos: AUC is 0\.0\d+, far below 0\.5.*reversed", found)
+    assert "reversed" not in warnings_of(None, {"a": drawn(50, 1, "a")}, "fixed=0.5")
+
+
+def test_scores_without_any_difference_get_a_warning():
+    same = table({None: [0.5] * 30, "swap": [0.5] * 30})
+    assert "all scores are equal" in warnings_of(None, {"a": same}, "fixed=0.5")
+
+
+def test_a_threshold_chosen_on_test_scores_gets_a_warning():
+    rows = drawn(40, 1, "a")
+    found = warnings_of(rows, {"a": rows[5:]})
+    assert "a: 75 of its videos are in dev too. The threshold was chosen on test scores" in found
+
+
+def test_people_in_both_dev_and_test_get_a_warning():
+    dev = table(B, "a", subject="anna")
+    test = [r.model_copy(update={"video_id": f"t{r.video_id}"}) for r in dev]
+    assert "a: 1 of its people are in dev too" in warnings_of(dev, {"a": test})
+    assert "are in dev too" not in warnings_of(table(B, "b"), {"a": table(A)})
+
+
+def test_faces_lost_in_one_class_more_than_in_the_other_get_a_warning():
+    blind = table({None: [0.1] * 40, "swap": [0.9] * 36 + [None] * 4})
+    found = warnings_of(None, {"a": blind}, "fixed=0.5")
+    assert "no face was found in 0.0% of the bona fide samples and in 10.0% of the attacks" in found
+
+
+def test_few_people_get_a_warning():
+    assert "a class has only 5 people or source videos" in warnings_of(
+        None, {"a": table(A)}, "fixed=0.5"
+    )
+
+
+def test_scores_that_are_no_numbers_are_refused_by_name():
+    with pytest.raises(TrainError, match=r"^a: a/print0 frame 0 \(a/print0\): score nan"):
+        report(None, {"a": table({"print": [math.nan]})}, "fixed=0.5")
+
+
+def test_a_set_in_which_no_face_was_found_is_refused():
+    with pytest.raises(TrainError, match="a: no face was found in any of 2 frames"):
+        report(None, {"a": table({None: [None], "swap": [None]})}, "fixed=0.5")
+
+
+@pytest.mark.parametrize("name", ["../a", "", "dev", "a b", ".hidden", "a/b"])
+def test_a_name_that_can_not_be_a_files_is_refused(name):
+    with pytest.raises(TrainError, match="can't name a test set"):
+        report(None, {name: table(A)}, "fixed=0.5")
+
+
+def test_a_report_without_test_sets_is_refused():
+    with pytest.raises(TrainError, match="at least one test set"):
+        report(table(B), {})
+
+
+# Published figures
+
+
+def published(**other):
+    given = {"test": "a", "level": "video", "metric": "auc", "value": 0.9, "source": "Table 2"}
+    return ExpectedFigure(**{**given, **other})
+
+
+@pytest.mark.parametrize(
+    ("other", "ours", "within"),
+    [
+        ({"tolerance": 0.02}, 0.8857142857, True),
+        ({"tolerance": 0.01}, 0.8857142857, False),
+        ({}, 0.8857142857, None),
+        ({"value": 88.6, "unit": "percent", "tolerance": 0.1}, 88.57142857, True),
+        ({"value": None, "tolerance": 1}, 0.8857142857, None),
+        ({"metric": "tpr_at_fpr:0.01"}, None, None),
+    ],
+)
+def test_published_figures_stand_beside_ours(other, ours, within):
+    document = report(None, {"a": table(A)}, "fixed=0.4", expected=[published(**other)])
+    (row,) = document.expected
+    assert row.ours == (None if ours is None else pytest.approx(ours, abs=1e-7))
+    assert row.within_tolerance is within
+    assert not any("counterpart" in warning for warning in document.warnings)
+
+
+def test_a_published_figure_without_counterpart_gets_a_warning():
+    document = report(None, {"a": table(A)}, "fixed=0.4", expected=[published(test="b")])
+    assert any("no counterpart" in warning for warning in document.warnings)
+
+
+def test_published_figures_are_read_from_a_recipe(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "method: lgsc\nexpected:\n"
+        "  - {test: a, level: frame, metric: auc, value: null, source: not found}\n"
+    )
+    assert load_expected(path) == [published(level="frame", value=None, source="not found")]
+    path.write_text("method: lgsc\nexpected: null\n")
+    assert load_expected(path) == []
+    path.write_text("expected: [{metric: auc}]\n")
+    with pytest.raises(TrainError, match=r"recipe\.yaml: can't read the expected figures"):
+        load_expected(path)
+
+
+# Files
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    tests = {"far": drawn(60, 2, "far", shift=0.7), "live_only": table({None: [0.1, 0.2]}, "l")}
+    built = build_report(
+        drawn(60, 1, "near"),
+        tests,
+        config(no_face="exclude"),
+        expected=[published(test="far", source="<script>alert(1)</script>")],
+        about={"run": "runs/<b>x</b>"},
+    )
+    return built, write_report(built, folder)
+
+
+def test_the_json_holds_every_figure_and_no_number_that_json_has_not(written):
+    built, page = written
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    content = json.loads((page.parent / "report.json").read_text(), parse_constant=refuse)
+    assert content["format"] == "facewarden/report/v1"
+    assert len(content["sets"]) == 6
+    auc = next(f for f in content["sets"][1]["figures"] if f["name"] == "auc")
+    assert auc["value"] == of(built.document, "far").figure("auc").value
+    assert content["config"]["threshold"] == {"kind": "dev_eer"}
+
+
+def test_the_page_is_self_contained_and_escapes_what_it_shows(written):
+    _, page = written
+    text = page.read_text()
+    assert not re.search(r"(src|href)=\"(?!data:image/png;base64,)", text)
+    assert "@import" not in text
+    assert "url(" not in text
+    assert "<script" not in text
+    assert "runs/&lt;b&gt;x&lt;/b&gt;" in text
+    assert len(re.findall(r'src="data:', text)) == 8
+
+
+def test_the_page_shows_figures_oracles_and_warnings(written):
+    built, page = written
+    text = page.read_text()
+    far = of(built.document, "far")
+    assert f"{far.figure('auc').value:.4f}" in text
+    assert f"{100 * far.figure('acer').value:.2f} %" in text
+    assert f"{100 * far.figure('hter:test_eer').value:.2f} % *" in text
+    assert "apcer swap" in text
+    assert "there are no attacks, so only BPCER says anything." in text
+    assert "needs 100 bona fide samples or more, found 60" in text
+
+
+def test_the_pictures_of_the_page_lie_beside_it(written):
+    _, page = written
+    inline = re.findall(r"base64,([^\"]+)", page.read_text())
+    files = {path.name: path.read_bytes() for path in page.parent.glob("*.png")}
+    assert len(files) == 8
+    assert len(set(files.values())) == 4  # every video here is one frame
+    assert {base64.b64decode(image) for image in inline} == set(files.values())
+    assert all(content.startswith(PNG) for content in files.values())
+    assert {p.suffix for p in page.parent.iterdir()} == {".png", ".json", ".html"}
+
+
+def test_the_command_makes_a_report_of_files(tmp_path):
+    write_scores(tmp_path / "dev.jsonl", table(B, "b"))
+    write_scores(tmp_path / "a.jsonl", table(A))
+    run = ["report", "--dev", tmp_path / "dev.jsonl", "--test", f"a={tmp_path / 'a.jsonl'}"]
+    result = CliRunner().invoke(main, [*map(str, run), "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "out" / "report.html").is_file()
+    content = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert content["sets"][1]["threshold"]["value"] == exactly(0.30)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--test", "a"], "expected NAME=FILE"),
+        (["--test", "a=x", "--test", "a=y"], "each name once"),
+        (["--test", "a=x", "--aggregate", "best"], "unknown aggregate 'best'"),
+        (["--test", "a=x", "--threshold", "best"], "expected dev_eer"),
+        (["--test", "a=absent.jsonl", "--threshold", "fixed=0.5"], "absent.jsonl: can't read"),
+    ],
+)
+def test_wrong_options_of_the_command_are_named(options, message, tmp_path):
+    result = CliRunner().invoke(main, ["report", "--out", str(tmp_path), *options])
+    assert isinstance(result.exception, TrainError)
+    assert message in str(result.exception)

@@ -1,0 +1,221 @@
+"""Tables of scores: what is read is what was written, and nothing wrong gets in unnamed."""
+
+import math
+
+import numpy as np
+import pytest
+
+from train.errors import TrainError
+from train.evaluation.metrics.roc import roc
+from train.evaluation.scores import (
+    FrameScore,
+    aggregated,
+    checked_scores,
+    frame_samples,
+    read_scores,
+    video_samples,
+    write_scores,
+)
+
+VIDEOS = {
+    "r1": [0.1, 0.2, 0.9],
+    "r2": [0.3, 0.3, 0.3],
+    "r3": [0.2, 0.4],
+    "f1": [0.9, 0.8, 0.7],
+    "f2": [0.05, 0.95],
+    "f3": [0.35, 0.25, 0.35, 0.25],
+}
+
+
+def row(video="r1", frame=0, score=0.5, **other):
+    attack = video.startswith("f")
+    values = {
+        "sample_id": f"{video}-{frame}",
+        "dataset": "made",
+        "video_id": video,
+        "label": int(attack),
+        "attack_type": "swap" if attack else None,
+        "frame": frame,
+        "score": score,
+    }
+    return FrameScore(**{**values, **other})
+
+
+def rows_of(videos):
+    return [row(name, i, s) for name, scores in videos.items() for i, s in enumerate(scores)]
+
+
+def accuracy(samples):
+    return np.mean((samples.scores >= 0.5) == samples.labels)
+
+
+def auc(samples):
+    return roc(samples.labels, samples.scores).auc()
+
+
+def exactly(value):
+    return pytest.approx(value, abs=1e-9)
+
+
+def test_frames_equal_the_worked_example():
+    frames = frame_samples(checked_scores(rows_of(VIDEOS)))
+    assert len(frames.scores) == 17
+    assert auc(frames) == exactly(0.6597222222222221)
+    assert accuracy(frames) == exactly(0.6470588235294118)
+
+
+@pytest.mark.parametrize(
+    ("aggregate", "area", "right"),
+    [
+        ("mean", 0.7222222222222222, 5 / 6),
+        ("max", 0.7222222222222222, 2 / 3),
+        ("median", 5 / 6, 5 / 6),
+        ("top2", 7 / 9, None),  # f2 lies at 0.5 but for rounding
+        ("logit_mean", 7 / 9, None),
+    ],
+)
+def test_videos_equal_the_worked_example(aggregate, area, right):
+    videos = video_samples(checked_scores(rows_of(VIDEOS)), aggregate)
+    assert auc(videos) == exactly(area)
+    if right is not None:
+        assert accuracy(videos) == exactly(right)
+
+
+@pytest.mark.parametrize(
+    ("high", "middle", "low", "expected"),
+    [
+        (12, 15, 0, 0.9),  # 12 > 27 // 2.5 = 10
+        (11, 5, 0, (11 * 0.9 + 5 * 0.5) / 16),  # 11 are too few
+        (12, 20, 0, (12 * 0.9 + 20 * 0.5) / 32),  # 12 = 32 // 2.5: not more
+        (0, 1, 19, 0.1),
+        (0, 1, 9, (9 * 0.1 + 0.5) / 10),  # nine tenths: not more
+    ],
+)
+def test_confident_frames_speak_for_the_video(high, middle, low, expected):
+    scores = np.array([0.9] * high + [0.5] * middle + [0.1] * low)
+    assert aggregated(scores, "confident") == exactly(expected)
+
+
+def test_an_unknown_aggregate_is_refused():
+    with pytest.raises(ValueError, match="unknown aggregate 'top0'"):
+        aggregated(np.array([0.5]), "top0")
+
+
+@pytest.mark.parametrize(
+    ("policy", "scores"),
+    [("half", [0.5, 0.9, 0.5, 0.2]), ("exclude", [0.9, 0.2]), ("error", [0.0, 0.9, 1.0, 0.2])],
+)
+def test_videos_without_a_face_count_as_the_policy_says(policy, scores):
+    videos = {"f1": [None, None], "f2": [0.9, None], "r1": [None], "r2": [0.2]}
+    found = video_samples(checked_scores(rows_of(videos)), no_face=policy)
+    assert found.scores.tolist() == scores
+    assert found.no_face == (1, 1)
+
+
+def test_frames_without_a_face_are_counted_per_class():
+    videos = {"f1": [None, None], "f2": [0.9, None], "r1": [None], "r2": [0.2]}
+    frames = frame_samples(checked_scores(rows_of(videos)))
+    assert frames.no_face == (1, 3)
+    assert frames.names.tolist() == ["made/f2#0", "made/r2#0"]
+
+
+def test_a_cluster_is_the_person_or_else_the_source_video():
+    rows = [
+        row("f1", subject="anna"),
+        row("f2", source_id="r1"),
+        row("r1"),
+        row("r2", subject="anna"),
+    ]
+    found = dict(zip(["f1", "f2", "r1", "r2"], video_samples(rows).clusters, strict=True))
+    assert found["f1"] == found["r2"] == "made/person anna"
+    assert found["f2"] == found["r1"] == "made/video r1"
+
+
+def test_a_table_survives_being_written(tmp_path):
+    rows = checked_scores(
+        [row("f1", 3, 0.1 + 0.2, logit=-1.5, subject="anna"), row("r1", score=None)]
+    )
+    path = tmp_path / "new" / "scores.jsonl"
+    write_scores(path, rows)
+    assert read_scores(path) == rows
+    assert [p.name for p in path.parent.iterdir()] == ["scores.jsonl"]
+
+
+def test_an_interrupted_write_leaves_the_old_table(tmp_path):
+    path = tmp_path / "scores.jsonl"
+    write_scores(path, [row()])
+
+    def broken():
+        yield row("r2")
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        write_scores(path, broken())
+    assert read_scores(path) == [row()]
+
+
+def test_a_sample_that_came_twice_counts_once():
+    repeated = [row(score=0.5), row("r2"), row(score=0.5000001)]
+    assert checked_scores(repeated) == [row(score=0.5), row("r2")]
+
+
+@pytest.mark.parametrize("other", [{"score": 0.6}, {"score": None}, {"video_id": "r7"}])
+def test_one_sample_id_with_two_meanings_is_refused(other):
+    twin = row().model_copy(update=other)
+    with pytest.raises(TrainError, match=r"made/r\d frame 0 \(r1-0\).*not unique"):
+        checked_scores([row(), twin])
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf, 1.5, -0.1])
+def test_scores_that_are_no_probabilities_are_refused_by_name(score):
+    with pytest.raises(TrainError, match=rf"made/f2 frame 7 \(f2-7\): score {score}"):
+        checked_scores([row(), row("f2", 7, score)])
+
+
+def test_a_score_that_is_no_number_is_not_taken_for_a_missing_face_once_written(tmp_path):
+    write_scores(tmp_path / "scores.jsonl", [row(score=math.nan)])
+    with pytest.raises(TrainError, match=r"scores\.jsonl: .*score nan"):
+        read_scores(tmp_path / "scores.jsonl")
+
+
+def test_a_logit_that_is_no_number_is_refused_by_name():
+    with pytest.raises(TrainError, match=r"\(r1-0\): logit nan"):
+        checked_scores([row(logit=math.nan)])
+
+
+def test_many_wrong_rows_are_counted():
+    with pytest.raises(TrainError, match="and 15 more rows"):
+        checked_scores([row(frame=i, score=math.nan) for i in range(20)])
+
+
+def test_a_video_of_both_labels_is_refused():
+    with pytest.raises(TrainError, match=r"made/r1.*different video ids"):
+        checked_scores([row(), row(frame=1, label=1, attack_type="swap")])
+
+
+def test_an_empty_table_is_refused(tmp_path):
+    (tmp_path / "scores.jsonl").touch()
+    with pytest.raises(TrainError, match=r"scores\.jsonl: the table of scores is empty"):
+        read_scores(tmp_path / "scores.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"sample_id": "a"', "line 2: Invalid JSON"),
+        (row().model_dump_json().replace('"label":0', '"label":2'), "line 2: label: "),
+        (row().model_dump_json().replace("frame", "frames"), "line 2: frames: Extra inputs"),
+        (row().model_dump_json().replace('type":null', 'type":"swap"'), "line 2: .*have none"),
+        (row().model_dump_json().replace(',"score":0.5', ""), "line 2: score: Field required"),
+    ],
+)
+def test_a_wrong_row_of_a_file_is_named_with_its_line(line, message, tmp_path):
+    path = tmp_path / "scores.jsonl"
+    path.write_text(f"{row().model_dump_json()}\n{line}\n")
+    with pytest.raises(TrainError, match=rf"scores\.jsonl: {message}"):
+        read_scores(path)
+
+
+def test_a_missing_table_is_named(tmp_path):
+    with pytest.raises(TrainError, match=r"absent\.jsonl: can't read"):
+        read_scores(tmp_path / "absent.jsonl")

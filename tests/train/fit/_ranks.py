@@ -1,0 +1,58 @@
+"""What two processes do in the tests of test_distributed.py; `torchrun` starts it."""
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from models import FaceBatch, build_model
+from train.fit.objective import Objective
+from train.fit.ranks import joined
+
+# Batch norm's statistics would differ between one process and two; so would dropout and triplets.
+OPTIONS = {
+    "size_px": 32,
+    "decoder_widths": [4, 4, 4, 4, 4],
+    "decoder_norm": "batch",  # instance norm of a 1 x 1 map amplifies rounding
+    "dropout": 0,
+    "weight_triplet": 0,
+}
+
+
+def gradients(batch, ranks):
+    """Return every parameter's gradient of one batch, averaged over the ranks."""
+    torch.manual_seed(0)
+    model = build_model("lgsc", OPTIONS).train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    objective = ranks.wrap(Objective(model))
+    terms, _ = objective(batch)
+    torch.stack(list(terms.values())).sum().backward()
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def whole_batch():
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    return FaceBatch(images, torch.tensor([0, 0, 1, 1, 0, 0, 1, 1]))
+
+
+def main():
+    what, out = sys.argv[1], Path(sys.argv[2])
+    with joined() as ranks:
+        if what == "gradients":
+            whole = whole_batch()
+            own = slice(ranks.rank * 4, ranks.rank * 4 + 4)
+            found = gradients(FaceBatch(whole.images[own], whole.labels[own]), ranks)
+            torch.save(found, out / f"{ranks.rank}.pt")
+        elif what == "die":
+            ranks.wait()
+            if ranks.rank == 1:
+                raise RuntimeError("rank one broke")
+            ranks.wait()
+
+
+if __name__ == "__main__":
+    main()

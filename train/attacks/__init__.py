@@ -1,0 +1,78 @@
+"""Attacks made from bona fide faces, for training without (or beside) real ones.
+
+Only for bona fide training images: an attack on an attack has no meaning, and a score on these
+families measures the generator.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from train.attacks._random_fields import either
+from train.attacks._samples import LooseCrop, SyntheticAttack
+from train.attacks.print_attack import print_attack
+from train.attacks.replay import replay
+from train.attacks.sdsc import sdsc
+from train.attacks.self_blend import self_blend
+from train.attacks.spsc import moire, print_jitter, spsc
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from numpy.random import Generator
+
+__all__ = [
+    "FAMILIES",
+    "UNIATTACKDATA_SCHEDULES",
+    "LooseCrop",
+    "SyntheticAttack",
+    "draw_family",
+    "synthesise",
+]
+
+FAMILIES: Final[Mapping[str, Callable[[LooseCrop, Generator], SyntheticAttack]]] = {
+    "sbi": self_blend,
+    "sdsc": sdsc,
+    "moire": moire,
+    "print_jitter": print_jitter,
+    "spsc": spsc,
+    "replay": replay,
+    "print": print_attack,
+}
+
+# Shares of the bona fide pictures that UniAttackData's challenge winner turned into attacks, by
+# protocol; P2.1 tests on unseen physical, P2.2 on unseen digital attacks (see `spsc`, `sdsc`).
+UNIATTACKDATA_SCHEDULES: Final[Mapping[str, Mapping[str, float]]] = {
+    "P1": {"spsc": 0.1, "sdsc": 0.1},
+    "P2.1": {"moire": 0.3, "print_jitter": 0.3},
+    "P2.2": {"sdsc": 0.5},
+}
+
+
+def synthesise(face: LooseCrop, rng: Generator, weights: Mapping[str, float]) -> SyntheticAttack:
+    """Make one attack of a family drawn by weight.
+
+    Args:
+        face: A bona fide training face.
+        rng: Source of every draw: the same state gives the same attack.
+        weights: Share of each family of `FAMILIES`; a family left out is never made.
+
+    Raises:
+        ValueError: A family is unknown, or no weight is positive.
+    """
+    return FAMILIES[draw_family(rng, weights)](face, rng)
+
+
+def draw_family(rng: Generator, weights: Mapping[str, float]) -> str:
+    """Draw the name of a family by weight.
+
+    Raises:
+        ValueError: As `synthesise`.
+    """
+    unknown = weights.keys() - FAMILIES.keys()
+    if unknown or min(weights.values(), default=0) < 0 or sum(weights.values()) <= 0:
+        raise ValueError(
+            f"weights must be 0 or more, not all 0, for families of {sorted(FAMILIES)}; "
+            f"got {dict(weights)}"
+        )
+    return either(rng, weights)

@@ -1,0 +1,1 @@
+"""From videos on disk to batches of faces: data sets, preparation, shards, protocols, loaders."""

@@ -1,0 +1,364 @@
+"""Protocols: which videos train, choose thresholds and test, said in configs/protocols/*.yaml.
+
+A file is one protocol, named after it, or with `for:` a family: each entry gives a suffix of the
+name and the values that replace `$parameter` in the rest of the file.
+
+    for:
+      "1": {phone: "1"}
+    ...
+    exclude: {attributes: {phone: $phone}}
+
+Nothing here can choose on test data: thresholds are of the dev set or fixed, a dev set names its
+split and that is never test, and resolving refuses what lies on both sides.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, TypeAlias
+
+import numpy as np
+import yaml
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
+
+from models import ATTACK, BONA_FIDE
+from train.data.datasets._sample import BONA_FIDE_TYPE, Family, ListedVideo, Split
+from train.data.datasets._tree import some
+from train.errors import TrainError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+FOLDER: Final = Path(__file__).resolve().parents[1] / "configs" / "protocols"
+
+
+def _as_tuple(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+Words: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+Splits: TypeAlias = Annotated[tuple[Split, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+
+
+class Query(BaseModel, frozen=True, extra="forbid"):
+    """Videos whose fields have one of the values named; a field that is not named may be anything.
+
+    `bona_fide` among the attack types means the videos without one.
+    """
+
+    dataset: Words | None = None
+    split: Splits | None = None
+    attack_type: Words | None = None
+    family: Family | None = None
+    compression: Words | None = None
+    subjects: Words | None = None
+    attributes: dict[str, Words] = Field(default_factory=dict)
+
+    def matches(self, video: ListedVideo) -> bool:
+        """Say whether the video has all that is asked for."""
+        return (
+            _allows(self.dataset, video.dataset)
+            and _allows(self.split, video.split)
+            and _allows(self.attack_type, video.attack_type or BONA_FIDE_TYPE)
+            and (self.family is None or self.family == video.family)
+            and _allows(self.compression, video.compression)
+            and _allows(self.subjects, video.subject)
+            and all(_allows(v, video.attributes.get(k)) for k, v in self.attributes.items())
+        )
+
+
+def _allows(values: tuple[str, ...] | None, value: str | None) -> bool:
+    return values is None or value in values
+
+
+class FramesPerVideo(BaseModel, frozen=True, extra="forbid"):
+    """How many frames of a video are used; None: all. A picture has one."""
+
+    bona_fide: int | None = Field(ge=1)
+    attack: int | None = Field(ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_for_both(cls, value: object) -> object:
+        if value == "all":
+            value = None
+        return (
+            {"bona_fide": value, "attack": value} if value is None or type(value) is int else value
+        )
+
+
+class VideoSet(BaseModel, frozen=True, extra="forbid"):
+    """Videos that any of the queries matches, and which of their frames."""
+
+    videos: tuple[Query, ...] = Field(min_length=1, description="Each names its data set.")
+    only: Query | None = Field(None, description="Keep only those that match this, too.")
+    exclude: Query | None = Field(None, description="Leave out those that match this.")
+    frames_per_video: FramesPerVideo
+    sampling: Literal["linspace", "random", "first_n"] = "linspace"
+    seed: int | None = Field(None, description="Of `random`, which needs it.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if any(query.dataset is None for query in self.videos):
+            raise ValueError("every query of `videos` must name its `dataset`")
+        if (self.sampling == "random") != (self.seed is not None):
+            raise ValueError("`seed` belongs to `sampling: random`, which needs it")
+        return self
+
+    def frame_indices(self, video: ListedVideo, n_frames: int) -> list[int]:
+        """Return which frames of a video of `n_frames` frames are used, ascending.
+
+        The same video always gives the same frames, whatever else is read.
+        """
+        first, end = video.frames or (0, n_frames)
+        n = max(0, min(end, n_frames) - first)
+        wanted = self.frames_per_video
+        count = wanted.bona_fide if video.label == BONA_FIDE else wanted.attack
+        if count is None or count >= n:
+            return list(range(first, first + n))
+        match self.sampling:
+            case "first_n":
+                chosen = np.arange(count)
+            case "linspace":
+                chosen = np.linspace(0, n - 1, count).round().astype(int)
+            case "random":
+                key = hashlib.sha256(f"{self.seed}:{video.video_id}".encode()).digest()
+                rng = np.random.default_rng(int.from_bytes(key[:8], "big"))
+                chosen = np.sort(rng.choice(n, count, replace=False))
+        return [first + int(i) for i in chosen]
+
+
+class TestSet(VideoSet, frozen=True, extra="forbid"):
+    """Videos to report on."""
+
+    __test__ = False  # pytest takes the name for a class of tests
+
+    distortion: Literal["uniattack"] | None = Field(
+        None,
+        description="`uniattack`: each picture gets one of JPEG (quality 50-60), Gaussian blur"
+        " (kernel 9-11), Gaussian noise (variance 10-20), contrast and saturation (+-50 %).",
+    )
+
+
+class DevEer(BaseModel, frozen=True, extra="forbid"):
+    """Where APCER and BPCER of the dev set are closest."""
+
+    kind: Literal["dev_eer"]
+
+
+class DevBpcer(BaseModel, frozen=True, extra="forbid"):
+    """The lowest threshold at which the dev set's BPCER is no higher than `at`."""
+
+    kind: Literal["dev_bpcer"]
+    at: float = Field(gt=0, lt=1)
+
+
+class FixedThreshold(BaseModel, frozen=True, extra="forbid"):
+    """A number from elsewhere."""
+
+    kind: Literal["fixed"]
+    value: float = Field(ge=0, le=1)
+
+
+Threshold: TypeAlias = Annotated[DevEer | DevBpcer | FixedThreshold, Field(discriminator="kind")]
+
+
+class Protocol(BaseModel, frozen=True, extra="forbid"):
+    """Who trains, who chooses, who tests."""
+
+    name: str = Field(description="Of the file, with the suffix of the member of a family.")
+    description: str
+    disjoint: Literal["subject", "source", "video"] = Field(
+        description="What train, dev and test must not share; `subject` includes `source`, and"
+        " `source` includes `video`."
+    )
+    train: VideoSet
+    dev: VideoSet
+    test: dict[str, TestSet] = Field(min_length=1)
+    threshold: Threshold
+
+    @model_validator(mode="after")
+    def _dev_is_not_test(self) -> Self:
+        only = self.dev.only.split if self.dev.only else None
+        for query in self.dev.videos:
+            split = only or query.split
+            if split is None or "test" in split:
+                raise ValueError("dev must name its split, and that can't be test")
+        return self
+
+    def datasets(self) -> tuple[str, ...]:
+        """Return the names of the data sets that resolving needs, sorted."""
+        parts = (self.train, self.dev, *self.test.values())
+        names = {name for part in parts for query in part.videos for name in query.dataset or ()}
+        return tuple(sorted(names))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolved:
+    """A protocol's videos, each list sorted by `video_id`."""
+
+    train: list[ListedVideo]
+    dev: list[ListedVideo]
+    test: dict[str, list[ListedVideo]]
+
+
+def load_protocols(path: Path) -> dict[str, Protocol]:
+    """Return the protocols that a file holds, by name: one, or the members of a family.
+
+    Raises:
+        TrainError: unreadable, or not a protocol; the message names the key.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise TrainError(f"{path}: can't read the protocol: {error}") from error
+    if not isinstance(data, dict):
+        raise TrainError(f"{path}: expected the keys of a protocol, found {data!r}")
+    members = data.pop("for", {})
+    if "name" in data or not isinstance(members, dict):
+        raise TrainError(f"{path}: the name is the file's; `for` maps suffixes to parameters")
+    named = {f"{path.stem}_{suffix}": values for suffix, values in members.items()}
+    try:
+        return {
+            name: Protocol.model_validate({**_filled(data, values, path), "name": name})
+            for name, values in (named or {path.stem: {}}).items()
+        }
+    except ValidationError as error:
+        lines = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise TrainError(f"{path}: " + "; ".join(lines)) from error
+
+
+def _filled(node: Any, values: Mapping[str, object], path: Path) -> Any:
+    """Return the YAML with each `$name`, as key or as value, replaced."""
+    match node:
+        case dict():
+            return {_filled(k, values, path): _filled(v, values, path) for k, v in node.items()}
+        case list():
+            return [_filled(item, values, path) for item in node]
+        case str() if node.startswith("$"):
+            if node[1:] not in values:
+                raise TrainError(f"{path}: {node} is no parameter; known: {', '.join(values)}")
+            return values[node[1:]]
+        case _:
+            return node
+
+
+def protocol_names(folder: Path = FOLDER) -> tuple[str, ...]:
+    """Return the names of all protocols, sorted."""
+    return tuple(sorted(name for path in folder.glob("*.yaml") for name in load_protocols(path)))
+
+
+def load_protocol(name: str, folder: Path = FOLDER) -> Protocol:
+    """Return the protocol of this name.
+
+    Raises:
+        TrainError: no such protocol; the message lists those that begin alike.
+    """
+    for path in folder.glob("*.yaml"):
+        if name.startswith(path.stem) and name in (found := load_protocols(path)):
+            return found[name]
+    known = protocol_names(folder)
+    alike = [other for other in known if other.startswith(name.partition("_")[0])]
+    raise TrainError(f"unknown protocol {name!r}; known: {', '.join(alike or known)}")
+
+
+def resolve(protocol: Protocol, listings: Mapping[str, Sequence[ListedVideo]]) -> Resolved:
+    """Pick a protocol's videos from what the data sets list.
+
+    Args:
+        protocol: which.
+        listings: by name of the data set, at least those of `protocol.datasets()`.
+
+    Raises:
+        TrainError: a data set is missing; a query, or an attack type it names, matches no video; a
+            set lacks a class that it needs; train, dev and test share what must be disjoint.
+    """
+    absent = set(protocol.datasets()) - listings.keys()
+    if absent:
+        raise TrainError(f"{protocol.name}: needs the data set {some(absent)}")
+    videos = [video for name in protocol.datasets() for video in listings[name]]
+    resolved = Resolved(
+        train=_select(f"{protocol.name}: train", protocol.train, videos),
+        dev=_select(f"{protocol.name}: dev", protocol.dev, videos),
+        test={
+            name: _select(f"{protocol.name}: test {name}", wanted, videos)
+            for name, wanted in protocol.test.items()
+        },
+    )
+    _check_classes(protocol, resolved)
+    _check_disjoint(protocol, resolved)
+    return resolved
+
+
+def _select(where: str, wanted: VideoSet, videos: Sequence[ListedVideo]) -> list[ListedVideo]:
+    matched: dict[str, ListedVideo] = {}
+    for query in wanted.videos:
+        found = [video for video in videos if query.matches(video)]
+        absent = [
+            word
+            for asked, has in (
+                (query.dataset, {video.dataset for video in found}),
+                (query.attack_type, {video.attack_type or BONA_FIDE_TYPE for video in found}),
+                (query.compression, {video.compression for video in found}),
+            )
+            for word in asked or ()
+            if word not in has
+        ]
+        if not found or absent:
+            asked_for = query.model_dump(exclude_defaults=True)
+            raise TrainError(f"{where}: no video of {', '.join(absent)} among {asked_for}")
+        matched |= {video.video_id: video for video in found}
+    kept = [matched[key] for key in sorted(matched)]
+    if wanted.only is not None:
+        kept = [video for video in kept if wanted.only.matches(video)]
+    if wanted.exclude is not None:
+        before = len(kept)
+        kept = [video for video in kept if not wanted.exclude.matches(video)]
+        if len(kept) == before:  # a misspelt value would let in what must stay out
+            raise TrainError(f"{where}: `exclude` matches no video: {wanted.exclude}")
+    if not kept:
+        raise TrainError(f"{where}: no video is left by `only` and `exclude`")
+    return kept
+
+
+def _check_classes(protocol: Protocol, resolved: Resolved) -> None:
+    if all(video.label == ATTACK for video in resolved.train):
+        raise TrainError(f"{protocol.name}: train holds no bona fide video")
+    tests = {f"test {name}": part for name, part in resolved.test.items()}
+    for name, part in {"dev": resolved.dev, **tests}.items():
+        if len({video.label for video in part}) < 2:
+            raise TrainError(f"{protocol.name}: {name} holds one class only; errors need both")
+
+
+def _check_disjoint(protocol: Protocol, resolved: Resolved) -> None:
+    parts = {"train": resolved.train, "dev": resolved.dev}
+    parts |= {f"test {name}": videos for name, videos in resolved.test.items()}
+    levels: dict[str, Callable[[ListedVideo], str | None]] = {
+        "video": lambda video: video.video_id,
+        "source": lambda video: video.source_id,
+        "subject": lambda video: video.subject,
+    }
+    checked = list(levels)[: list(levels).index(protocol.disjoint) + 1]
+    for level in checked:
+        keys = {name: {levels[level](v) for v in videos} for name, videos in parts.items()}
+        unknown = sorted({v.dataset for part in parts.values() for v in part if not v.subject})
+        if level == "subject" and unknown:
+            raise TrainError(
+                f"{protocol.name}: claims disjoint subjects, but {some(unknown)} does not tell"
+                " them; say `disjoint: source`"
+            )
+        for ours, theirs in _pairs_to_compare(parts):
+            shared = keys[ours] & keys[theirs]
+            if shared:
+                raise TrainError(
+                    f"{protocol.name}: {len(shared)} {level}s are in {ours} and in {theirs}:"
+                    f" {some([str(key) for key in shared])}"
+                )
+
+
+def _pairs_to_compare(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Return train with dev and both with each test set; test sets may overlap."""
+    tests = [name for name in names if name.startswith("test ")]
+    return [("train", "dev"), *((ours, test) for ours in ("train", "dev") for test in tests)]

@@ -1,0 +1,228 @@
+"""From prepared faces and a protocol to the rows that train, choose and test."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from models import ATTACK, BONA_FIDE
+from train.attacks.pairs import SyntheticPairs
+from train.data.datasets._sample import ListedVideo
+from train.data.loaders import Group, open_loader
+from train.data.prepare import read_problems
+from train.data.protocols import DevEer, TestSet, Threshold, VideoSet, load_protocol, resolve
+from train.data.shards import open_shards
+from train.errors import TrainError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from models import FaceBatch, InputSpec
+    from train.config import DataConfig, Recipe
+    from train.data.shards import FaceRecord, Shards
+    from train.fit.ranks import Ranks
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """The faces of one role."""
+
+    rows: list[int]  # of the opened shards
+    faceless: list[ListedVideo]  # that belong to it, but gave no face
+    distorted: bool = (
+        False  # each picture is damaged before it is scored (train.evaluation.distortion)
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Data:
+    """What a run learns from, chooses by and reports on."""
+
+    shards: Shards
+    train: list[int]  # rows
+    dev: Part
+    test: dict[str, Part]
+    threshold: Threshold
+    protocol: str | None
+
+    def training_batches(
+        self, recipe: Recipe, ranks: Ranks, spec: InputSpec, *, first_step: int
+    ) -> Iterator[FaceBatch]:
+        """Return this rank's endless batches, beginning with those of a step.
+
+        Args:
+            recipe: what to draw, and how to augment it.
+            ranks: this process among those of the run.
+            spec: of the network.
+            first_step: finished optimiser steps; each takes `recipe.accumulate` batches.
+        """
+        pairs = SyntheticPairs(recipe.data.synthetic) if recipe.data.synthetic else None
+        if pairs is not None:
+            pairs.check(self.shards.prepared)
+        loaded = open_loader(
+            self.shards,
+            groups(self.shards.records, self.train, recipe.data),
+            spec,
+            recipe.loader,
+            seed=recipe.seed,
+            first_step=first_step * recipe.accumulate,
+            augment=recipe.augment,
+            transform=pairs,
+            rank=ranks.rank,
+            world=ranks.world,
+        )
+        return (step.batch for step in loaded)
+
+
+def open_data(prepared: Sequence[Path], protocol: str | None, *, synthetic: bool = False) -> Data:
+    """Open prepared folders and choose their rows by a protocol.
+
+    Args:
+        prepared: folders.
+        protocol: name in configs/protocols; None: the splits of the data sets, thresholds at dev's
+            EER.
+        synthetic: attacks are made from the bona fide faces, so that dev may hold no others.
+
+    Raises:
+        TrainError: as `open_shards` and `resolve` do; or train or dev lacks a class.
+    """
+    shards = open_shards(*prepared)
+    rows: defaultdict[str, list[int]] = defaultdict(list)
+    for row, record in enumerate(shards.records):
+        rows[record.video_id].append(row)
+    for found in rows.values():
+        found.sort(key=lambda row: (shards.records[row].track, shards.records[row].frame))
+    videos = {name: _listed(shards.records[found[0]]) for name, found in rows.items()}
+    faceless = {video.video_id: video for folder in prepared for video in read_problems(folder)}
+    if protocol is None:
+        return _by_split(shards, rows, videos, faceless, synthetic=synthetic)
+    wanted = load_protocol(protocol)
+    listings: defaultdict[str, list[ListedVideo]] = defaultdict(list)
+    for video in (*videos.values(), *faceless.values()):
+        listings[video.dataset].append(video)
+    chosen = resolve(wanted, listings)
+
+    def part(which: VideoSet, listed: Sequence[ListedVideo]) -> Part:
+        return Part(
+            [row for video in listed for row in _frames(which, video, rows[video.video_id])],
+            [video for video in listed if video.video_id in faceless],
+            distorted=isinstance(which, TestSet) and which.distortion is not None,
+        )
+
+    return Data(
+        shards,
+        part(wanted.train, chosen.train).rows,
+        part(wanted.dev, chosen.dev),
+        {name: part(wanted.test[name], listed) for name, listed in chosen.test.items()},
+        wanted.threshold,
+        wanted.name,
+    )
+
+
+def groups(records: Sequence[FaceRecord], rows: Sequence[int], config: DataConfig) -> list[Group]:
+    """Return what each part of a batch is drawn from.
+
+    Args:
+        records: of the opened shards.
+        rows: that train.
+        config: how to group them.
+
+    Raises:
+        TrainError: a class that the batches need has no face, or a quota names no group.
+    """
+    found: defaultdict[tuple[int, str], list[int]] = defaultdict(list)
+    for row in rows:
+        record = records[row]
+        if config.synthetic and record.label == ATTACK:
+            continue
+        found[record.label, _group_of(record, config.group_by)].append(row)
+    names = {name for _, name in found}
+    unknown = sorted(config.quotas.keys() - names)
+    if unknown:
+        raise TrainError(f"data.quotas: no face of {', '.join(unknown)}; found {sorted(names)}")
+    needed = {BONA_FIDE} if config.synthetic else {BONA_FIDE, ATTACK}
+    missing = needed - {label for label, _ in found}
+    if missing:
+        what = (
+            "attacks: set data.synthetic, or add" if ATTACK in missing else "bona fide faces: add"
+        )
+        raise TrainError(f"train holds no {what} a data set")
+    return [
+        Group(
+            name=f"{'attack' if label == ATTACK else 'bona fide'} {name}".strip(),
+            rows=members,
+            quota=(
+                config.attacks_per_step
+                if label == ATTACK
+                else config.quotas.get(name, config.bona_fide_per_step)
+            ),
+        )
+        for (label, name), members in sorted(found.items())
+    ]
+
+
+def _group_of(record: FaceRecord, by: str | None) -> str:
+    if by is None:
+        return ""
+    value = record.attributes.get(by, getattr(record, by, None))
+    if not isinstance(value, str):
+        raise TrainError(
+            f"data.group_by: {by!r} is no field or attribute of {record.sample_id}; it has "
+            f"dataset, subject, compression, {', '.join(sorted(record.attributes))}"
+        )
+    return value
+
+
+def _by_split(
+    shards: Shards,
+    rows: dict[str, list[int]],
+    videos: dict[str, ListedVideo],
+    faceless: dict[str, ListedVideo],
+    *,
+    synthetic: bool,
+) -> Data:
+    def part(split: str) -> Part:
+        return Part(
+            [row for name, video in videos.items() if video.split == split for row in rows[name]],
+            [video for video in faceless.values() if video.split == split],
+        )
+
+    train, dev, test = part("train"), part("dev"), part("test")
+    if not train.rows:
+        raise TrainError("no prepared face is of split train; choose a protocol")
+    labels = {shards.records[row].label for row in dev.rows}
+    if dev.rows and len(labels) < 2 and not synthetic:
+        raise TrainError("the dev faces are of one class only; choosing needs both")
+    return Data(
+        shards,
+        train.rows,
+        dev,
+        {"test": test} if test.rows else {},
+        DevEer(kind="dev_eer"),
+        None,
+    )
+
+
+def _frames(which: VideoSet, video: ListedVideo, rows: list[int]) -> list[int]:
+    """Return the rows of a video that a set uses.
+
+    Its frames are chosen among the prepared ones, which `prepare` spread evenly over the video:
+    `first_n` means the first prepared ones.
+    """
+    return [rows[i] for i in which.frame_indices(replace(video, frames=None), len(rows))]
+
+
+def _listed(record: FaceRecord) -> ListedVideo:
+    return ListedVideo(
+        dataset=record.dataset,
+        path=record.video_id.removeprefix(f"{record.dataset}:"),
+        kind="video",
+        attack_type=record.attack_type,
+        split=record.split,
+        source_id=record.source_id,
+        subject=record.subject,
+        compression=record.compression,
+        attributes=record.attributes,
+    )

@@ -1,0 +1,101 @@
+"""What a reader must know before believing a report's figures, in plain words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from train.evaluation.measures import SetFigures
+    from train.evaluation.scores import FrameScore, Level
+
+DEV: Final = "dev"  # name of the set that thresholds are chosen on
+
+_NO_FACE_GAP: Final = 0.05
+_FEW_CLUSTERS: Final = 20
+
+
+def warnings_of(
+    tables: Mapping[str, Sequence[FrameScore]], sets: Sequence[SetFigures]
+) -> Iterator[str]:
+    """Yield what a reader must know before believing the figures.
+
+    Args:
+        tables: name of a set -> its scores; `DEV` is the set that the threshold was chosen on.
+        sets: the same sets' figures.
+    """
+    yield from _leaks(tables)
+    for found in sets:
+        where = f"{found.name}, {found.level}s"
+        n0, n1 = found.n_bona_fide, found.n_attack
+        if not (n0 and n1):
+            missing, left = ("attacks", "BPCER") if n0 else ("bona fide samples", "APCER")
+            yield f"{where}: there are no {missing}, so only {left} says anything."
+            continue
+        auc = found.figure("auc")
+        if auc and auc.value is not None and auc.bootstrap95 and auc.bootstrap95[1] < 0.5:
+            yield (
+                f"{where}: AUC is {auc.value:.3f}, far below 0.5. Labels or scores are probably "
+                "reversed: attack must be 1, and scores must grow with the evidence of an attack."
+            )
+        if len({row.score for row in tables[found.name] if row.score is not None}) == 1:
+            yield f"{where}: all scores are equal; the detector says the same of everything."
+        too_few = [
+            figure.name.partition(":")[2]
+            for figure in found.figures
+            if figure.name.startswith("tpr_at_fpr") and figure.value is None
+        ]
+        if too_few and found.name != DEV:
+            yield (
+                f"{where}: {n0} bona fide samples are too few for TPR at FPR {', '.join(too_few)}, "
+                "which need one over FPR."
+            )
+        few = min(found.n_clusters.values())
+        if few < _FEW_CLUSTERS:
+            yield (
+                f"{where}: a class has only {few} people or source videos, so intervals are rough."
+            )
+        blind = [
+            found.n_no_face[kind] / total if total else 0.0
+            for kind, total in _totals(tables[found.name], found.level).items()
+        ]
+        if abs(blind[0] - blind[1]) > _NO_FACE_GAP:
+            yield (
+                f"{where}: no face was found in {blind[0]:.1%} of the bona fide samples and in "
+                f"{blind[1]:.1%} of the attacks. Such a difference shifts every figure."
+            )
+        if found.threshold.value is None:
+            yield f"{where}: the threshold is infinite, so nothing counts as an attack."
+
+
+def _leaks(tables: Mapping[str, Sequence[FrameScore]]) -> Iterator[str]:
+    """Yield what dev shares with a test set."""
+    if DEV not in tables:
+        return
+    dev = tables[DEV]
+    for name, rows in tables.items():
+        if name == DEV:
+            continue
+        videos = {(r.dataset, r.video_id) for r in dev} & {(r.dataset, r.video_id) for r in rows}
+        people = {(r.dataset, r.subject) for r in dev if r.subject is not None} & {
+            (r.dataset, r.subject) for r in rows
+        }
+        if videos:
+            yield (
+                f"{name}: {len(videos)} of its videos are in dev too. The threshold was chosen on "
+                "test scores, and the error rates are not valid."
+            )
+        elif people:
+            yield (
+                f"{name}: {len(people)} of its people are in dev too, so the threshold knows them."
+            )
+
+
+def _totals(rows: Sequence[FrameScore], level: Level) -> dict[str, int]:
+    """Return how many samples each class has, with a face or without."""
+    units = {
+        (r.dataset, r.video_id, r.sample_id if level == "frame" else "", r.label) for r in rows
+    }
+    attacks = sum(unit[3] for unit in units)
+    return {"bona_fide": len(units) - attacks, "attack": attacks}

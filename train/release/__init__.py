@@ -1,0 +1,1 @@
+"""From a run's best weights to an engine for streaming: calibration, thresholds, export."""
