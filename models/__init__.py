@@ -32,9 +32,12 @@ if TYPE_CHECKING:
         RefinedModel,
         TwoPassModel,
     )
+    from models._files import whole_file
+    from models._log_odds import logit, sigmoid
     from models._precision import in_float32, mapped_tensors, to_half
     from models._preprocess import crop_faces, crop_window
     from models._registry import build_model, load_method, method_names
+    from models._settings import Setting, lay_over, one_line
 
 __all__ = [
     "ATTACK",
@@ -48,6 +51,7 @@ __all__ = [
     "Layout",
     "Method",
     "RefinedModel",
+    "Setting",
     "TwoPassModel",
     "build_model",
     "crop_faces",
@@ -55,13 +59,18 @@ __all__ = [
     "import_checkpoint",
     "import_state_dict",
     "in_float32",
+    "lay_over",
     "load_checkpoint",
     "load_imagenet_encoders",
     "load_method",
+    "logit",
     "mapped_tensors",
     "method_names",
+    "one_line",
     "save_weights",
+    "sigmoid",
     "to_half",
+    "whole_file",
 ]
 
 _HOMES = {
@@ -85,9 +94,12 @@ _HOMES = {
         "RefinedModel",
         "TwoPassModel",
     ),
+    "_files": ("whole_file",),
+    "_log_odds": ("logit", "sigmoid"),
     "_precision": ("in_float32", "mapped_tensors", "to_half"),
     "_preprocess": ("crop_faces", "crop_window"),
     "_registry": ("build_model", "load_method", "method_names"),
+    "_settings": ("Setting", "lay_over", "one_line"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
