@@ -1,6 +1,6 @@
 """FGHV's backbone against the laboratory's code, and its equations against our specification.
 
-Both lie in ../shared/golden/fghv. No official FGHV code exists: `spec_oracle.npz` is a second
+Both lie in tests/golden/fghv. No official FGHV code exists: `spec_oracle.npz` is a second
 evaluation of ../shared/methods/fghv.md, and proves nothing about the paper.
 """
 
@@ -21,11 +21,8 @@ from models.fghv import (
     population_variance,
 )
 
-GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden" / "fghv"
-pytestmark = [
-    pytest.mark.golden,
-    pytest.mark.skipif(not GOLDEN.is_dir(), reason="needs ../shared/golden/fghv"),
-]
+GOLDEN = Path(__file__).parents[1] / "golden" / "fghv"
+pytestmark = pytest.mark.golden
 
 
 @pytest.mark.parametrize("channels", [3, 6])

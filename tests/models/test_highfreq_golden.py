@@ -1,4 +1,4 @@
-"""HighFreq against numbers from running both original codes (../shared/golden/highfreq*)."""
+"""HighFreq against numbers from running both original codes (tests/golden/highfreq*)."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""LGSC against numbers from running the official code (../shared/golden/lgsc)."""
+"""LGSC against numbers from running the official code (tests/golden/lgsc)."""
 
 import json
 import zlib
@@ -12,8 +12,8 @@ from models import FaceBatch
 from models._losses import asymmetric_triplet
 from models.lgsc import Lgsc, LgscConfig, LgscOutputs, bona_fide_cue, from_official
 
-GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden" / "lgsc"
-pytestmark = pytest.mark.skipif(not GOLDEN.is_dir(), reason="needs ../shared/golden/lgsc")
+GOLDEN = Path(__file__).parents[1] / "golden" / "lgsc"
+pytestmark = pytest.mark.golden
 
 
 def _filled(key, shape):

@@ -1,4 +1,4 @@
-"""RECCE against numbers from running the official code and DeepfakeBench's (../shared/golden)."""
+"""RECCE against numbers from running the official code and DeepfakeBench's (tests/golden)."""
 
 import numpy as np
 import pytest

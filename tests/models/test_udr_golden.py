@@ -1,4 +1,4 @@
-"""UDR against numbers from running the official code (../shared/golden/udr_*)."""
+"""UDR against numbers from running the official code (tests/golden/udr_*)."""
 
 import numpy as np
 import pytest

@@ -4,7 +4,7 @@ Not part of the ordinary suite: `trackers` brings OpenCV and much else. To run i
 environment of its own:
 
     pip install .[dev,crosscheck]
-    pytest tests/stream/test_track_crosscheck.py
+    pytest tests/stream/stages/test_track_crosscheck.py
 
 ByteTrack matches by overlap and counts frames, so the faces here move less than their own size from
 frame to frame, none is dropped, and its frames are converted from our seconds.
