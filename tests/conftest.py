@@ -32,6 +32,7 @@ from stream.records import (
     TrackScore,
     Verdict,
 )
+from tests.skip_watch import pytest_configure
 from trt_engines.export import export_engine
 from trt_engines.manifest import DecisionThresholds
 
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from models import FaceBatch
 
 GOLDEN = Path(__file__).parent / "golden"
+__all__ = ["pytest_configure"]  # pytest calls it
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

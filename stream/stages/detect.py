@@ -2,8 +2,8 @@
 
 P-Net slides over a pyramid of shrunk copies and proposes squares, R-Net rejects most of them, O-Net
 decides and places five landmarks. Weights, thresholds and arithmetic are facenet-pytorch's, so that
-faces agree with its `MTCNN.detect`; tests/stream/stages/test_detect.py says how closely. Its second NMS
-among proposals (0.7, over all levels) is left out: one step of the pyramid halves the area, so
+faces agree with its `MTCNN.detect`; tests/stream/stages/test_detect.py says how closely. Its second
+NMS among proposals (0.7, over all levels) is left out: one step of the pyramid halves the area, so
 proposals of two levels never overlap that much.
 
 Known tracks need no pyramid. O-Net alone looks at their expected boxes, cut from the frame itself:

@@ -62,7 +62,7 @@ LIVE_X264 = {"preset": "ultrafast", "g": "25", "sc_threshold": "0", "threads": "
 def shared_data() -> Path:
     """The folder of real clips and pictures; the test is skipped where it is absent."""
     if not SHARED_DATA.is_dir():
-        pytest.skip(f"no {SHARED_DATA}")
+        pytest.skip("needs ../shared/data")
     return SHARED_DATA
 
 

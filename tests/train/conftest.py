@@ -383,7 +383,7 @@ def official() -> Callable[[str], Path]:
     def find(name: str) -> Path:
         folder = OFFICIAL / name
         if not folder.is_dir():
-            pytest.skip(f"the official lists of {name} are not beside the checkout")
+            pytest.skip(f"needs ../shared/data/splits/{name}")
         return folder
 
     return find

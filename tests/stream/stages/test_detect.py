@@ -158,7 +158,7 @@ def test_several_faces_one_cut_by_the_edge_are_found_as_by_facenet_pytorch(detec
     assert _assert_agrees(found, reference, image.contiguous()) == 3
 
 
-@pytest.mark.skipif(not VIDEOS.is_dir(), reason="the shared clips are not here")
+@pytest.mark.skipif(not VIDEOS.is_dir(), reason="needs ../shared/data/videos")
 @pytest.mark.parametrize(
     ("name", "step", "least"),
     [

@@ -175,7 +175,7 @@ def _clip_faces(detector, pattern):
     """Return faces of real clips: the surroundings of each, its box and landmarks therein."""
     paths = sorted(VIDEOS.glob(pattern))
     if not paths:
-        pytest.skip("needs the shared clips")
+        pytest.skip("needs ../shared/data/videos")
     faces = []
     for path in paths:
         with av.open(path) as container:

@@ -291,7 +291,7 @@ def _track_clip(detector, path):
 )
 def test_every_person_of_a_real_clip_is_one_track(detector, name, people):
     if not (VIDEOS / name).is_file():
-        pytest.skip("needs the shared clips")
+        pytest.skip("needs ../shared/data/videos")
     tracks, frames = _track_clip(detector, VIDEOS / name)
     assert len(tracks) == people
     for boxes in tracks:

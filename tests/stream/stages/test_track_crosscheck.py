@@ -17,8 +17,8 @@ from stream.config import TrackConfig
 from stream.records import FaceDetection
 from stream.stages.track import FaceTracker
 
-trackers = pytest.importorskip("trackers", reason="development only: see the docstring")
-supervision = pytest.importorskip("supervision")
+trackers = pytest.importorskip("trackers", reason="needs the extra crosscheck: see the docstring")
+supervision = pytest.importorskip("supervision", reason="needs the extra crosscheck")
 
 CONFIG = TrackConfig()
 FPS = 25.0

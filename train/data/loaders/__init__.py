@@ -1,8 +1,8 @@
 """Batches of face crops from prepared shards, by PyTorch or NVIDIA DALI.
 
 Both give the same rows in the same order for a seed, and the same pictures within a grey level (see
-tests/train/data/test_loaders.py). Both can begin at any step, so a resumed run needs no state of its
-loader.
+tests/train/data/test_loaders.py). Both can begin at any step, so a resumed run needs no state of
+its loader.
 """
 
 from __future__ import annotations
