@@ -80,6 +80,7 @@ def open_analyser(config: StreamConfig) -> Analyser:
 
     Raises:
         EngineError: an engine is missing, damaged or of the wrong kind.
+        ConfigError: a threshold is out of every track's reach.
     """
     with ExitStack() as resources:
         detector = resources.enter_context(open_detector(config.detect, config.backend))
@@ -88,7 +89,12 @@ def open_analyser(config: StreamConfig) -> Analyser:
             Follower(detector, config.track, detect_every_s=config.detect.detect_every_s),
             Cropper(classifier.input_spec, config.score, config.quality),
             classifier,
-            Fuser(config.fuse, classifier.thresholds, classifier.method),
+            Fuser(
+                config.fuse,
+                classifier.thresholds,
+                classifier.method,
+                look_every_s=config.look_every_s,
+            ),
         )
         analyser._resources = resources.pop_all()
     return analyser
