@@ -179,7 +179,13 @@ def evaluate_command(
 @click.option("--out", type=_FOLDER, help="Folder of the engine; default: RUN/engine.")
 @click.option("--licence", default="not stated", show_default=True, help="Of the weights.")
 @click.option("--with-weights/--onnx-only", default=True, help="Write a safetensors file too.")
-@click.option("--false-alarms", default=0.05, show_default=True, help="Share of dev videos.")
+@click.option(
+    "--false-alarms",
+    type=click.FloatRange(0, 1),
+    default=0.05,
+    show_default=True,
+    help="Share of dev's bona fide tracks that may alarm.",
+)
 def export_command(
     run: Path, out: Path | None, licence: str, with_weights: bool, false_alarms: float
 ) -> None:
