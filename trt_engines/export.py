@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import onnx
 import torch
-from safetensors.torch import save
 from torch import nn
 
-from models import RefinedModel
+from models import RefinedModel, packed_weights, whole_file
 from trt_engines.backends.onnx_session import open_session
 from trt_engines.errors import EngineError
 from trt_engines.graphs import AttackGraph, RefinementGraph
@@ -90,7 +89,6 @@ def export_engine(
             f"examples must be (N >= 2, 3, {size}, {size}) uint8, got {tuple(examples.shape)} "
             f"{examples.dtype}"
         )
-    state = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
     reference = AttackGraph(copy.deepcopy(model).cpu()).eval()
     graph = AttackGraph(copy.deepcopy(model).cpu(), precision).eval()
     outputs = dict(ATTACK_OUTPUTS)
@@ -106,7 +104,7 @@ def export_engine(
     if precision == "fp16":
         rounding = _rounding(graph, reference, examples, name=method)
         difference = max(difference, rounding)
-    weights = save(state) if with_weights else None
+    weights = packed_weights(model.state_dict(), method, options) if with_weights else None
     manifest = Manifest(
         name=method,
         method=method,
@@ -158,15 +156,25 @@ def write_engine(
     weights: bytes | None,
     refinement: bytes | None = None,
 ) -> Path:
-    """Write an engine's files and, last, its manifest; return the manifest's path."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / manifest.onnx).write_bytes(onnx_bytes)
+    """Write an engine's files and, last, its manifest; return the manifest's path.
+
+    Raises:
+        EngineError: they can't be written.
+    """
+    files = {manifest.onnx: onnx_bytes}
     if manifest.weights is not None and weights is not None:
-        (folder / manifest.weights).write_bytes(weights)
+        files[manifest.weights] = weights
     if manifest.refinement is not None and refinement is not None:
-        (folder / manifest.refinement.onnx).write_bytes(refinement)
+        files[manifest.refinement.onnx] = refinement
     path = folder / f"{manifest.name}.manifest.json"
-    save_manifest(path, manifest)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            with whole_file(folder / name) as partial:
+                partial.write_bytes(content)
+        save_manifest(path, manifest)
+    except OSError as error:
+        raise EngineError(f"{folder}: can't write the engine: {error}") from error
     return path
 
 

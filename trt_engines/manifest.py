@@ -12,7 +12,7 @@ from typing import Literal, Self, TypeAlias
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from models import InputSpec
+from models import InputSpec, one_line, whole_file
 from trt_engines.errors import EngineError, EngineMismatchError
 
 SHIPPED = Path(__file__).resolve().parent / "shipped"
@@ -126,18 +126,15 @@ def load_manifest(path: Path) -> Manifest:
             "export the engine again"
         ) from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "file"
         raise EngineError(
-            f"{path}: not a valid manifest: {where}: {first['msg']}; export the engine again"
+            f"{path}: not a valid manifest: {one_line(error, Manifest)}; export the engine again"
         ) from error
 
 
 def save_manifest(path: Path, manifest: Manifest) -> None:
     """Write a manifest, replacing an old one in one step."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    with whole_file(path) as partial:
+        partial.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 def verified_file(manifest_path: Path, name: str, sha256: str) -> Path:
