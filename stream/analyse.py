@@ -10,8 +10,9 @@ frees all three.
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from stream.closing import Closing
 from stream.stages.batch import batches
 from stream.stages.crop import Cropper
 from stream.stages.detect import open_detector
@@ -21,14 +22,13 @@ from stream.stages.infer import open_classifier
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import TracebackType
 
     from stream.config import StreamConfig
     from stream.records import Alert, Frame, TrackScore
     from stream.stages.infer import Classifier
 
 
-class Analyser:
+class Analyser(Closing):
     """All stages between decoding and publishing."""
 
     def __init__(
@@ -62,17 +62,6 @@ class Analyser:
     def close(self) -> None:
         """Release the engines."""
         self._resources.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def open_analyser(config: StreamConfig) -> Analyser:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import logging
 import time
+from contextlib import contextmanager
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,7 +24,7 @@ from trt_engines.manifest import Manifest, Refinement, save_manifest
 from trt_engines.operators import check_operators
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from torch import Tensor
@@ -78,7 +80,7 @@ def export_engine(
 
     Raises:
         EngineError: the graph can't be traced, needs an operator that TensorRT may lack, or differs
-            from torch in float32 by more than `MAX_DIFFERENCE`.
+            from torch in float32 by more than `MAX_DIFFERENCE`; or the files can't be written.
         ValueError: unfit examples.
     """
     size = model.input_spec.size_px
@@ -204,17 +206,18 @@ def to_onnx(
     """
     axes = {axis: torch.export.Dim(name) for axis, name in dynamic.items()}
     try:
-        program = torch.onnx.export(
-            module,
-            (example,),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=[input_name],
-            output_names=outputs,
-            dynamic_shapes=(axes,),
-            external_data=False,
-            verbose=False,
-        )
+        with _warnings_only("onnx_ir", "onnxscript"):
+            program = torch.onnx.export(
+                module,
+                (example,),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[input_name],
+                output_names=outputs,
+                dynamic_shapes=(axes,),
+                external_data=False,
+                verbose=False,
+            )
     except torch.onnx.OnnxExporterError as error:
         raise EngineError(
             f"{type(module).__name__}: torch can't export it to ONNX: {error}"
@@ -224,6 +227,20 @@ def to_onnx(
     check_operators(model, type(module).__name__)
     _strip(model)
     return bytes(model.SerializeToString(deterministic=True))
+
+
+@contextmanager
+def _warnings_only(*names: str) -> Iterator[None]:
+    """Keep loggers quiet that tell every constant they fold and every tensor they merge."""
+    loggers = [logging.getLogger(name) for name in names]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def checked_difference(

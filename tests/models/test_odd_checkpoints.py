@@ -151,8 +151,8 @@ def test_tensors_that_hold_no_weights_are_refused_by_name(network, changed, comp
 
 def test_an_option_that_the_method_does_not_have_is_named_on_one_line(network):
     with pytest.raises(CheckpointError) as caught:
-        models.import_state_dict("tiny", network.state_dict(), widht=5)
-    assert str(caught.value) == "options of tiny: widht: unknown key; did you mean 'width'?"
+        models.import_state_dict("tiny", network.state_dict(), widths=5)
+    assert str(caught.value) == "options of tiny: widths: unknown key; did you mean 'width'?"
 
 
 def test_the_same_weights_give_the_same_file_that_says_method_and_options(network, tmp_path):

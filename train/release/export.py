@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from train.config import Recipe
     from train.data.selection import Data
     from train.fit.ranks import Ranks
-    from trt_engines.manifest import Manifest
+    from trt_engines.manifest import Manifest, Precision
 
 _EXAMPLES = 8  # faces on which ONNX and torch are compared
 
@@ -36,6 +36,7 @@ def export_run(
     licence: str,
     false_alarms: float,
     with_weights: bool = True,
+    precision: Precision = "fp32",
 ) -> Manifest:
     """Write a run's engine, ready for streaming: ONNX, weights and manifest with thresholds.
 
@@ -49,6 +50,7 @@ def export_run(
         licence: of the weights, one line.
         false_alarms: share of dev's bona fide tracks that may alarm, 0..1.
         with_weights: write safetensors too.
+        precision: of the graph; thresholds are chosen in float32 in any case.
 
     Raises:
         TrainError: not calibrated, no dev faces, or no thresholds that a track can reach.
@@ -72,11 +74,12 @@ def export_run(
         model,
         method=recipe.method,
         options=recipe.options,
-        examples=_crops(model, data, recipe, data.dev.rows[:_EXAMPLES]),
+        examples=_crops(model, data, recipe, [*data.dev.rows, *data.train][:_EXAMPLES]),
         folder=out,
         licence=licence,
         thresholds=thresholds,
         with_weights=with_weights,
+        precision=precision,
     )
 
 
