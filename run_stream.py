@@ -172,6 +172,7 @@ def _redis(
 
 def _check(config: StreamConfig) -> None:
     """Look at what `run` would only find out when it starts."""
+    from stream.stages.fuse import Fuser
     from trt_engines.errors import EngineError
     from trt_engines.manifest import load_manifest, verified_file
 
@@ -182,6 +183,8 @@ def _check(config: StreamConfig) -> None:
             verified_file(path, manifest.onnx, manifest.onnx_sha256)
     except EngineError as error:
         raise ConfigError(str(error)) from error
+    if manifest.thresholds is not None:  # of the detector, the last one
+        Fuser(config.fuse, manifest.thresholds, manifest.name, look_every_s=config.look_every_s)
 
 
 def _setting(text: str) -> tuple[str, Any]:

@@ -110,6 +110,7 @@ def _prepared(clip: Path, folder: Path) -> Shards:
                 label=0,
                 attack_type=None,
                 frame=number * _EVERY,
+                pts_s=number * _EVERY / FPS,
                 track=0,
                 box=tuple(box.tolist()),
                 landmarks=((96, 112), (160, 112), (128, 144), (104, 168), (152, 168)),

@@ -100,7 +100,12 @@ def stage_costs(clip: Path, config: StreamConfig, seconds: float) -> dict[str, d
             Follower(detecting, config.track, detect_every_s=config.detect.detect_every_s),
             cropping,
             scoring,
-            Fuser(config.fuse, classifier.thresholds, classifier.method),
+            Fuser(
+                config.fuse,
+                classifier.thresholds,
+                classifier.method,
+                look_every_s=config.look_every_s,
+            ),
         )
         analyse = watch.timed(lambda *_: "all", analyser.analyse)
         read = watch.timed(lambda *_: _DECODE, lambda: next(frames, "end"))

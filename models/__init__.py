@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         import_checkpoint,
         import_state_dict,
         load_checkpoint,
+        packed_weights,
         save_weights,
     )
     from models._contract import (
@@ -67,6 +68,7 @@ __all__ = [
     "mapped_tensors",
     "method_names",
     "one_line",
+    "packed_weights",
     "save_weights",
     "sigmoid",
     "to_half",
@@ -81,6 +83,7 @@ _HOMES = {
         "import_checkpoint",
         "import_state_dict",
         "load_checkpoint",
+        "packed_weights",
         "save_weights",
     ),
     "_contract": (

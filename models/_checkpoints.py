@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
+import pathlib
 import re
+import zipfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -12,21 +15,30 @@ import numpy as np
 import torch
 from numpy._core.multiarray import _reconstruct, scalar
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
-from models._registry import load_method
+from models._files import whole_file
+from models._registry import build_model, load_method
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    from models._contract import Layout, Method
+    from numpy.typing import NDArray
+
+    from models._contract import Layout
 
 log = logging.getLogger(__name__)
 
-# Training scripts put the weights under one of these, beside optimiser and counters.
-_WRAPPERS: Final = ("model", "state_dict", "net", "model_state_dict")
+# Training scripts put the weights under one of these, beside optimiser and counters. Ours keep the
+# averaged ones, if there are any.
+_WRAPPERS: Final = ("averaged", "model", "state_dict", "net", "model_state_dict", "network")
+# What data-parallel training, averaging and torch.compile put before the names, and beside them.
+_PARALLEL: Final = "module."
+_COMPILED: Final = re.compile(r"(^|\.)_orig_mod\.")
+_COUNTER: Final = "n_averaged"
+_METADATA: Final = "facewarden"  # of our safetensors files: method and options as JSON
 # Absent from most published files; a new network's values are right.
 _OPTIONAL: Final = re.compile(r"(.*\.)?num_batches_tracked$|calibration\.")
 _NAMED: Final = 8  # names that an error lists before it counts the rest
@@ -64,12 +76,13 @@ def load_checkpoint(method: str, path: Path, **options: object) -> nn.Module:
 
     Args:
         method: name of a module of `models`.
-        path: our safetensors; or a torch or Paddle file of one of the method's layouts.
-        options: of the method; they take precedence over what the file suggests.
+        path: our safetensors, a training run's `best.pt` or `checkpoint.pt`; or a torch or Paddle
+            file of one of the method's layouts.
+        options: of the method; they take precedence over what the file says or suggests.
 
     Raises:
-        CheckpointError: unreadable, holds code, of an unknown layout, or a tensor is missing or
-            misshapen.
+        CheckpointError: unreadable, holds code, of another method or an unknown layout, or a tensor
+            is missing, misshapen or not finite.
     """
     imported = import_checkpoint(method, path, **options)
     log.info("%s: %s", path, imported.report())
@@ -85,70 +98,90 @@ def import_state_dict(method: str, state: Mapping[str, Tensor], **options: objec
     Args:
         method: name of a module of `models`.
         state: tensors by the names of our own state dict or of one of the method's layouts;
-            a `module.` that data-parallel training left in front is taken off.
+            what data-parallel training, averaging and torch.compile add to them is taken off.
         options: of the method; they take precedence over what the layout suggests.
 
     Raises:
-        CheckpointError: of an unknown layout, or a tensor is missing or misshapen.
+        CheckpointError: of an unknown layout, or a tensor is missing, misshapen or not finite.
     """
     return _import(method, state, options).model
 
 
 def import_checkpoint(method: str, path: Path, **options: object) -> Imported:
     """Read a file as `load_checkpoint` does; return the network and the report."""
-    if path.suffix == ".safetensors":
-        state, saved = _read_safetensors(path)
-        if saved.get("method", method) != method:
-            raise CheckpointError(
-                f"{path}: holds weights of {saved['method']!r}, and {method!r} was asked for"
-            )
-        options = {**json.loads(saved.get("options", "{}")), **options}
-    else:
-        state = _read_pickle(path)
+    read = _read_safetensors if path.suffix == ".safetensors" else _read_pickle
+    state, saved_method, saved_options = read(path)
+    if saved_method not in (None, method):
+        raise CheckpointError(
+            f"{path}: holds weights of {saved_method!r}, and {method!r} was asked for"
+        )
     try:
-        return _import(method, state, options)
+        return _import(method, state, {**saved_options, **options})
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
 
 
 def save_weights(path: Path, imported: Imported) -> None:
     """Write a network as safetensors with its method and options, replacing a file in one step."""
-    temporary = path.with_suffix(".tmp")
-    state = {k: v.cpu().contiguous() for k, v in imported.model.state_dict().items()}
-    metadata = {"method": imported.method, "options": json.dumps(imported.options)}
-    save_file(state, temporary, metadata)
-    temporary.replace(path)
+    packed = packed_weights(imported.model.state_dict(), imported.method, imported.options)
+    with whole_file(path) as partial:
+        partial.write_bytes(packed)
+
+
+def packed_weights(
+    state: Mapping[str, Tensor], method: str, options: Mapping[str, object]
+) -> bytes:
+    """Return a safetensors file that `import_checkpoint` reads back; the same for the same weights.
+
+    Args:
+        state: of one of our networks.
+        method: its name.
+        options: of the method, as JSON holds them.
+    """
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in state.items()}
+    # One entry: safetensors writes several in an order of its own, which differs between runs.
+    about = json.dumps({"method": method, "options": dict(options)}, sort_keys=True)
+    return save(tensors, {_METADATA: about})
 
 
 def _import(method: str, state: Mapping[str, Tensor], options: Mapping[str, object]) -> Imported:
     known = load_method(method)
-    named = _without_prefix("module.", dict(state))
-    own = _build(known, options)
-    # Our own names may be a published file's too: ours is the one that fills the whole network.
-    if not _required(own.state_dict()) <= named.keys():
-        for candidate in (named, _without_prefix("model.", named)):
-            for layout in known.layouts:
-                if layout.marks <= candidate.keys():
-                    return _import_published(method, known, layout, candidate, options)
-        if not named.keys() & own.state_dict().keys():
-            layouts = ", ".join(["our own", *(layout.name for layout in known.layouts)])
-            raise CheckpointError(
-                f"not a checkpoint of {method}: {len(named)} tensors, {_listed(named)}; "
-                f"known layouts: {layouts}"
-            )
-    kept, ignored = _fill(own, named, ())
-    return Imported(own, method, dict(options), "our own", len(named), kept, ignored)
+    named = _named(state)
+    own = _build(method, options)
+    # Some trainers hold the network as a part called `model`.
+    candidates = (named, _without_prefix("model.", named))
+    for candidate in candidates:
+        # Our own names may be a published file's too: ours is the one that fills the whole network.
+        if _required(own.state_dict()) <= candidate.keys():
+            return _import_own(method, own, candidate, options)
+    for candidate in candidates:
+        for layout in known.layouts:
+            if layout.marks <= candidate.keys():
+                return _import_published(method, layout, candidate, options)
+    if not named.keys() & own.state_dict().keys():
+        layouts = ", ".join(["our own", *(layout.name for layout in known.layouts)])
+        raise CheckpointError(
+            f"not a checkpoint of {method}: {len(named)} tensors, {_listed(named)}; "
+            f"known layouts: {layouts}"
+        )
+    return _import_own(method, own, named, options)
+
+
+def _import_own(
+    method: str, own: nn.Module, state: Mapping[str, Tensor], options: Mapping[str, object]
+) -> Imported:
+    kept, ignored = _fill(own, state, ())
+    return Imported(own, method, dict(options), "our own", len(state) - len(ignored), kept, ignored)
 
 
 def _import_published(
     method: str,
-    known: Method,
     layout: Layout,
     state: Mapping[str, Tensor],
     options: Mapping[str, object],
 ) -> Imported:
     resolved = {**layout.options, **options}
-    model = _build(known, resolved)
+    model = _build(method, resolved)
     ignored = {
         name: reason
         for name in state
@@ -162,9 +195,11 @@ def _import_published(
     return Imported(model, method, resolved, layout.name, loaded, kept, {**ignored, **unknown})
 
 
-def _build(method: Method, options: Mapping[str, object]) -> nn.Module:
-    model = method.build(method.config.model_validate(dict(options)))
-    return cast("nn.Module", model).eval()
+def _build(method: str, options: Mapping[str, object]) -> nn.Module:
+    try:
+        return cast("nn.Module", build_model(method, options)).eval()
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def _fill(
@@ -177,16 +212,52 @@ def _fill(
     ]
     if missing:
         raise CheckpointError(f"tensors are missing: {_listed(missing)}")
-    for name, tensor in own.items():
-        if name in state and tensor.shape != state[name].shape:
-            raise CheckpointError(
-                f"{name}: expected shape {tuple(tensor.shape)}, found {tuple(state[name].shape)}; "
-                "the checkpoint belongs to another variant of the method: set its options"
-            )
-    known = {name: tensor for name, tensor in state.items() if name in own}
+    known = {name: _usable(name, state[name], own[name]) for name in state.keys() & own.keys()}
     model.load_state_dict(known, strict=False)
     kept = tuple(name for name in _required(own) if name not in known)
     return kept, dict.fromkeys(state.keys() - known.keys(), "no such tensor in this network")
+
+
+def _usable(name: str, found: Tensor, own: Tensor) -> Tensor:
+    """Return a tensor that can take the place of one of ours.
+
+    Raises:
+        CheckpointError: another shape, no real numbers, or not all of them finite.
+    """
+    if found.is_nested or found.is_meta or found.is_quantized:
+        raise CheckpointError(f"{name}: expected plain numbers, found a {_kind(found)} tensor")
+    if found.shape != own.shape:
+        raise CheckpointError(
+            f"{name}: expected shape {tuple(own.shape)}, found {tuple(found.shape)}; "
+            "the checkpoint belongs to another variant of the method: set its options"
+        )
+    if own.is_floating_point():
+        if not found.is_floating_point():
+            raise CheckpointError(f"{name}: expected floating-point numbers, found {found.dtype}")
+        found = found.detach().to_dense().to(torch.float32)
+        bad = int((~found.isfinite()).sum())
+        if bad:
+            raise CheckpointError(
+                f"{name}: {bad} of {found.numel()} numbers are NaN or infinite: did the training "
+                "diverge? Take an earlier checkpoint"
+            )
+    return found
+
+
+def _kind(tensor: Tensor) -> str:
+    if tensor.is_nested:
+        return "nested"
+    return "meta" if tensor.is_meta else "quantised"
+
+
+def _named(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Take off what wrappers of a network add to its names, in whatever order."""
+    named = {_COMPILED.sub(r"\1", name): tensor for name, tensor in state.items()}
+    if any(name.startswith(_PARALLEL) for name in named):
+        named.pop(_COUNTER, None)
+    while (shorter := _without_prefix(_PARALLEL, named)) is not named:
+        named = shorter
+    return named
 
 
 def _required(names: Iterable[str]) -> set[str]:
@@ -200,53 +271,85 @@ def _without_prefix(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in state.items()}
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], str | None, dict[str, Any]]:
+    """Return the tensors, and method and options if the file says them."""
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 - not a dict
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            metadata = file.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: can't read it as safetensors: {error}") from error
+    if _METADATA in metadata:
+        about = json.loads(metadata[_METADATA])
+        return state, about["method"], about["options"]
+    # Before: two entries.
+    return state, metadata.get("method"), json.loads(metadata.get("options", "{}"))
 
 
-def _read_pickle(path: Path) -> dict[str, Tensor]:
+def _read_pickle(path: Path) -> tuple[dict[str, Tensor], str | None, dict[str, Any]]:
     """Read a torch or Paddle file; the unpickler makes only tensors, arrays, plain containers."""
-    with torch.serialization.safe_globals(_numpy_globals()):
+    with torch.serialization.safe_globals(_plain_globals()):
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
         except OSError as error:
             raise CheckpointError(f"{path}: can't read it: {error.strerror}") from error
         except Exception as error:  # torch raises a different class for each kind of file
             content = _read_paddle(path, error)
-    return _tensors(path, content)
+    return _tensors(path, content), *_said_by_recipe(content)
+
+
+def _said_by_recipe(content: Any) -> tuple[str | None, dict[str, Any]]:
+    """Return method and options by the recipe, JSON, that our training writes into its files."""
+    recipe = content.get("recipe") if isinstance(content, dict) else None
+    try:
+        about = json.loads(recipe) if isinstance(recipe, str) else None
+    except ValueError:
+        about = None
+    if not isinstance(about, dict) or not isinstance(about.get("options"), dict):
+        return None, {}  # none, or somebody else's
+    return about.get("method"), about["options"]
 
 
 def _read_paddle(path: Path, first: Exception) -> Any:
     """Read a bare pickled dict of NumPy arrays, as `paddle.save` writes it."""
     try:
         with path.open("rb") as file:
-            return torch._weights_only_unpickler.load(file)
+            content = torch._weights_only_unpickler.load(file)
     except Exception as error:  # garbage makes the unpickler raise anything
-        # torch's own messages advise loading with code; only the name of what it met is passed on.
-        met = re.search(r"Unsupported (?:global|class)[^.]*?(?:GLOBAL )?([\w.]+) was", str(first))
-        with path.open("rb") as file:
-            is_pickle = file.read(1) == b"\x80"
-        if met is None and not is_pickle:
-            raise CheckpointError(
-                f"{path}: neither a torch file, nor safetensors, nor a Paddle file; or damaged"
-            ) from error
+        if _is_pickle(path) or zipfile.is_zipfile(path):
+            raise _refused(path, first) from error
         raise CheckpointError(
-            f"{path}: refused, because it holds a pickled {met[1] if met else 'object'}, and "
-            "pickled objects other than tensors can run code on loading; ask its author for a "
-            "state dict alone, saved with torch.save(model.state_dict(), path) or as safetensors"
+            f"{path}: neither a torch file, nor safetensors, nor a Paddle file; or damaged"
         ) from error
+    if (
+        content == torch.serialization.MAGIC_NUMBER
+    ):  # torch's old format, which torch itself refused
+        raise _refused(path, first)
+    return content
 
 
-def _numpy_globals() -> list[Any]:
-    """Return what NumPy arrays and numbers are pickled as; they are data, not code."""
-    allowed: list[Any] = [np.ndarray, np.dtype, *{type(np.dtype(kind)) for kind in "fdlib?"}]
+def _is_pickle(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(1) == b"\x80"
+
+
+def _refused(path: Path, first: Exception) -> CheckpointError:
+    """Say what torch met; its own messages advise loading with code."""
+    met = re.search(r"Unsupported (?:global|class)[^.]*?(?:GLOBAL )?([\w.]+) was", str(first))
+    return CheckpointError(
+        f"{path}: refused, because it holds a pickled {met[1] if met else 'object'}, and "
+        "pickled objects other than tensors can run code on loading; ask its author for a "
+        "state dict alone, saved with torch.save(model.state_dict(), path) or as safetensors"
+    )
+
+
+def _plain_globals() -> list[Any]:
+    """Return what data that training scripts keep is pickled as, beyond torch's own; no code."""
+    kinds = set(np.typecodes["All"]) - {"O"}
+    allowed: list[Any] = [np.ndarray, np.dtype, *{type(np.dtype(kind)) for kind in kinds}]
     for module in ("numpy.core.multiarray", "numpy._core.multiarray"):  # NumPy 1, NumPy 2
         allowed += [(_reconstruct, f"{module}._reconstruct"), (scalar, f"{module}.scalar")]
-    return allowed
+    return [*allowed, argparse.Namespace, pathlib.PosixPath]
 
 
 def _tensors(path: Path, content: Any) -> dict[str, Tensor]:
@@ -257,10 +360,19 @@ def _tensors(path: Path, content: Any) -> dict[str, Tensor]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: expected a dict of tensors, found {type(content).__name__}")
     return {
-        name: torch.as_tensor(value)
+        str(name): value if isinstance(value, Tensor) else _from_numpy(value)
         for name, value in content.items()
-        if isinstance(value, Tensor | np.ndarray)
+        if isinstance(value, Tensor) or (isinstance(value, np.ndarray) and _is_numeric(value))
     }
+
+
+def _is_numeric(array: NDArray[Any]) -> bool:
+    """Return whether torch has numbers like these; text, dates and longer ones are no weights."""
+    return array.dtype.kind in "fiub" and array.dtype.itemsize <= 8
+
+
+def _from_numpy(array: NDArray[Any]) -> Tensor:
+    return torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
 
 
 def _listed(names: Iterable[str]) -> str:

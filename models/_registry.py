@@ -6,7 +6,10 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any, cast
 
+from pydantic import ValidationError
+
 import models
+from models._settings import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,4 +42,8 @@ def build_model(name: str, options: Mapping[str, Any]) -> AttackModel:
         ValueError: no such method, or options that its `Config` refuses.
     """
     method = load_method(name)
-    return method.build(method.config.model_validate(dict(options)))
+    try:
+        config = method.config.model_validate(dict(options))
+    except ValidationError as error:
+        raise ValueError(f"options of {name}: {one_line(error, method.config)}") from error
+    return method.build(config)

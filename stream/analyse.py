@@ -10,8 +10,9 @@ frees all three.
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from stream.closing import Closing
 from stream.stages.batch import batches
 from stream.stages.crop import Cropper
 from stream.stages.detect import open_detector
@@ -21,14 +22,13 @@ from stream.stages.infer import open_classifier
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import TracebackType
 
     from stream.config import StreamConfig
     from stream.records import Alert, Frame, TrackScore
     from stream.stages.infer import Classifier
 
 
-class Analyser:
+class Analyser(Closing):
     """All stages between decoding and publishing."""
 
     def __init__(
@@ -63,23 +63,13 @@ class Analyser:
         """Release the engines."""
         self._resources.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
 
 def open_analyser(config: StreamConfig) -> Analyser:
     """Load the engines and connect the stages.
 
     Raises:
         EngineError: an engine is missing, damaged or of the wrong kind.
+        ConfigError: a threshold is out of every track's reach.
     """
     with ExitStack() as resources:
         detector = resources.enter_context(open_detector(config.detect, config.backend))
@@ -88,7 +78,12 @@ def open_analyser(config: StreamConfig) -> Analyser:
             Follower(detector, config.track, detect_every_s=config.detect.detect_every_s),
             Cropper(classifier.input_spec, config.score, config.quality),
             classifier,
-            Fuser(config.fuse, classifier.thresholds, classifier.method),
+            Fuser(
+                config.fuse,
+                classifier.thresholds,
+                classifier.method,
+                look_every_s=config.look_every_s,
+            ),
         )
         analyser._resources = resources.pop_all()
     return analyser

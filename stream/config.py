@@ -23,7 +23,7 @@ from pydantic import (
 from stream.errors import ConfigError
 from stream.redact import redact
 from trt_engines.backends import BackendConfig, OnnxRuntimeConfig, TorchConfig
-from trt_engines.manifest import SHIPPED
+from trt_engines.manifest import SHIPPED, check_thresholds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -174,17 +174,27 @@ class FuseConfig(Options):
         2.0, ge=0, description="Abstain when a track is so old and no sighting passed the gate."
     )
     enter: float | None = Field(
-        None, ge=0, le=1, description="At or above: ATTACK. Default: the manifest's threshold."
+        None,
+        le=1,
+        description="At or above: ATTACK; 0.5 or more. Default: the manifest's threshold.",
     )
     leave: float | None = Field(
-        None, ge=0, le=1, description="Below: BONA_FIDE. Default: the manifest's threshold."
+        None,
+        ge=0,
+        description="Below: BONA_FIDE; 0.5 or less. Default: the manifest's threshold.",
+    )
+    reach_s: float = Field(
+        5.0,
+        gt=0,
+        le=600,
+        description="Thresholds that a track of sure looks does not reach in so many seconds of "
+        "media time are refused.",
     )
     publish_every_s: float = Field(1.0, ge=0, description="Least time between scores of a track.")
 
     @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.enter is not None and self.leave is not None and self.leave > self.enter:
-            raise ValueError(f"leave ({self.leave}) must not exceed enter ({self.enter})")
+    def _apart(self) -> Self:
+        check_thresholds(self.enter, self.leave)
         return self
 
 
@@ -237,6 +247,11 @@ class StreamConfig(Options):
     backend: BackendConfig = OnnxRuntimeConfig()
     sinks: tuple[SinkConfig, ...] = (RedisSinkConfig(),)
     shutdown_s: float = Field(10.0, gt=0, description="Longest time to drain after a stop request.")
+
+    @property
+    def look_every_s(self) -> float:
+        """Least media time between two looks at a track, seconds."""
+        return max(self.score.interval_s, 1 / self.decode.analyse_fps)
 
     @model_validator(mode="after")
     def _unique_ids(self) -> Self:

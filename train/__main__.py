@@ -17,6 +17,7 @@ from trt_engines.errors import EngineError
 
 if TYPE_CHECKING:
     from stream.config import StreamConfig
+    from trt_engines.manifest import Precision
 
 log = logging.getLogger("train")
 
@@ -179,9 +180,27 @@ def evaluate_command(
 @click.option("--out", type=_FOLDER, help="Folder of the engine; default: RUN/engine.")
 @click.option("--licence", default="not stated", show_default=True, help="Of the weights.")
 @click.option("--with-weights/--onnx-only", default=True, help="Write a safetensors file too.")
-@click.option("--false-alarms", default=0.05, show_default=True, help="Share of dev videos.")
+@click.option(
+    "--false-alarms",
+    type=click.FloatRange(0, 1),
+    default=0.05,
+    show_default=True,
+    help="Share of dev's bona fide tracks that may alarm.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="Of the graph; fp16 keeps float32 where the method needs it.",
+)
 def export_command(
-    run: Path, out: Path | None, licence: str, with_weights: bool, false_alarms: float
+    run: Path,
+    out: Path | None,
+    licence: str,
+    with_weights: bool,
+    false_alarms: float,
+    precision: Precision,
 ) -> None:
     """Write a run's engine for `run_stream.py --model`: ONNX, weights, manifest, thresholds."""
     from train.data.selection import open_data
@@ -203,8 +222,15 @@ def export_command(
             licence=licence,
             false_alarms=false_alarms,
             with_weights=with_weights,
+            precision=precision,
         )
-    click.echo(f"{folder / manifest.name}.manifest.json: written, {manifest.thresholds}")
+    thresholds = manifest.thresholds
+    assert thresholds is not None  # `export_run` chooses them
+    click.echo(f"{folder / manifest.name}.manifest.json: written")
+    click.echo(
+        f"attack at or above {thresholds.enter:g}, bona fide below {thresholds.leave:g}, by "
+        f"{thresholds.source}"
+    )
 
 
 def _stream_config(manifest: Path) -> StreamConfig:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import logging
 import time
+from contextlib import contextmanager
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import onnx
 import torch
-from safetensors.torch import save
 from torch import nn
 
-from models import RefinedModel
+from models import RefinedModel, packed_weights, whole_file
 from trt_engines.backends.onnx_session import open_session
 from trt_engines.errors import EngineError
 from trt_engines.graphs import AttackGraph, RefinementGraph
@@ -23,7 +24,7 @@ from trt_engines.manifest import Manifest, Refinement, save_manifest
 from trt_engines.operators import check_operators
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from torch import Tensor
@@ -79,7 +80,7 @@ def export_engine(
 
     Raises:
         EngineError: the graph can't be traced, needs an operator that TensorRT may lack, or differs
-            from torch in float32 by more than `MAX_DIFFERENCE`.
+            from torch in float32 by more than `MAX_DIFFERENCE`; or the files can't be written.
         ValueError: unfit examples.
     """
     size = model.input_spec.size_px
@@ -90,7 +91,6 @@ def export_engine(
             f"examples must be (N >= 2, 3, {size}, {size}) uint8, got {tuple(examples.shape)} "
             f"{examples.dtype}"
         )
-    state = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
     reference = AttackGraph(copy.deepcopy(model).cpu()).eval()
     graph = AttackGraph(copy.deepcopy(model).cpu(), precision).eval()
     outputs = dict(ATTACK_OUTPUTS)
@@ -106,7 +106,7 @@ def export_engine(
     if precision == "fp16":
         rounding = _rounding(graph, reference, examples, name=method)
         difference = max(difference, rounding)
-    weights = save(state) if with_weights else None
+    weights = packed_weights(model.state_dict(), method, options) if with_weights else None
     manifest = Manifest(
         name=method,
         method=method,
@@ -158,15 +158,25 @@ def write_engine(
     weights: bytes | None,
     refinement: bytes | None = None,
 ) -> Path:
-    """Write an engine's files and, last, its manifest; return the manifest's path."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / manifest.onnx).write_bytes(onnx_bytes)
+    """Write an engine's files and, last, its manifest; return the manifest's path.
+
+    Raises:
+        EngineError: they can't be written.
+    """
+    files = {manifest.onnx: onnx_bytes}
     if manifest.weights is not None and weights is not None:
-        (folder / manifest.weights).write_bytes(weights)
+        files[manifest.weights] = weights
     if manifest.refinement is not None and refinement is not None:
-        (folder / manifest.refinement.onnx).write_bytes(refinement)
+        files[manifest.refinement.onnx] = refinement
     path = folder / f"{manifest.name}.manifest.json"
-    save_manifest(path, manifest)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            with whole_file(folder / name) as partial:
+                partial.write_bytes(content)
+        save_manifest(path, manifest)
+    except OSError as error:
+        raise EngineError(f"{folder}: can't write the engine: {error}") from error
     return path
 
 
@@ -196,17 +206,18 @@ def to_onnx(
     """
     axes = {axis: torch.export.Dim(name) for axis, name in dynamic.items()}
     try:
-        program = torch.onnx.export(
-            module,
-            (example,),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=[input_name],
-            output_names=outputs,
-            dynamic_shapes=(axes,),
-            external_data=False,
-            verbose=False,
-        )
+        with _warnings_only("onnx_ir", "onnxscript"):
+            program = torch.onnx.export(
+                module,
+                (example,),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[input_name],
+                output_names=outputs,
+                dynamic_shapes=(axes,),
+                external_data=False,
+                verbose=False,
+            )
     except torch.onnx.OnnxExporterError as error:
         raise EngineError(
             f"{type(module).__name__}: torch can't export it to ONNX: {error}"
@@ -216,6 +227,20 @@ def to_onnx(
     check_operators(model, type(module).__name__)
     _strip(model)
     return bytes(model.SerializeToString(deterministic=True))
+
+
+@contextmanager
+def _warnings_only(*names: str) -> Iterator[None]:
+    """Keep loggers quiet that tell every constant they fold and every tensor they merge."""
+    loggers = [logging.getLogger(name) for name in names]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def checked_difference(

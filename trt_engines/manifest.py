@@ -12,7 +12,7 @@ from typing import Literal, Self, TypeAlias
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from models import InputSpec
+from models import InputSpec, one_line, whole_file
 from trt_engines.errors import EngineError, EngineMismatchError
 
 SHIPPED = Path(__file__).resolve().parent / "shipped"
@@ -20,17 +20,30 @@ Precision: TypeAlias = Literal["fp32", "fp16"]
 _FILE_NAME = r"^[\w-][\w.-]*$"  # no folder: an engine's files lie together
 
 
+def check_thresholds(enter: float | None, leave: float | None) -> None:
+    """Refuse thresholds that decide on a track of which nothing is known: its probability is 0.5.
+
+    Raises:
+        ValueError: `leave` is above 0.5, or `enter` below.
+    """
+    for name, value, wanted in (("enter", enter, "0.5 or more"), ("leave", leave, "0.5 or less")):
+        if value is not None and not (value >= 0.5 if name == "enter" else value <= 0.5):
+            raise ValueError(
+                f"{name} is {value:g}, expected {wanted}: a track of which nothing is known has a "
+                "probability of 0.5, and must get no verdict"
+            )
+
+
 class DecisionThresholds(BaseModel, frozen=True, extra="forbid"):
     """Operating point on a track's fused probability, and where it comes from."""
 
-    enter: float = Field(ge=0, le=1, description="At or above: ATTACK.")
-    leave: float = Field(ge=0, le=1, description="Below: BONA_FIDE.")
+    enter: float = Field(le=1, description="At or above: ATTACK; 0.5 or more.")
+    leave: float = Field(ge=0, description="Below: BONA_FIDE; 0.5 or less.")
     source: str = Field(description="Data and rule that chose them; never test data.")
 
     @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.leave > self.enter:
-            raise ValueError(f"leave ({self.leave:g}) must not exceed enter ({self.enter:g})")
+    def _apart(self) -> Self:
+        check_thresholds(self.enter, self.leave)
         return self
 
 
@@ -113,18 +126,15 @@ def load_manifest(path: Path) -> Manifest:
             "export the engine again"
         ) from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "file"
         raise EngineError(
-            f"{path}: not a valid manifest: {where}: {first['msg']}; export the engine again"
+            f"{path}: not a valid manifest: {one_line(error, Manifest)}; export the engine again"
         ) from error
 
 
 def save_manifest(path: Path, manifest: Manifest) -> None:
     """Write a manifest, replacing an old one in one step."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    with whole_file(path) as partial:
+        partial.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 def verified_file(manifest_path: Path, name: str, sha256: str) -> Path:

@@ -73,6 +73,11 @@ class Cropper:
             self._looked_at.pop(key, None)
 
     def _is_due(self, track: Track) -> bool:
-        last = self._looked_at.get(track.key)
-        # A millisecond of tolerance: media times are multiples of a time base, not of the interval.
-        return track.confirmed and (last is None or track.pts_s - last >= self._interval_s - 1e-3)
+        last_pts_s = self._looked_at.get(track.key)
+        return track.confirmed and is_due(last_pts_s, track.pts_s, self._interval_s)
+
+
+def is_due(last_pts_s: float | None, pts_s: float, interval_s: float) -> bool:
+    """Return whether a face is due for a look, given when it was last looked at, if ever."""
+    # A millisecond of tolerance: media times are multiples of a time base, not of the interval.
+    return last_pts_s is None or pts_s - last_pts_s >= interval_s - 1e-3

@@ -26,19 +26,19 @@ import math
 from collections import defaultdict
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, Self
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
+from stream.closing import Closing
 from stream.records import FaceDetection
 from stream.stages.summed_areas import SummedAreas
 from trt_engines.backends import open_backend
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from types import TracebackType
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -90,7 +90,7 @@ class _Candidates:
         return _Candidates(self.picture[index], self.boxes[index], self.scores[index])
 
 
-class FaceDetector:
+class FaceDetector(Closing):
     """Finds faces in whole frames, and refreshes known ones where they are expected."""
 
     def __init__(self, pnet: Backend, rnet: Backend, onet: Backend, config: DetectConfig) -> None:
@@ -140,17 +140,6 @@ class FaceDetector:
         """Release the engines."""
         for backend in (self._pnet, self._rnet, self._onet):
             backend.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _propose(self, areas: SummedAreas, n_whole: int) -> Iterator[_Candidates]:
         """Run P-Net over the pyramids of the first pictures, those of one size together."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from stream.closing import Closing
 from stream.records import AttackScore
 from trt_engines.backends import open_backend
 from trt_engines.errors import EngineError
@@ -11,14 +12,13 @@ from trt_engines.manifest import load_manifest
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from types import TracebackType
 
     from stream.records import CropBatch
     from trt_engines.backends import Backend, BackendConfig
     from trt_engines.manifest import DecisionThresholds, Manifest
 
 
-class Classifier:
+class Classifier(Closing):
     """One attack detector."""
 
     def __init__(self, backend: Backend, manifest: Manifest) -> None:
@@ -49,17 +49,6 @@ class Classifier:
     def close(self) -> None:
         """Release the engine."""
         self._backend.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def open_classifier(manifest_path: Path, config: BackendConfig) -> Classifier:

@@ -1,12 +1,14 @@
 """Checkpoints are recognised by their names, read without running code, and accounted for."""
 
 import logging
+import math
 import pickle
 
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from safetensors.torch import save_file
 
 import models
 from models import build_model, import_checkpoint, save_weights
@@ -49,8 +51,6 @@ def test_our_own_safetensors_bring_their_options_back(network, image, tmp_path):
 
 
 def test_safetensors_of_another_method_are_refused(network, tmp_path):
-    from safetensors.torch import save_file
-
     save_file({"a": torch.ones(1)}, tmp_path / "x.safetensors", {"method": "recce"})
     with pytest.raises(models.CheckpointError, match=r"holds weights of 'recce'.*'lgsc'"):
         models.load_checkpoint("lgsc", tmp_path / "x.safetensors")
@@ -62,6 +62,18 @@ def test_weights_under_a_wrapper_with_a_module_prefix_are_found(network, image, 
     path = tmp_path / "best.pth"
     torch.save({wrapper: state, "step": 7, "best_metric": np.float64(0.9)}, path)
     _same(models.load_checkpoint("lgsc", path, **SMALL), network, image)
+
+
+def test_published_names_after_compiling_are_read(network, image):
+    state = {f"module._orig_mod.{k}": v for k, v in _paddle_names(network.state_dict()).items()}
+    _same(models.import_state_dict("lgsc", state, **SMALL), network, image)
+
+
+def test_published_weights_that_are_not_finite_are_refused(network):
+    official = _paddle_names(network.state_dict())
+    official["backbone.conv1.weight"] = torch.full_like(official["backbone.conv1.weight"], math.nan)
+    with pytest.raises(models.CheckpointError, match=r"conv1\.weight: (\d+) of \1 numbers are NaN"):
+        models.import_state_dict("lgsc", official, **SMALL)
 
 
 def test_a_state_dict_without_calibration_or_batch_counters_loads(network, image):
@@ -135,7 +147,19 @@ class _Code:
         return print, ("this must not run",)
 
 
-@pytest.mark.parametrize("save", [torch.save, lambda x, path: path.write_bytes(pickle.dumps(x))])
+def _save_in_the_old_format(content, path):
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+
+
+@pytest.mark.parametrize(
+    "save",
+    [
+        torch.save,
+        _save_in_the_old_format,
+        lambda content, path: path.write_bytes(pickle.dumps(content)),
+    ],
+    ids=["zip", "old format", "bare pickle"],
+)
 def test_a_file_with_pickled_code_is_refused_and_the_code_not_run(save, tmp_path, capsys):
     path = tmp_path / "evil.pth"
     save({"model": _Code()}, path)

@@ -39,7 +39,8 @@ def test_an_override_wins_over_the_file_and_a_later_one_over_an_earlier(tmp_path
         (("track.lost_after_s", -1), "track.lost_after_s: Input should be greater than 0"),
         (("track.lost_after_s", "soon"), "track.lost_after_s: Input should be a valid number"),
         (("backend.kind", "onxruntime"), "backend: Input tag 'onxruntime'"),
-        (("fuse", {"enter": 0.4, "leave": 0.6}), "fuse: leave (0.6) must not exceed enter (0.4)"),
+        (("fuse", {"enter": 0.4}), "fuse: enter is 0.4, expected 0.5 or more: a track of which"),
+        (("fuse", {"enter": 0.7, "leave": 0.6}), "fuse: leave is 0.6, expected 0.5 or less"),
         (("sources.deeper", 1), "sources.deeper: sources is a value and has no keys"),
     ],
 )

@@ -310,6 +310,16 @@ def test_a_missing_manifest_gets_one_line_and_code_2(option, tmp_path):
     assert f"{missing}: can't read the engine's manifest" in done.complaint
 
 
+@pytest.mark.parametrize("option", [[], ["--check"]], ids=["run", "check"])
+def test_a_threshold_that_no_track_reaches_gets_one_line_and_code_2(option, two_faces, tiny_engine):
+    arguments = ["--set", f"score.manifest={tiny_engine}", "--sink", "jsonl:never", *option]
+    done = run(two_faces, "--set", "fuse.enter=0.98", *arguments)
+    assert (done.code, done.out) == (2, "")
+    assert "fuse.enter: no track can reach 0.98 (as set)" in done.complaint
+    assert "set fuse.enter to 0.958 or less" in done.complaint
+    assert not Path("never").exists()
+
+
 def test_a_damaged_engine_gets_one_line_and_code_2(two_faces, tiny_engine, tmp_path):
     manifest = tmp_path / tiny_engine.name
     manifest.write_bytes(tiny_engine.read_bytes())

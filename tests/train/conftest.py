@@ -406,6 +406,7 @@ def _face(number: int) -> tuple[FaceRecord, bytes]:
         label=number % 2,
         attack_type="print" if number % 2 else None,
         frame=number,
+        pts_s=number / 25,
         track=0,
         box=(x, y, x + 110, y + 110),
         landmarks=((36, 40), (60, 40), (48, 50), (38, 60), (58, 60)),

@@ -1,3 +1,5 @@
+import logging
+
 import numpy as np
 import onnx
 import pytest
@@ -42,6 +44,23 @@ def test_same_model_gives_the_same_bytes_without_this_machines_paths(exported, e
     onnx_bytes = (tmp_path / "tiny.onnx").read_bytes()
     assert onnx_bytes == (exported / "tiny.onnx").read_bytes()
     assert b".py" not in onnx_bytes
+
+
+def test_exporting_says_nothing_of_every_node(export, tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        export(tmp_path)
+        logging.getLogger("onnx_ir.passes").info("as before")
+    assert [record.getMessage() for record in caplog.records] == ["as before"]
+
+
+def test_an_engine_that_cannot_be_written_is_an_error_that_names_its_folder(export, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(EngineError, match=r"file: can't write the engine: .*File exists"):
+        export(tmp_path / "file")
+    (tmp_path / "out" / "tiny.onnx").mkdir(parents=True)
+    with pytest.raises(EngineError, match=r"out: can't write the engine: .*Is a directory"):
+        export(tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["tiny.onnx"]
 
 
 def test_model_is_left_as_it_was(export, tmp_path, crops):

@@ -91,6 +91,8 @@ def test_every_shipped_engine_is_the_one_its_manifest_describes(path):
         assert file_sha256(path.parent / manifest.weights) == manifest.weights_sha256
 
 
-def test_thresholds_that_contradict_each_other_are_refused():
-    with pytest.raises(ValueError, match=r"leave \(0.8\) must not exceed enter \(0.7\)"):
+def test_thresholds_that_decide_on_a_track_of_which_nothing_is_known_are_refused():
+    with pytest.raises(ValueError, match=r"leave is 0.8, expected 0.5 or less"):
         DecisionThresholds(enter=0.7, leave=0.8, source="test")
+    with pytest.raises(ValueError, match=r"enter is 0.45, expected 0.5 or more: a track of which"):
+        DecisionThresholds(enter=0.45, leave=0.4, source="test")

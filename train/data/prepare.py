@@ -296,6 +296,7 @@ def _record(video: ListedVideo, look: _Look, sha256: str, config: PrepareConfig)
             "compression": video.compression,
             "attributes": dict(video.attributes),
             "frame": look.frame,
+            "pts_s": look.track.pts_s,
             "track": track,
             "box": (x1, y1, x2, y2),
             "landmarks": landmarks.tolist(),

@@ -42,6 +42,7 @@ _PNG_LEVEL: Final = 1  # measured: level 4 is 9 % smaller, takes twice as long, 
 _BLOCK: Final = 512  # of a tar
 _MANIFEST: Final = "manifest.jsonl"
 _PREPARED: Final = "prepared.json"
+_FORMAT: Final = 2  # 1: records without media time
 
 Point = tuple[float, float]
 
@@ -52,6 +53,7 @@ class PreparedConfig(BaseModel, frozen=True, extra="forbid"):
     size_px: int = Field(ge=32, description="Side of the stored crops.")
     margin: float = Field(gt=0, description="Side of a crop over the longer side of its face box.")
     code_version: str = Field(description="Of the code that cut them.")
+    format: int = Field(_FORMAT, description="Of the folder; another one must be prepared again.")
     options: dict[str, JsonValue] = Field(
         default_factory=dict, description="What else decided which faces are here."
     )
@@ -71,6 +73,7 @@ class FaceRecord(BaseModel, frozen=True, extra="forbid"):
     compression: str | None = None
     attributes: dict[str, str] = Field(default_factory=dict)
     frame: int = Field(ge=0, description="Index in the video; 0 for a picture.")
+    pts_s: float = Field(ge=0, description="Media time in the video, seconds; 0 for a picture.")
     track: int = Field(ge=0, description="Number of the face within its video.")
     box: tuple[float, float, float, float] = Field(description="x1 y1 x2 y2, px of the frame.")
     landmarks: tuple[Point, Point, Point, Point, Point] = Field(
@@ -345,13 +348,19 @@ def _check_shards(folder: Path, faces: Sequence[StoredFace]) -> None:
 def _read_prepared(folder: Path) -> PreparedConfig:
     path = folder / _PREPARED
     try:
-        return PreparedConfig.model_validate_json(path.read_text(encoding="utf-8"))
+        found = PreparedConfig.model_validate_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise TrainError(
             f"{folder}: no prepared faces ({error}); run `python -m train prepare` first"
         ) from error
     except ValidationError as error:
         raise TrainError(f"{path}: {error}") from error
+    if found.format != _FORMAT or "format" not in found.model_fields_set:
+        raise TrainError(
+            f"{folder}: prepared by facewarden {found.code_version}, whose folders this version "
+            "can't read; prepare the faces again, into another folder"
+        )
+    return found
 
 
 def _read_manifest(path: Path) -> list[StoredFace]:

@@ -52,6 +52,7 @@ def write_smoke_faces(folder: Path, *, seed: int = 0) -> None:
                     "label": int(is_attack),
                     "attack_type": "replay" if is_attack else None,
                     "frame": 0,
+                    "pts_s": 0,
                     "track": 0,
                     "box": (32, 32, 96, 96),
                     "landmarks": landmarks.tolist(),

@@ -144,6 +144,8 @@ def _rows(
             label=cast("Any", label),
             attack_type="synthetic" if made else record.attack_type,
             frame=record.frame,
+            pts_s=record.pts_s,
+            track=record.track,
             logit=logit,
             score=score,
         )

@@ -57,6 +57,8 @@ class FrameScore(BaseModel, frozen=True, extra="forbid", ser_json_inf_nan="const
     label: Literal[0, 1] = Field(description="1 attack, 0 bona fide.")
     attack_type: str | None = Field(None, description="The species; of attacks only.")
     frame: int = Field(0, ge=0, description="Index in the video.")
+    pts_s: float = Field(0.0, ge=0, description="Media time in the video, seconds.")
+    track: int = Field(0, ge=0, description="Number of the face within its video.")
     logit: float | None = Field(None, description="The network's log-odds, not yet calibrated.")
     score: float | None = Field(description="Probability of an attack, 0..1; null: no face found.")
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from models import ATTACK
 from train.data.loaders import open_evaluation_loader
 from train.errors import TrainError
 from train.evaluation.score_model import score_part
 from train.fit.checkpoint import trained_model
-from train.release.thresholds import choose_thresholds, dev_peaks
+from train.release.thresholds import choose_thresholds, fused_tracks
 from trt_engines.export import export_engine
 
 if TYPE_CHECKING:
@@ -23,10 +22,9 @@ if TYPE_CHECKING:
     from train.config import Recipe
     from train.data.selection import Data
     from train.fit.ranks import Ranks
-    from trt_engines.manifest import Manifest
+    from trt_engines.manifest import Manifest, Precision
 
 _EXAMPLES = 8  # faces on which ONNX and torch are compared
-_HYSTERESIS = 1.0  # between the thresholds, in log-odds
 
 
 def export_run(
@@ -38,11 +36,11 @@ def export_run(
     licence: str,
     false_alarms: float,
     with_weights: bool = True,
+    precision: Precision = "fp32",
 ) -> Manifest:
     """Write a run's engine, ready for streaming: ONNX, weights and manifest with thresholds.
 
-    The thresholds hold for a track's fused probability. They are chosen on dev's bona fide videos,
-    by the highest mean of the log-odds that a video reaches from its third look on.
+    The thresholds hold for a track's fused probability, and are chosen on dev's bona fide tracks.
 
     Args:
         run: folder of a finished run.
@@ -50,11 +48,12 @@ def export_run(
         data: with the run's dev faces.
         ranks: of a single process.
         licence: of the weights, one line.
-        false_alarms: share of dev's bona fide videos that may alarm.
+        false_alarms: share of dev's bona fide tracks that may alarm, 0..1.
         with_weights: write safetensors too.
+        precision: of the graph; thresholds are chosen in float32 in any case.
 
     Raises:
-        TrainError: not calibrated, or no dev faces.
+        TrainError: not calibrated, no dev faces, or no thresholds that a track can reach.
         EngineError: the graph can't be traced, or does not compute what torch does.
     """
     model, recipe, _, calibrated = trained_model(run)
@@ -67,21 +66,20 @@ def export_run(
     network.to(ranks.device)
     scores = score_part(model, data, data.dev, recipe, ranks, refine=True)
     network.cpu()
-    peaks = dev_peaks([score for score in scores if score.label != ATTACK])
+    of = f"dev faces of {data.protocol or 'the data sets'}"
+    if recipe.data.synthetic:
+        of += ", with attacks made from them"
+    thresholds = choose_thresholds(fused_tracks(scores), false_alarms=false_alarms, data=of)
     return export_engine(
         model,
         method=recipe.method,
         options=recipe.options,
-        examples=_crops(model, data, recipe, data.dev.rows[:_EXAMPLES]),
+        examples=_crops(model, data, recipe, [*data.dev.rows, *data.train][:_EXAMPLES]),
         folder=out,
         licence=licence,
-        thresholds=choose_thresholds(
-            peaks,
-            false_alarms=false_alarms,
-            hysteresis=_HYSTERESIS,
-            source=f"dev videos of {data.protocol or 'the data sets'}, frames' mean log-odds",
-        ),
+        thresholds=thresholds,
         with_weights=with_weights,
+        precision=precision,
     )
 
 

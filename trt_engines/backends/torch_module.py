@@ -79,7 +79,7 @@ def _build(manifest_path: Path, manifest: Manifest) -> nn.Module:
     weights = verified_file(manifest_path, manifest.weights, manifest.weights_sha256)
     try:
         model = build_model(manifest.method, manifest.options)
-    except ValueError as error:  # pydantic's ValidationError is one too
+    except ValueError as error:
         raise EngineError(
             f"{manifest_path}: this version can't build {manifest.method!r}: {error}; use the "
             "version that exported it, or export again"

@@ -19,12 +19,13 @@ from stream.records import (
     TrackScore,
     Verdict,
 )
-from stream.stages.fuse import Fuser
+from stream.stages.fuse import Fuser, highest_probability
 from trt_engines.manifest import DecisionThresholds
 
 KEY = TrackKey(source_id="cam", session=0, track_id=1)
 THRESHOLDS = DecisionThresholds(enter=0.7, leave=0.4, source="test")
 EVERY_LOOK = FuseConfig(publish_every_s=0)
+INTERVAL_S = 0.4  # between looks, as shipped
 
 
 def _sighting(pts_s, problem=None, key=KEY, first_pts_s=0.0):
@@ -54,9 +55,13 @@ def _look(pts_s, probability, key=KEY):
     return AttackScore(sighting=_sighting(pts_s, key=key), probability=probability, method="lgsc")
 
 
-def _run(looks, config=EVERY_LOOK):
+def _fuser(config=EVERY_LOOK, thresholds=THRESHOLDS, look_every_s=INTERVAL_S):
+    return Fuser(config, thresholds, "lgsc", look_every_s=look_every_s)
+
+
+def _run(looks, config=EVERY_LOOK, thresholds=THRESHOLDS):
     """Feed (time, probability) one by one; return all messages."""
-    fuser = Fuser(config, THRESHOLDS, "lgsc")
+    fuser = _fuser(config, thresholds)
     return [m for look in looks for m in fuser.update([_look(*look)], [], [])]
 
 
@@ -120,7 +125,7 @@ def test_one_look_after_a_long_gap_does_not_change_a_verdict():
 
 
 def test_a_look_that_fails_the_gate_leaves_the_evidence_as_it_was():
-    fuser = Fuser(EVERY_LOOK, THRESHOLDS, "lgsc")
+    fuser = _fuser()
     for look in _steady(0.9):
         before = fuser.update([_look(*look)], [], [])[0]
     (after,) = fuser.update([], [_sighting(9.0, QualityProblem.DARK)], [])
@@ -162,13 +167,13 @@ def test_probability_hardly_depends_on_dropped_looks():
 
 
 def test_scores_are_reported_no_more_often_than_asked():
-    config = FuseConfig(publish_every_s=1.0, min_scores=100)
+    config = FuseConfig(publish_every_s=1.0)
     times = [s.sighting.stamp.pts_s for s in _scores(_run(_steady(0.5, 10.0, 0.2), config))]
     assert times == pytest.approx(list(range(11)))
 
 
 def test_a_track_nobody_can_judge_abstains_with_the_most_frequent_problem():
-    fuser = Fuser(FuseConfig(abstain_after_s=2.0), THRESHOLDS, "lgsc")
+    fuser = _fuser(FuseConfig(abstain_after_s=2.0))
     problems = [QualityProblem.DARK, QualityProblem.BLURRED, QualityProblem.BLURRED]
     messages = []
     for pts_s, problem in zip([1.0, 1.5, 2.0], problems, strict=True):
@@ -180,7 +185,7 @@ def test_a_track_nobody_can_judge_abstains_with_the_most_frequent_problem():
 
 
 def test_a_track_that_abstained_is_undecided_again_at_its_first_score():
-    fuser = Fuser(FuseConfig(), THRESHOLDS, "lgsc")
+    fuser = _fuser(FuseConfig())
     fuser.update([], [_sighting(3.0, QualityProblem.DARK)], [])
     (_score, alert) = fuser.update([_look(3.4, 0.5)], [], [])
     assert (alert.previous, alert.track.verdict) == (Verdict.ABSTAIN, Verdict.UNDECIDED)
@@ -188,7 +193,7 @@ def test_a_track_that_abstained_is_undecided_again_at_its_first_score():
 
 
 def test_the_last_message_of_a_track_says_so_and_its_state_is_freed():
-    fuser = Fuser(EVERY_LOOK, THRESHOLDS, "lgsc")
+    fuser = _fuser()
     for pts_s in (0.0, 1.0, 2.0):
         fuser.update([_look(pts_s, 0.9)], [], [])
     (last,) = fuser.update([], [], [KEY])
@@ -199,12 +204,12 @@ def test_the_last_message_of_a_track_says_so_and_its_state_is_freed():
 
 
 def test_a_track_that_was_never_looked_at_ends_silently():
-    assert Fuser(EVERY_LOOK, THRESHOLDS, "lgsc").update([], [], [KEY]) == []
+    assert _fuser().update([], [], [KEY]) == []
 
 
 def test_tracks_do_not_share_evidence():
     other = TrackKey(source_id="cam", session=0, track_id=2)
-    fuser = Fuser(EVERY_LOOK, THRESHOLDS, "lgsc")
+    fuser = _fuser()
     messages = fuser.update([_look(0.0, 0.9), _look(0.0, 0.1, other)], [], [])
     assert messages[0].probability > 0.5 > messages[1].probability
 
@@ -216,13 +221,90 @@ def test_a_score_that_is_no_probability_is_refused(score):
 
 
 def test_options_override_the_thresholds_of_the_detector():
-    config = FuseConfig(enter=0.99, leave=0.98, publish_every_s=0)
-    assert [a.track.verdict for a in _alerts(_run(_steady(0.8), config))] == [Verdict.BONA_FIDE]
+    alerts = _alerts(_run(_steady(0.8), EVERY_LOOK.model_copy(update={"enter": 0.95})))
+    assert alerts == []
+    (alert,) = _alerts(_run(_steady(0.8)))
+    assert alert.track.verdict is Verdict.ATTACK
+    (alert,) = _alerts(_run(_steady(0.35), EVERY_LOOK.model_copy(update={"leave": 0.48})))
+    assert (alert.track.verdict, alert.threshold) == (Verdict.BONA_FIDE, 0.48)
 
 
-def test_a_threshold_that_contradicts_the_detectors_own_is_refused():
-    with pytest.raises(ConfigError, match=r"leave \(0.8\) must not exceed enter \(0.7\)"):
-        Fuser(FuseConfig(leave=0.8), THRESHOLDS, "lgsc")
+@pytest.mark.parametrize("every_s", [0.1, 0.4, 1.0, 2.0])
+@pytest.mark.parametrize("fuse", [{}, {"prior_looks": 3}, {"memory_s": 3, "reach_s": 20}])
+def test_the_highest_probability_is_what_a_sure_attack_gets_and_no_more(every_s, fuse):
+    config = FuseConfig(publish_every_s=0, **fuse)
+    messages = _run(_steady(1.0, config.reach_s, every_s), FuseConfig(publish_every_s=0, **fuse))
+    decided = [s.probability for s in _scores(messages) if s.verdict is not Verdict.UNDECIDED]
+    assert highest_probability(config, every_s) == max(decided)
+
+
+def test_a_sure_attack_reaches_0_958_in_five_seconds_and_0_970_in_a_minute():
+    assert highest_probability(FuseConfig(), INTERVAL_S) == pytest.approx(0.958, abs=5e-4)
+    in_a_minute = highest_probability(FuseConfig(reach_s=60), INTERVAL_S)
+    assert in_a_minute == pytest.approx(0.970, abs=5e-4)
+
+
+def _at(enter=0.7, leave=0.4):
+    return DecisionThresholds(enter=enter, leave=leave, source="test")
+
+
+@pytest.mark.parametrize(
+    ("config", "thresholds", "message"),
+    [
+        ({}, {"enter": 0.9728}, r"fuse.enter: no track can reach 0.9728 \(of the engine's manif"),
+        ({"enter": 0.98}, {}, r"no track can reach 0.98 \(as set\): in 5 s .* to 0.958 or less"),
+        ({"enter": 1.0}, {}, "no track can reach 1 "),
+        ({}, {"leave": 0.03}, r"fuse.leave: no track can reach 0.03 .* more than 0.042"),
+        ({"leave": 0.0}, {}, "no track can reach 0 "),
+        ({"prior_looks": 20}, {"enter": 0.8}, r"no track can reach 0.8 .* to 0.647 or less"),
+        ({"reach_s": 0.8}, {"enter": 0.95}, r"in 0.8 s \(fuse.reach_s\).* to 0.919 or less"),
+        ({"min_scores": 20}, {}, r"allow no verdict within 5 s .* min_scores \(20\)"),
+        ({"min_effective": 9}, {}, r"allow no verdict within 5 s .* min_effective \(9\)"),
+    ],
+)
+def test_thresholds_out_of_reach_are_refused_with_what_can_be_reached(config, thresholds, message):
+    with pytest.raises(ConfigError, match=message):
+        _fuser(FuseConfig(**config), _at(**thresholds))
+
+
+def test_seldom_looks_reach_less_and_are_refused_likewise():
+    _fuser(thresholds=_at(enter=0.955))
+    with pytest.raises(ConfigError, match=r"looks every 2.5 s that are all sure"):
+        _fuser(thresholds=_at(enter=0.955), look_every_s=2.5)
+    with pytest.raises(ConfigError, match=r"looks every 4 s allow no verdict within 5 s"):
+        _fuser(look_every_s=4)
+
+
+def test_the_highest_threshold_that_is_accepted_alarms_in_time_and_the_lowest_clears():
+    config = FuseConfig(publish_every_s=0)
+    edge = highest_probability(config, INTERVAL_S)
+    (alarm,) = _alerts(_run(_steady(1.0, 5.0), config, _at(enter=edge)))
+    assert alarm.track.sighting.stamp.pts_s <= config.reach_s
+    (clear,) = _alerts(_run(_steady(0.0, 5.0), config, _at(leave=1 - edge + 1e-9)))
+    assert clear.track.verdict is Verdict.BONA_FIDE
+
+
+@given(
+    st.floats(0.5, 0.95),
+    st.floats(0.05, 0.5),
+    st.lists(st.tuples(st.floats(0, 3), st.floats(0.5, 1)), min_size=1, max_size=30),
+)
+def test_looks_that_speak_for_an_attack_never_make_a_track_bona_fide(enter, leave, steps):
+    times = np.cumsum([dt for dt, _ in steps])
+    looks = [(t, p) for t, (_, p) in zip(times, steps, strict=True)]
+    scores = _scores(_run(looks, thresholds=_at(enter, leave)))
+    assert Verdict.BONA_FIDE not in {s.verdict for s in scores}
+
+
+@given(
+    st.floats(0.05, 0.5),
+    st.lists(st.tuples(st.floats(0, 3), st.floats(0, 0.49)), min_size=1, max_size=30),
+)
+def test_looks_that_speak_against_an_attack_never_alarm(leave, steps):
+    times = np.cumsum([dt for dt, _ in steps])
+    looks = [(t, p) for t, (_, p) in zip(times, steps, strict=True)]
+    scores = _scores(_run(looks, thresholds=_at(0.5, leave)))
+    assert Verdict.ATTACK not in {s.verdict for s in scores}
 
 
 @given(st.lists(st.tuples(st.floats(0, 3), st.floats(0, 1)), min_size=1, max_size=30))

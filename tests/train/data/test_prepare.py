@@ -95,8 +95,9 @@ def test_every_kind_of_source_gives_its_faces_with_label_and_type(prepared):
 
 
 def test_frames_are_taken_evenly_from_the_whole_video(prepared):
-    frames = [r.frame for r in open_shards(prepared[0]).records if r.video_id == "test:face.mp4"]
-    assert frames == [0, 8, 16]
+    records = [r for r in open_shards(prepared[0]).records if r.video_id == "test:face.mp4"]
+    assert [r.frame for r in records] == [0, 8, 16]
+    assert [r.pts_s for r in records] == pytest.approx([0.0, 0.8, 1.6], abs=1e-3)
 
 
 def test_stored_pixels_are_those_that_streaming_cuts(prepared, root):

@@ -30,6 +30,7 @@ def _record(video, frame=0, **known):
             "label": int(attack_type is not None),
             "attack_type": attack_type,
             "frame": frame,
+            "pts_s": frame / 25,
             "track": 0,
             "box": (16, 16, 48, 48),
             "landmarks": [(24, 26), (40, 26), (32, 32), (26, 40), (38, 40)],

@@ -161,6 +161,11 @@ def _truncate(folder):
     path.write_bytes(path.read_bytes()[:-20_000])
 
 
+def _of_before_media_time(folder):
+    path = folder / "prepared.json"
+    path.write_text(path.read_text().replace(',\n  "format": 2', ""))
+
+
 def _swap(folder):
     shutil.copy(folder / "shard-00000.tar", folder / "shard-00001.tar")
 
@@ -174,8 +179,9 @@ def _swap(folder):
         (lambda folder: (folder / "manifest.jsonl").unlink(), "manifest.jsonl.*unfinished"),
         (lambda folder: (folder / "manifest.jsonl").write_text("{}\n"), "manifest.jsonl: can't"),
         (lambda folder: (folder / "prepared.json").unlink(), "prepare` first"),
+        (_of_before_media_time, "prepared by facewarden test, .* prepare the faces again"),
     ],
-    ids=["truncated", "missing", "swapped", "unfinished", "broken manifest", "no folder"],
+    ids=["truncated", "missing", "swapped", "unfinished", "broken manifest", "no folder", "old"],
 )
 def test_a_damaged_folder_is_refused_by_the_name_of_its_file(folder, damage, problem):
     damage(folder)

@@ -14,7 +14,6 @@ from train.errors import TrainError
 from train.evaluation.metrics.calibration import log_losses, pav, reliability
 from train.evaluation.metrics.roc import roc
 from train.release.calibrate import fit_calibration
-from train.release.thresholds import choose_thresholds
 from trt_engines.export import export_engine
 
 KINDS = ["temperature", "platt", "isotonic"]
@@ -195,13 +194,6 @@ def test_the_exported_graph_gives_the_calibrated_probability(tmp_path):
     expected = expit(applied(model.calibration, log_odds.numpy()))
     assert probability == pytest.approx(expected, abs=1e-5)
     assert np.abs(probability - expit(log_odds.numpy())).max() > 0.1  # it was not calibrated before
-
-
-def test_thresholds_let_at_most_the_allowed_share_of_tracks_alarm():
-    peaks = [0.1, 0.2, 0.3, 0.6, 0.9] * 4
-    chosen = choose_thresholds(peaks, false_alarms=0.2, hysteresis=1.0, source="made")
-    assert sum(peak >= chosen.enter for peak in peaks) == 4
-    assert chosen.leave < chosen.enter
 
 
 def test_many_blocks_are_thinned_to_the_fixed_number_of_knots():
