@@ -38,7 +38,8 @@ SCHEMA: Final = "facewarden/v1"
 class Lane(StrEnum):
     """Where a message goes; for Redis, the second part of the key."""
 
-    ALERTS = "alerts"  # state changes; a score is dropped before an alert is
+    ALERTS = "alerts"  # verdicts that changed; a score is dropped before an alert is
+    SOURCES = "sources"  # sources lost, regained, failed: apart, so that they trim no verdict
     TRACKS = "tracks"  # scores
     STATUS = "status"  # how a source is doing; only the latest counts
 
@@ -244,7 +245,7 @@ class VerdictMessage(FaceMessage):
 class SourceMessage(Envelope):
     """A source was lost, came back, or failed for good."""
 
-    lane: ClassVar = Lane.ALERTS
+    lane: ClassVar = Lane.SOURCES
     event: SourceEvent
     status: Status
 

@@ -114,7 +114,7 @@ class RedisSink:
             for message in self._writer.write(record):
                 if isinstance(message, StatusMessage):
                     self._statuses[message.source.id] = message.hash_fields()
-                elif message.lane is Lane.ALERTS:
+                elif message.lane in (Lane.ALERTS, Lane.SOURCES):
                     self.backlog.add_alert(message.to_json())
                 else:
                     self.backlog.add_score(message.to_json())

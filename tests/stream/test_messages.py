@@ -180,7 +180,7 @@ def test_source_that_is_lost_and_comes_back_raises_one_alert_for_each(writer, re
             records.status(session=1, changed=False, after_s=18),
         )
         for message in writer.write(record)
-        if message.lane is Lane.ALERTS
+        if message.lane is Lane.SOURCES
     ]
     assert events == ["source.lost", "source.regained"]
 
