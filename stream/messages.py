@@ -20,6 +20,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from stream.records import (
     Alert,
     QualityProblem,
+    SourceAlert,
     SourceCode,
     SourceState,
     SourceStatus,
@@ -78,7 +79,7 @@ class VerdictEvent(Event):
 class SourceEvent(Event):
     """`source.ended` means a failure: not a file that is over, nor a stop on request."""
 
-    type: Literal["source.lost", "source.regained", "source.ended"]
+    type: Literal["source.lost", "source.regained", "source.flapping", "source.ended"]
 
 
 class StatusEvent(Event):
@@ -171,6 +172,13 @@ class Status(Part):
     frames_dropped: int = Field(ge=0, description="Of those, dropped: analysis was behind.")
 
 
+class Losses(Part):
+    """How often a source was lost lately."""
+
+    n: int = Field(ge=0, description="Times, this one included.")
+    within_s: float = Field(ge=0, description="In the latest so many seconds.")
+
+
 class ModelId(Part):
     """A network that ran."""
 
@@ -222,8 +230,7 @@ class FaceMessage(Envelope):
     quality: Quality
     latency_ms: float = Field(
         ge=0,
-        description="From ts until the message was handed to the sink: without the time it waits "
-        "for Redis.",
+        description="From ts until the message was made: without the time it waits to be sent.",
     )
 
 
@@ -243,11 +250,12 @@ class VerdictMessage(FaceMessage):
 
 
 class SourceMessage(Envelope):
-    """A source was lost, came back, or failed for good."""
+    """A source was lost, came back, comes and goes, or failed for good."""
 
     lane: ClassVar = Lane.SOURCES
     event: SourceEvent
     status: Status
+    losses: Losses
 
 
 class StatusMessage(Envelope):
@@ -281,7 +289,7 @@ _Face = TypeVar("_Face", bound=FaceMessage)
 
 
 class MessageWriter:
-    """Turns records into messages; remembers which sources it has called lost, so one sink has one.
+    """Turns each record into its message; any thread may, in any order.
 
     Args:
         run: 8 hexadecimal digits that differ with every start of the process.
@@ -300,30 +308,18 @@ class MessageWriter:
         self._producer = Producer(run=run, version=version, decoder=None, models=tuple(models))
         self._producer_by_decoder: dict[str, Producer] = {}
         self._clock = clock
-        self._lost: set[str] = set()
-        self._alerts_by_source: dict[str, int] = {}
 
-    def fresh(self) -> MessageWriter:
-        """Return a writer of the same producer that has not yet spoken of any source."""
-        producer = self._producer
-        return MessageWriter(producer.run, producer.version, producer.models, self._clock)
-
-    @property
-    def run(self) -> str:
-        """Differs with every start of the process."""
-        return self._producer.run
-
-    def write(self, record: Message) -> tuple[OutMessage, ...]:
-        """Return a record's messages: two for a source lost, regained or failed, else one."""
+    def write(self, record: Message) -> OutMessage:
+        """Return the message that says what a record holds, stamped with its latency until now."""
         match record:
             case TrackScore():
-                return (self._score(record),)
+                return self._score(record)
             case Alert():
-                return (self._verdict(record),)
+                return self._verdict(record)
             case SourceStatus():
-                alert = self._source_alert(record)
-                status = self._status(record)
-                return (status,) if alert is None else (status, alert)
+                return self._status(record)
+            case SourceAlert():
+                return self._source_alert(record)
 
     def _score(self, score: TrackScore) -> ScoreMessage:
         verdict = TrackVerdict(
@@ -393,37 +389,17 @@ class MessageWriter:
             status=_report(status),
         )
 
-    def _source_alert(self, status: SourceStatus) -> SourceMessage | None:
-        kind = self._transition(status)
-        if kind is None:
-            return None
-        ordinal = self._alerts_by_source.get(status.source_id, 0) + 1
-        self._alerts_by_source[status.source_id] = ordinal
+    def _source_alert(self, alert: SourceAlert) -> SourceMessage:
+        status = alert.status
+        event_id = f"{self._session_id(status)}:{alert.kind}:{alert.ordinal}"
         return SourceMessage(
-            event=SourceEvent(
-                id=f"{self._session_id(status)}:{kind.removeprefix('source.')}:{ordinal}",
-                type=kind,
-            ),
+            event=SourceEvent.model_validate({"id": event_id, "type": f"source.{alert.kind}"}),
             ts=_utc(status.at),
             source=Source(id=status.source_id, session=status.session),
             producer=self._producer,
             status=_report(status),
+            losses=Losses(n=alert.losses, within_s=round(alert.within_s, 1)),
         )
-
-    def _transition(
-        self, status: SourceStatus
-    ) -> Literal["source.lost", "source.regained", "source.ended"] | None:
-        """Note whether the source is lost now, and name the change if people must hear of it."""
-        was_lost = status.source_id in self._lost
-        if status.state is SourceState.LOST:
-            self._lost.add(status.source_id)
-            # Each failed attempt may bring another code; the source was lost only once.
-            return None if was_lost else "source.lost"
-        self._lost.discard(status.source_id)
-        if status.state is SourceState.OPEN:
-            return "source.regained" if was_lost else None
-        wanted = status.code in (SourceCode.OK, SourceCode.END_OF_FILE, SourceCode.STOPPED)
-        return "source.ended" if status.changed and not wanted else None
 
     def _track_id(self, key: TrackKey) -> str:
         return f"{key.source_id}-{self._producer.run}-{key.session}-{key.track_id}"

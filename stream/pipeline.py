@@ -2,16 +2,15 @@
 
 One decode thread per source, one analysis thread, one publish thread:
 
-    Source.events -> Inbox -> Analyser -> results -> Sink.publish
+    Source.events -> Inbox -> Analyser -> messages -> Sink.publish
 
 The first error of any thread stops the others and is raised by `run`. Asked to stop, or out of
 sources, the pipeline drains: decoders leave their loop, analysis empties the inbox, publishing
-empties the results, the sinks close.
+empties the messages, the sinks close.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import faulthandler
 import logging
 import queue
@@ -30,14 +29,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from stream.analyse import Analyser
+    from stream.messages import MessageWriter, OutMessage
     from stream.publish import Sink
-    from stream.records import Message
+    from stream.records import Message, TrackScore
     from stream.sources import Source
 
 log = logging.getLogger(__name__)
 
 _POLL_S: Final = 0.2  # how often a blocked thread looks whether it should give up
-_RESULT_STEPS: Final = 256  # analysis waits when publishing is so many steps behind
+_MESSAGE_STEPS: Final = 256  # analysis waits when publishing is so many steps behind
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,7 @@ class Pipeline:
         self,
         sources: Sequence[Source],
         analyser: Analyser,
+        writer: MessageWriter,
         sinks: Sequence[Sink],
         *,
         stop: threading.Event,
@@ -66,17 +67,19 @@ class Pipeline:
         Args:
             sources: each is consumed by a thread of its own; they watch the same `stop`.
             analyser: owned by the analysis thread while running; closed by the caller.
+            writer: turns what sources and analysis say into messages, once for all sinks.
             sinks: owned by the publish thread; closed at the end of `run`.
             stop: set from outside (signals, a timer) to drain and end.
             shutdown_s: longest time to drain.
         """
         self._sources = sources
         self._analyser = analyser
+        self._writer = writer
         self._sinks = sinks
         self._stop = stop
         self._shutdown_s = shutdown_s
         self._inbox = Inbox()
-        self._results: queue.Queue[list[Message] | None] = queue.Queue(_RESULT_STEPS)
+        self._messages: queue.Queue[list[OutMessage] | None] = queue.Queue(_MESSAGE_STEPS)
         self._error: BaseException | None = None
         self._publisher_ended = threading.Event()
         self._done = threading.Event()
@@ -127,7 +130,7 @@ class Pipeline:
             thread.join()
         self._inbox.close()
         analysis.join()
-        self._put_results(None)
+        self._queue_messages(None)
         publisher.join()
         self._done.set()
 
@@ -147,36 +150,40 @@ class Pipeline:
             self._inbox.close()
 
     def _decode(self, source: Source) -> None:
-        for event in source.events():
+        for event in source.events(partial(self._inbox.dropped, source.source_id)):
             if isinstance(event, Frame):
                 if not self._inbox.put(event, wait=not source.is_live):
                     break
                 continue
-            status = dataclasses.replace(event, frames_dropped=self._inbox.dropped(event.source_id))
-            with self._lock:
-                self._statuses[status.source_id] = status
-            if status.state is not SourceState.OPEN:
-                self._inbox.finish(status.source_id)
-            self._put_results([status])
+            if isinstance(event, SourceStatus):
+                with self._lock:
+                    self._statuses[event.source_id] = event
+                if event.state is not SourceState.OPEN:
+                    self._inbox.finish(event.source_id)
+            self._say([event])
 
     def _analyse(self) -> None:
         while taken := self._inbox.take():
-            messages: list[Message] = []
+            records: list[TrackScore | Alert] = []
             if taken.frames:
-                messages += self._analyser.analyse(taken.frames)
+                records += self._analyser.analyse(taken.frames)
             for source_id in taken.finished:
-                messages += self._analyser.finish(source_id)
+                records += self._analyser.finish(source_id)
             with self._lock:
                 self._frames_analysed += len(taken.frames)
-                self._verdicts.update(m.track.verdict for m in messages if isinstance(m, Alert))
-            if messages:
-                self._put_results(messages)
+                self._verdicts.update(r.track.verdict for r in records if isinstance(r, Alert))
+            self._say(records)
 
-    def _put_results(self, messages: list[Message] | None) -> None:
+    def _say(self, records: Sequence[Message]) -> None:
+        """Write the messages now, so that no wait for a sink counts as latency, and queue them."""
+        if records:
+            self._queue_messages([self._writer.write(record) for record in records])
+
+    def _queue_messages(self, messages: list[OutMessage] | None) -> None:
         """Wait for room; give up only when the publisher has ended by an error."""
         while not self._publisher_ended.is_set():
             try:
-                self._results.put(messages, timeout=_POLL_S)
+                self._messages.put(messages, timeout=_POLL_S)
             except queue.Full:
                 continue
             return
@@ -186,6 +193,6 @@ class Pipeline:
             for sink in self._sinks:
                 sinks.callback(sink.close)  # all, whichever fails
             sinks.callback(self._publisher_ended.set)
-            while (messages := self._results.get()) is not None:
+            while (messages := self._messages.get()) is not None:
                 for sink in self._sinks:
                     sink.publish(messages)

@@ -227,4 +227,24 @@ class SourceStatus:
     at: float  # Unix seconds
 
 
-Message: TypeAlias = TrackScore | Alert | SourceStatus
+class SourceEventKind(StrEnum):
+    """What people must hear of a source."""
+
+    LOST = "lost"  # and will be tried again; said once, however often the attempts fail
+    REGAINED = "regained"  # and has stood for a while
+    FLAPPING = "flapping"  # lost again and again; said once in place of every loss and return
+    ENDED = "ended"  # by a failure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceAlert:
+    """A source was lost, came back, comes and goes, or failed for good."""
+
+    kind: SourceEventKind
+    ordinal: int  # 1 for a source's first; with source and session it names the event
+    status: SourceStatus  # at this moment
+    losses: int  # how often the source was lost...
+    within_s: float  # ...in the latest so many seconds
+
+
+Message: TypeAlias = TrackScore | Alert | SourceStatus | SourceAlert

@@ -20,7 +20,13 @@ from pydantic import SecretStr
 from stream.config import SourceConfig
 from stream.decode import SourceKind, open_decoder, source_kind
 from stream.errors import ConfigError, SourceError
-from stream.records import SourceCode, SourceState, SourceStatus
+from stream.records import (
+    SourceAlert,
+    SourceCode,
+    SourceEventKind,
+    SourceState,
+    SourceStatus,
+)
 from stream.redact import redact, scrub, secrets_of
 
 if TYPE_CHECKING:
@@ -99,6 +105,9 @@ class Source:
         self._frames_seen = 0
         self._frames_due = 0
         self._status: SourceStatus | None = None  # the latest
+        self._frames_dropped: Callable[[], int] = int
+        self._is_lost = False
+        self._alerts = 0
 
     @property
     def source_id(self) -> str:
@@ -110,13 +119,19 @@ class Source:
         """Whether frames may be dropped under load: true for all but plain files, which wait."""
         return self._reopens or self._config.realtime
 
-    def events(self) -> Iterator[Frame | SourceStatus]:
-        """Yield frames that are due, and statuses, until the source ends; the last is ENDED.
+    def events(
+        self, frames_dropped: Callable[[], int] = int
+    ) -> Iterator[Frame | SourceStatus | SourceAlert]:
+        """Yield frames that are due, statuses and alerts, until the source ends.
 
         A live source that fails is tried again, whatever the reason, for ever or for `give_up_s`:
         cameras are rebooted and passwords corrected. Each reopening that brings a picture starts
         a new session. A file ends with its first error; what it gave before stands.
+
+        Args:
+            frames_dropped: how many of the frames were never analysed, so far.
         """
+        self._frames_dropped = frames_dropped
         failures = 0
         lost_at = self._clock()
         while not self._stop.is_set():
@@ -138,7 +153,7 @@ class Source:
                     return
         yield from self._report(SourceState.ENDED, SourceCode.STOPPED, "asked to stop")
 
-    def _session_events(self) -> Iterator[Frame | SourceStatus]:
+    def _session_events(self) -> Iterator[Frame | SourceStatus | SourceAlert]:
         """Open once, and yield until the stream ends, breaks, or `stop` is set."""
         self._is_open = False
         decoder = open_decoder(
@@ -199,12 +214,15 @@ class Source:
                 changed=False,
                 frames_seen=self._frames_seen,
                 frames_due=self._frames_due,
+                frames_dropped=self._frames_dropped(),
                 at=self._clock(),
             )
             yield self._status
 
-    def _report(self, state: SourceState, code: SourceCode, detail: str) -> Iterator[SourceStatus]:
-        """Yield a status, unless it would say what the latest said."""
+    def _report(
+        self, state: SourceState, code: SourceCode, detail: str
+    ) -> Iterator[SourceStatus | SourceAlert]:
+        """Yield a status and perhaps an alert, unless they would say what the latest said."""
         session = max(self._sessions - 1, 0)
         last = self._status
         if last and (last.session, last.state, last.code) == (session, state, code):
@@ -220,7 +238,24 @@ class Source:
             changed=True,
             frames_seen=self._frames_seen,
             frames_due=self._frames_due,
-            frames_dropped=0,  # the pipeline knows
+            frames_dropped=self._frames_dropped(),
             at=self._clock(),
         )
         yield self._status
+        yield from self._alert(state, code)
+
+    def _alert(self, state: SourceState, code: SourceCode) -> Iterator[SourceAlert]:
+        was_lost, self._is_lost = self._is_lost, state is SourceState.LOST
+        wanted = code in (SourceCode.OK, SourceCode.END_OF_FILE, SourceCode.STOPPED)
+        kind = None
+        if state is SourceState.LOST and not was_lost:
+            kind = SourceEventKind.LOST
+        elif state is SourceState.OPEN and was_lost:
+            kind = SourceEventKind.REGAINED
+        elif state is SourceState.ENDED and not wanted:
+            kind = SourceEventKind.ENDED
+        if kind is not None and self._status is not None:
+            self._alerts += 1
+            yield SourceAlert(
+                kind=kind, ordinal=self._alerts, status=self._status, losses=1, within_s=0.0
+            )

@@ -9,15 +9,23 @@ import pytest
 
 from stream.config import DecodeConfig, SourceConfig
 from stream.errors import SinkError, StreamError
+from stream.messages import (
+    MessageWriter,
+    ScoreMessage,
+    SourceMessage,
+    StatusMessage,
+    VerdictMessage,
+)
 from stream.pipeline import Pipeline
-from stream.records import Alert, Frame, SourceCode, SourceState, SourceStatus, TrackScore
+from stream.records import Frame, SourceCode, SourceState
 from stream.sources import Source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from stream.analyse import Analyser
-    from stream.records import Message
+    from stream.messages import OutMessage
+    from stream.records import Message, SourceAlert, SourceStatus
 
 WAIT_S = 30.0  # for what must happen; a test that waits so long has failed
 
@@ -25,12 +33,12 @@ WAIT_S = 30.0  # for what must happen; a test that waits so long has failed
 class ListSink:
     """Keeps messages; may act on each."""
 
-    def __init__(self, act: Callable[[Message], None] = lambda message: None) -> None:
-        self.messages: list[Message] = []
+    def __init__(self, act: Callable[[OutMessage], None] = lambda message: None) -> None:
+        self.messages: list[OutMessage] = []
         self.closed = 0
         self._act = act
 
-    def publish(self, messages: list[Message]) -> None:
+    def publish(self, messages: Sequence[OutMessage]) -> None:
         for message in messages:
             self.messages.append(message)
             self._act(message)
@@ -39,13 +47,14 @@ class ListSink:
         self.closed += 1
 
     @property
-    def said(self) -> list[Message]:
-        return [m for m in self.messages if not isinstance(m, SourceStatus)]
+    def said(self) -> list[OutMessage]:
+        about_sources = StatusMessage, SourceMessage
+        return [m for m in self.messages if not isinstance(m, about_sources)]
 
     @property
     def changes(self) -> list[tuple[str, SourceState, SourceCode]]:
-        statuses = [m for m in self.messages if isinstance(m, SourceStatus) and m.changed]
-        return [(status.source_id, status.state, status.code) for status in statuses]
+        statuses = [m for m in self.messages if isinstance(m, StatusMessage)]
+        return [(m.source.id, m.status.state, m.status.code) for m in statuses if m.status.changed]
 
 
 class FailingSink(ListSink):
@@ -55,7 +64,7 @@ class FailingSink(ListSink):
         super().__init__()
         self._errors = publish, close
 
-    def publish(self, messages: list[Message]) -> None:
+    def publish(self, messages: Sequence[OutMessage]) -> None:
         if self._errors[0]:
             raise self._errors[0]
 
@@ -114,10 +123,13 @@ def source(path, stop, *, name="cam", **options):
 
 
 def pipeline(sources, analyser, sinks, stop, *, shutdown_s=WAIT_S):
-    return Pipeline(sources, analyser, sinks, stop=stop, shutdown_s=shutdown_s)
+    writer = MessageWriter(run="0" * 8, version="", models=())
+    return Pipeline(sources, analyser, writer, sinks, stop=stop, shutdown_s=shutdown_s)
 
 
-def straight_line(analyser: Analyser, events: Iterable[Frame | SourceStatus]) -> list[Message]:
+def straight_line(
+    analyser: Analyser, events: Iterable[Frame | SourceStatus | SourceAlert]
+) -> list[Message]:
     frames = (event for event in events if isinstance(event, Frame))
     said: list[Message] = [m for frame in frames for m in analyser.analyse([frame])]
     return said + list(analyser.finish("cam"))
@@ -157,8 +169,8 @@ def test_two_files_are_watched_at_once_and_neither_loses_a_frame(
         ended = run.progress().sources[name]
         assert ended.state is SourceState.ENDED
         assert (ended.frames_due, ended.frames_dropped) == (due, 0)
-        scores = [m for m in sink.said if isinstance(m, TrackScore) and m.ended]
-        assert len([s for s in scores if s.sighting.key.source_id == name]) == 2
+        ends = [m for m in sink.said if m.event.type == "track.end"]
+        assert len([m for m in ends if m.source.id == name]) == 2
     assert run.progress().frames_analysed == 25
 
 
@@ -168,7 +180,7 @@ def test_a_source_that_fails_does_not_end_the_others(open_analyser, two_faces, s
     pipeline(sources, open_analyser(), [sink], stop).run()
     assert ("gone", SourceState.ENDED, SourceCode.NOT_FOUND) in sink.changes
     assert [change for change in sink.changes if change[0] == "cam"] == [OPENED, FILE_ENDED]
-    assert any(isinstance(message, Alert) for message in sink.said)
+    assert any(isinstance(message, VerdictMessage) for message in sink.said)
 
 
 def test_the_report_counts_frames_and_verdicts(open_analyser, two_faces, stop):
@@ -186,14 +198,14 @@ def test_the_report_counts_frames_and_verdicts(open_analyser, two_faces, stop):
 
 def test_a_stop_ends_every_track_and_says_so_of_the_source(open_analyser, two_faces, stop):
     def stop_at_an_alert(message):
-        if isinstance(message, Alert):
+        if isinstance(message, VerdictMessage):
             stop.set()
 
     sink = ListSink(stop_at_an_alert)
     pipeline([source(two_faces, stop, loop=True)], open_analyser(), [sink], stop).run()
-    scores = [message for message in sink.said if isinstance(message, TrackScore)]
-    begun = {score.sighting.key for score in scores}
-    assert {score.sighting.key for score in scores if score.ended} == begun
+    scores = [message for message in sink.said if isinstance(message, ScoreMessage)]
+    begun = {score.track.id for score in scores}
+    assert {score.track.id for score in scores if score.event.type == "track.end"} == begun
     assert sink.changes[-1] == STOPPED
     assert sink.closed == 1
 
@@ -276,7 +288,7 @@ def test_a_live_source_drops_and_counts_frames_while_analysis_is_busy(open_analy
     over = threading.Event()
 
     def release_at_the_end(message):
-        if isinstance(message, SourceStatus) and message.state is SourceState.ENDED:
+        if isinstance(message, StatusMessage) and message.status.state is SourceState.ENDED:
             over.set()
 
     time = FakeTime()

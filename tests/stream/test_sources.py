@@ -75,7 +75,7 @@ def test_a_file_says_that_it_opened_gives_its_frames_and_says_that_it_ended(clip
 
 
 def test_a_missing_file_ends_at_once_and_says_why(tmp_path, time):
-    (status,) = make_source(tmp_path / "no.mp4", time).events()
+    status, _ = make_source(tmp_path / "no.mp4", time).events()
     assert (status.state, status.code) == (SourceState.ENDED, SourceCode.NOT_FOUND)
     assert "no.mp4" in status.detail
     assert "\n" not in status.detail
