@@ -242,6 +242,9 @@ def _run(config: StreamConfig, duration: float | None) -> None:
             resources.callback(timer.cancel)
         report = resources.enter_context(progress_reporter())
         pipeline.run(report)
+    if failed := pipeline.failed_sources():
+        named = "; ".join(f"{status.source_id} ({status.code})" for status in failed)
+        raise StreamError(f"{len(failed)} of {len(sources)} sources failed: {named}")
 
 
 def _stop_on_signals(stop: threading.Event) -> None:

@@ -24,10 +24,11 @@ from stream.publish import open_sink
 from stream.sources import Source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from stream.config import StreamConfig
-    from stream.records import Frame, SourceAlert, SourceStatus
+    from stream.records import SourceOutput
+    from stream.sources import FatesOfFrames
 
 _STAGGER_S: Final = 1.0  # the longest period there is: that of searching the whole frame
 
@@ -37,12 +38,10 @@ class _LaterSource(Source):
 
     delay_s = 0.0
 
-    def events(
-        self, frames_dropped: Callable[[], int] = int
-    ) -> Iterator[Frame | SourceStatus | SourceAlert]:
+    def events(self, fates: FatesOfFrames | None = None) -> Iterator[SourceOutput]:
         """See `Source.events`."""
         time.sleep(self.delay_s)
-        yield from super().events(frames_dropped)
+        yield from super().events(fates)
 
 
 def run(config: StreamConfig, seconds: float) -> dict[str, float]:

@@ -27,6 +27,7 @@ from stream.records import (
     TrackScore,
     Verdict,
 )
+from stream.redact import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -169,7 +170,8 @@ class Status(Part):
     changed: bool = Field(description="False in a heartbeat.")
     frames_seen: int = Field(ge=0, description="Decoded by this run, in all sessions.")
     frames_due: int = Field(ge=0, description="Of those, selected for analysis.")
-    frames_dropped: int = Field(ge=0, description="Of those, dropped: analysis was behind.")
+    frames_dropped: int = Field(ge=0, description="Of those due, dropped: analysis was behind.")
+    frames_failed: int = Field(ge=0, description="Of those due, not analysed because of an error.")
 
 
 class Losses(Part):
@@ -279,6 +281,7 @@ class StatusMessage(Envelope):
             "frames_seen": str(self.status.frames_seen),
             "frames_due": str(self.status.frames_due),
             "frames_dropped": str(self.status.frames_dropped),
+            "frames_failed": str(self.status.frames_failed),
             "producer": self.producer.model_dump_json(),
         }
 
@@ -449,11 +452,12 @@ def _report(status: SourceStatus) -> Status:
     return Status(
         state=status.state,
         code=status.code,
-        detail=without_addresses(status.detail),
+        detail=printable(without_addresses(status.detail)),
         changed=status.changed,
         frames_seen=status.frames_seen,
         frames_due=status.frames_due,
         frames_dropped=status.frames_dropped,
+        frames_failed=status.frames_failed,
     )
 
 

@@ -201,6 +201,7 @@ class Records:
             frames_seen=250,
             frames_due=50,
             frames_dropped=2,
+            frames_failed=1,
             at=self.T0 + after_s,
         )
 
