@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from stream.analyse import Analyser
     from stream.messages import OutMessage
-    from stream.records import Frame, Message, SourceAlert, SourceStatus
+    from stream.records import Message, SourceOutput
 
 SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"
 TIME_BASE = Fraction(1, 60_000)
@@ -251,12 +251,18 @@ def open_analyser(tiny_engine: Path) -> Iterator[Callable[..., Analyser]]:
 
 
 @pytest.fixture(scope="session")
-def read_events() -> Callable[..., list[Frame | SourceStatus | SourceAlert]]:
+def read_events() -> Callable[..., list[SourceOutput]]:
     """Return the function that reads a file as a source, at a clock that stands still."""
 
-    def read(path: Path, source_id: str = "cam") -> list[Frame | SourceStatus | SourceAlert]:
+    def read(path: Path, source_id: str = "cam") -> list[SourceOutput]:
         config = SourceConfig.model_validate({"id": source_id, "uri": str(path)})
-        source = Source(config, DecodeConfig(), stop=threading.Event(), clock=lambda: 1000.0)
+        source = Source(
+            config,
+            DecodeConfig(),
+            stop=threading.Event(),
+            clock=lambda: 1000.0,
+            monotonic=lambda: 0.0,
+        )
         return list(source.events())
 
     return read

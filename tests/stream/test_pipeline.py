@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from stream.analyse import Analyser
     from stream.messages import OutMessage
-    from stream.records import Message, SourceAlert, SourceStatus
+    from stream.records import Message, SourceOutput
 
 WAIT_S = 30.0  # for what must happen; a test that waits so long has failed
 
@@ -118,7 +118,7 @@ def no_thread_is_left():
 
 def source(path, stop, *, name="cam", **options):
     config = SourceConfig.model_validate({"id": name, "uri": str(path), **options})
-    clock = {"clock": stop} if isinstance(stop, FakeTime) else {}
+    clock = {"clock": stop, "monotonic": stop} if isinstance(stop, FakeTime) else {}
     return Source(config, DecodeConfig(), stop=stop, **clock)
 
 
@@ -127,9 +127,7 @@ def pipeline(sources, analyser, sinks, stop, *, shutdown_s=WAIT_S):
     return Pipeline(sources, analyser, writer, sinks, stop=stop, shutdown_s=shutdown_s)
 
 
-def straight_line(
-    analyser: Analyser, events: Iterable[Frame | SourceStatus | SourceAlert]
-) -> list[Message]:
+def straight_line(analyser: Analyser, events: Iterable[SourceOutput]) -> list[Message]:
     frames = (event for event in events if isinstance(event, Frame))
     said: list[Message] = [m for frame in frames for m in analyser.analyse([frame])]
     return said + list(analyser.finish("cam"))
