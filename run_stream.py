@@ -226,15 +226,18 @@ def _run(config: StreamConfig, duration: float | None) -> None:
         except EngineError as error:
             raise ConfigError(str(error)) from error
         manifest = load_manifest(config.score.manifest)
+        run = secrets.token_hex(4)
         writer = MessageWriter(
-            run=secrets.token_hex(4),
+            run=run,
             version=__version__,
             models=(ModelId(name=manifest.name, onnx_sha256=manifest.onnx_sha256),),
         )
         sources = [Source(source, config.decode, stop=stop) for source in config.sources]
         heartbeat_s = max(source.heartbeat_s for source in config.sources)
-        sinks = [open_sink(sink, writer, heartbeat_s=heartbeat_s) for sink in config.sinks]
-        pipeline = Pipeline(sources, analyser, sinks, stop=stop, shutdown_s=config.shutdown_s)
+        sinks = [open_sink(sink, run=run, heartbeat_s=heartbeat_s) for sink in config.sinks]
+        pipeline = Pipeline(
+            sources, analyser, writer, sinks, stop=stop, shutdown_s=config.shutdown_s
+        )
         if duration is not None:
             timer = threading.Timer(duration, stop.set)
             timer.daemon = True
@@ -242,6 +245,9 @@ def _run(config: StreamConfig, duration: float | None) -> None:
             resources.callback(timer.cancel)
         report = resources.enter_context(progress_reporter())
         pipeline.run(report)
+    if failed := pipeline.failed_sources():
+        named = "; ".join(f"{status.source_id} ({status.code})" for status in failed)
+        raise StreamError(f"{len(failed)} of {len(sources)} sources failed: {named}")
 
 
 def _stop_on_signals(stop: threading.Event) -> None:

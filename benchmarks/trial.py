@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from stream.config import StreamConfig
-    from stream.records import Frame, SourceStatus
+    from stream.records import SourceOutput
+    from stream.sources import FatesOfFrames
 
 _STAGGER_S: Final = 1.0  # the longest period there is: that of searching the whole frame
 
@@ -37,10 +38,10 @@ class _LaterSource(Source):
 
     delay_s = 0.0
 
-    def events(self) -> Iterator[Frame | SourceStatus]:
+    def events(self, fates: FatesOfFrames | None = None) -> Iterator[SourceOutput]:
         """See `Source.events`."""
         time.sleep(self.delay_s)
-        yield from super().events()
+        yield from super().events(fates)
 
 
 def run(config: StreamConfig, seconds: float) -> dict[str, float]:
@@ -57,8 +58,10 @@ def run(config: StreamConfig, seconds: float) -> dict[str, float]:
         for source in sources:
             source.delay_s = random.uniform(0, _STAGGER_S)
         writer = MessageWriter(run="0" * 8, version="benchmark", models=())
-        sinks = [open_sink(sink, writer, heartbeat_s=1.0) for sink in config.sinks]
-        pipeline = Pipeline(sources, analyser, sinks, stop=stop, shutdown_s=config.shutdown_s)
+        sinks = [open_sink(sink, run="0" * 8, heartbeat_s=1.0) for sink in config.sinks]
+        pipeline = Pipeline(
+            sources, analyser, writer, sinks, stop=stop, shutdown_s=config.shutdown_s
+        )
         timer = threading.Timer(seconds, stop.set)
         timer.start()
         started, started_cpu = time.monotonic(), time.process_time()

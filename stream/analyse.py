@@ -1,16 +1,23 @@
-"""The straight line: frames in, messages out. No threads, no clock, no I/O.
+"""The straight line: frames in, records out. No threads, no clock, no I/O.
 
     follow (detect -> track) -> crop -> batch -> infer -> fuse
 
-Tests, the demo, evaluation and the threads of `stream.pipeline` all call this one method. State
-lives in the trackers (one per source session), in the cropper and in the fuser; the end of a track
-frees all three.
+Tests, the demo, evaluation and the threads of `stream.pipeline` all go this one way. State lives in
+the trackers (one per source session), in the cropper and in the fuser; the end of a track frees all
+three.
+
+Networks take the frames of all sources together and remember nothing, so an error there is traced
+by running them for each source alone. What remembers is run for each source alone anyway. So one
+source's frame can spoil that source's tracks, which end, and no others.
 """
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from typing import TYPE_CHECKING
+import logging
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, TypeVar
 
 from stream.closing import Closing
 from stream.stages.batch import batches
@@ -19,13 +26,45 @@ from stream.stages.detect import open_detector
 from stream.stages.follow import Follower
 from stream.stages.fuse import Fuser
 from stream.stages.infer import open_classifier
+from trt_engines.errors import EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from stream.config import StreamConfig
-    from stream.records import Alert, Frame, TrackScore
+    from stream.records import (
+        Alert,
+        AttackScore,
+        FaceCrop,
+        FaceDetection,
+        Frame,
+        Sighting,
+        TrackKey,
+        TrackScore,
+    )
     from stream.stages.infer import Classifier
+
+log = logging.getLogger(__name__)
+
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one frame of each source let us say."""
+
+    records: list[TrackScore | Alert] = field(default_factory=list)
+    failures: dict[str, Exception] = field(default_factory=dict)  # by source: its tracks ended
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What tracking and cropping made of one source's frame."""
+
+    crops: tuple[FaceCrop, ...]
+    rejected: tuple[Sighting, ...]
+    ended: tuple[TrackKey, ...]
 
 
 class Analyser(Closing):
@@ -41,17 +80,61 @@ class Analyser(Closing):
         self._resources = ExitStack()
 
     def analyse(self, frames: Sequence[Frame]) -> list[TrackScore | Alert]:
-        """Return what these frames, at most one per source, let us say."""
-        updates, ended = self._follower.follow(frames)
-        looks = self._cropper.crop(frames, updates)
-        scores = [
-            score
-            for batch in batches(looks.crops, self._classifier.max_batch)
-            for score in self._classifier.score(batch)
-        ]
-        ended += [key for update in updates for key in update.ended]
+        """Return what these frames, at most one per source, let us say.
+
+        Raises:
+            Exception: the first error; the tracks of its source have ended.
+        """
+        step = self.step(frames)
+        for error in step.failures.values():
+            raise error
+        return step.records
+
+    def step(self, frames: Sequence[Frame]) -> Step:
+        """Do the same, but let an error that one source's frame causes be that source's alone.
+
+        Raises:
+            EngineError: a network can't be run at all.
+        """
+        by_source = {frame.stamp.source_id: frame for frame in frames}
+        step = Step()
+        faces = _together(self._follower.detect, by_source, step.failures)
+        looks: dict[str, _Look] = {}
+        for source_id, detections in faces.items():
+            with _blamed(source_id, step.failures):
+                looks[source_id] = self._look(by_source[source_id], detections)
+        scores = _together(self._score, looks, step.failures)
+        for source_id, scored in scores.items():
+            with _blamed(source_id, step.failures):
+                look = looks[source_id]
+                step.records.extend(self._fuser.update(scored, look.rejected, look.ended))
+        for source_id in step.failures:
+            step.records.extend(self._reset(source_id))
+        return step
+
+    def _look(self, frame: Frame, faces: Sequence[FaceDetection]) -> _Look:
+        """Follow the faces of one source's frame, and cut out those that are due."""
+        update, old = self._follower.track(frame, faces)
+        looks = self._cropper.crop([frame], [update])
+        ended = (*old, *update.ended)
         self._cropper.forget(ended)
-        return self._fuser.update(scores, looks.rejected, ended)
+        return _Look(looks.crops, looks.rejected, ended)
+
+    def _score(self, looks: Sequence[_Look]) -> list[list[AttackScore]]:
+        """Return the scores of each look, in the order of its crops."""
+        crops = [crop for look in looks for crop in look.crops]
+        scores = (
+            score
+            for batch in batches(crops, self._classifier.max_batch)
+            for score in self._classifier.score(batch)
+        )
+        return [list(islice(scores, len(look.crops))) for look in looks]
+
+    def _reset(self, source_id: str) -> list[TrackScore | Alert]:
+        """End the tracks of a source whose state may be half of this frame, half of the last."""
+        ended = sorted({*self._follower.reset(source_id), *self._fuser.tracks_of(source_id)})
+        self._cropper.forget(ended)
+        return self._fuser.update((), (), ended)
 
     def finish(self, source_id: str) -> list[TrackScore | Alert]:
         """End every track of a source that was lost or has ended."""
@@ -87,3 +170,35 @@ def open_analyser(config: StreamConfig) -> Analyser:
         )
         analyser._resources = resources.pop_all()
     return analyser
+
+
+def _together(
+    work: Callable[[Sequence[_In]], Sequence[_Out]],
+    items: Mapping[str, _In],
+    failures: dict[str, Exception],
+) -> dict[str, _Out]:
+    """Do work that remembers nothing on all sources' items; if that fails, on each alone."""
+    results: dict[str, _Out] = {}
+    if not items:
+        return results
+    try:
+        return dict(zip(items, work(list(items.values())), strict=True))
+    except EngineError:
+        raise
+    except Exception as error:
+        log.debug("a step of %d sources failed (%r); now each alone", len(items), error)
+    for source_id, item in items.items():
+        with _blamed(source_id, failures):
+            (results[source_id],) = work([item])
+    return results
+
+
+@contextmanager
+def _blamed(source_id: str, failures: dict[str, Exception]) -> Iterator[None]:
+    """Note an error as one of a source; an engine that can't run is nobody's fault."""
+    try:
+        yield
+    except EngineError:
+        raise
+    except Exception as error:
+        failures[source_id] = error

@@ -51,8 +51,23 @@ class SourceConfig(Options):
     stall_s: float = Field(10.0, gt=0, description="No decoded frame for so long: frozen.")
     retry_first_s: float = Field(0.5, gt=0, description="Wait before the first reconnect.")
     retry_max_s: float = Field(30.0, gt=0, description="Cap of the exponential back-off.")
+    retry_unauthorised_s: float = Field(
+        60.0,
+        gt=0,
+        description="Seconds from a refused password to the next attempt; doubled with each "
+        "further refusal, up to half an hour: cameras lock accounts.",
+    )
+    recovered_after_s: float = Field(
+        10.0,
+        ge=0,
+        description="A source that was lost counts as recovered when it has given pictures for so "
+        "many seconds; until then, back-off and patience go on as if it had not come back.",
+    )
     give_up_s: float | None = Field(
-        None, gt=0, description="End a lost live source after so long; default: never."
+        None,
+        gt=0,
+        description="End a live source that was away for so many seconds, in all, since it last "
+        "recovered; default: never.",
     )
     heartbeat_s: float = Field(5.0, gt=0, description="SourceStatus at least so often.")
     realtime: bool = Field(

@@ -7,7 +7,11 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from stream.records import FrameFates
+
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from stream.records import Frame
 
 
@@ -22,8 +26,11 @@ class Taken:
 @dataclass(slots=True)
 class _Queue:
     frames: deque[Frame]
+    in_hand: bool = False  # a frame was handed out and is not done
     finished: bool = False
     dropped: int = 0
+    failed: int = 0
+    failing: bool = False
 
 
 class Inbox:
@@ -79,7 +86,10 @@ class Inbox:
             self._changed.wait_for(lambda: self._closed or self._has_work())
             if not self._has_work():
                 return None
-            frames = tuple(q.frames.popleft() for q in self._queues.values() if q.frames)
+            ready = [queue for queue in self._queues.values() if queue.frames]
+            frames = tuple(queue.frames.popleft() for queue in ready)
+            for queue in ready:
+                queue.in_hand = True
             finished = tuple(
                 source_id for source_id, q in self._queues.items() if q.finished and not q.frames
             )
@@ -88,11 +98,35 @@ class Inbox:
             self._changed.notify_all()
             return Taken(frames, finished)
 
-    def dropped(self, source_id: str) -> int:
-        """Return how many frames of a source were dropped so far."""
+    def done(self, taken: Taken, failed: Collection[str]) -> None:
+        """Say that frames were analysed.
+
+        Args:
+            taken: which.
+            failed: the sources among them whose frame could not be analysed.
+        """
+        with self._changed:
+            for frame in taken.frames:
+                queue = self._queues[frame.stamp.source_id]
+                queue.in_hand = False
+                queue.failing = frame.stamp.source_id in failed
+                queue.failed += queue.failing
+            self._changed.notify_all()
+
+    def fates(self, source_id: str, *, settled: bool = False) -> FrameFates:
+        """Return what became of the frames of a source.
+
+        Args:
+            source_id: which.
+            settled: wait until each that was put is dropped or done, or the inbox is closed.
+        """
         with self._changed:
             queue = self._queues.get(source_id)
-            return queue.dropped if queue else 0
+            if queue is None:
+                return FrameFates()
+            if settled:
+                self._changed.wait_for(lambda: self._closed or not (queue.frames or queue.in_hand))
+            return FrameFates(dropped=queue.dropped, failed=queue.failed, failing=queue.failing)
 
     def close(self) -> None:
         """Take no more frames; those that wait are still handed out."""

@@ -20,12 +20,14 @@ from pydantic.json_schema import GenerateJsonSchema
 from stream.records import (
     Alert,
     QualityProblem,
+    SourceAlert,
     SourceCode,
     SourceState,
     SourceStatus,
     TrackScore,
     Verdict,
 )
+from stream.redact import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -38,7 +40,8 @@ SCHEMA: Final = "facewarden/v1"
 class Lane(StrEnum):
     """Where a message goes; for Redis, the second part of the key."""
 
-    ALERTS = "alerts"  # state changes; a score is dropped before an alert is
+    ALERTS = "alerts"  # verdicts that changed; a score is dropped before an alert is
+    SOURCES = "sources"  # sources lost, regained, failed: apart, so that they trim no verdict
     TRACKS = "tracks"  # scores
     STATUS = "status"  # how a source is doing; only the latest counts
 
@@ -77,7 +80,7 @@ class VerdictEvent(Event):
 class SourceEvent(Event):
     """`source.ended` means a failure: not a file that is over, nor a stop on request."""
 
-    type: Literal["source.lost", "source.regained", "source.ended"]
+    type: Literal["source.lost", "source.regained", "source.flapping", "source.ended"]
 
 
 class StatusEvent(Event):
@@ -167,7 +170,15 @@ class Status(Part):
     changed: bool = Field(description="False in a heartbeat.")
     frames_seen: int = Field(ge=0, description="Decoded by this run, in all sessions.")
     frames_due: int = Field(ge=0, description="Of those, selected for analysis.")
-    frames_dropped: int = Field(ge=0, description="Of those, dropped: analysis was behind.")
+    frames_dropped: int = Field(ge=0, description="Of those due, dropped: analysis was behind.")
+    frames_failed: int = Field(ge=0, description="Of those due, not analysed because of an error.")
+
+
+class Losses(Part):
+    """How often a source was lost lately."""
+
+    n: int = Field(ge=0, description="Times, this one included.")
+    within_s: float = Field(ge=0, description="In the latest so many seconds.")
 
 
 class ModelId(Part):
@@ -221,8 +232,7 @@ class FaceMessage(Envelope):
     quality: Quality
     latency_ms: float = Field(
         ge=0,
-        description="From ts until the message was handed to the sink: without the time it waits "
-        "for Redis.",
+        description="From ts until the message was made: without the time it waits to be sent.",
     )
 
 
@@ -242,11 +252,12 @@ class VerdictMessage(FaceMessage):
 
 
 class SourceMessage(Envelope):
-    """A source was lost, came back, or failed for good."""
+    """A source was lost, came back, comes and goes, or failed for good."""
 
-    lane: ClassVar = Lane.ALERTS
+    lane: ClassVar = Lane.SOURCES
     event: SourceEvent
     status: Status
+    losses: Losses
 
 
 class StatusMessage(Envelope):
@@ -270,6 +281,7 @@ class StatusMessage(Envelope):
             "frames_seen": str(self.status.frames_seen),
             "frames_due": str(self.status.frames_due),
             "frames_dropped": str(self.status.frames_dropped),
+            "frames_failed": str(self.status.frames_failed),
             "producer": self.producer.model_dump_json(),
         }
 
@@ -280,7 +292,7 @@ _Face = TypeVar("_Face", bound=FaceMessage)
 
 
 class MessageWriter:
-    """Turns records into messages; remembers which sources it has called lost, so one sink has one.
+    """Turns each record into its message; any thread may, in any order.
 
     Args:
         run: 8 hexadecimal digits that differ with every start of the process.
@@ -299,30 +311,18 @@ class MessageWriter:
         self._producer = Producer(run=run, version=version, decoder=None, models=tuple(models))
         self._producer_by_decoder: dict[str, Producer] = {}
         self._clock = clock
-        self._lost: set[str] = set()
-        self._alerts_by_source: dict[str, int] = {}
 
-    def fresh(self) -> MessageWriter:
-        """Return a writer of the same producer that has not yet spoken of any source."""
-        producer = self._producer
-        return MessageWriter(producer.run, producer.version, producer.models, self._clock)
-
-    @property
-    def run(self) -> str:
-        """Differs with every start of the process."""
-        return self._producer.run
-
-    def write(self, record: Message) -> tuple[OutMessage, ...]:
-        """Return a record's messages: two for a source lost, regained or failed, else one."""
+    def write(self, record: Message) -> OutMessage:
+        """Return the message that says what a record holds, stamped with its latency until now."""
         match record:
             case TrackScore():
-                return (self._score(record),)
+                return self._score(record)
             case Alert():
-                return (self._verdict(record),)
+                return self._verdict(record)
             case SourceStatus():
-                alert = self._source_alert(record)
-                status = self._status(record)
-                return (status,) if alert is None else (status, alert)
+                return self._status(record)
+            case SourceAlert():
+                return self._source_alert(record)
 
     def _score(self, score: TrackScore) -> ScoreMessage:
         verdict = TrackVerdict(
@@ -392,37 +392,17 @@ class MessageWriter:
             status=_report(status),
         )
 
-    def _source_alert(self, status: SourceStatus) -> SourceMessage | None:
-        kind = self._transition(status)
-        if kind is None:
-            return None
-        ordinal = self._alerts_by_source.get(status.source_id, 0) + 1
-        self._alerts_by_source[status.source_id] = ordinal
+    def _source_alert(self, alert: SourceAlert) -> SourceMessage:
+        status = alert.status
+        event_id = f"{self._session_id(status)}:{alert.kind}:{alert.ordinal}"
         return SourceMessage(
-            event=SourceEvent(
-                id=f"{self._session_id(status)}:{kind.removeprefix('source.')}:{ordinal}",
-                type=kind,
-            ),
+            event=SourceEvent.model_validate({"id": event_id, "type": f"source.{alert.kind}"}),
             ts=_utc(status.at),
             source=Source(id=status.source_id, session=status.session),
             producer=self._producer,
             status=_report(status),
+            losses=Losses(n=alert.losses, within_s=round(alert.within_s, 1)),
         )
-
-    def _transition(
-        self, status: SourceStatus
-    ) -> Literal["source.lost", "source.regained", "source.ended"] | None:
-        """Note whether the source is lost now, and name the change if people must hear of it."""
-        was_lost = status.source_id in self._lost
-        if status.state is SourceState.LOST:
-            self._lost.add(status.source_id)
-            # Each failed attempt may bring another code; the source was lost only once.
-            return None if was_lost else "source.lost"
-        self._lost.discard(status.source_id)
-        if status.state is SourceState.OPEN:
-            return "source.regained" if was_lost else None
-        wanted = status.code in (SourceCode.OK, SourceCode.END_OF_FILE, SourceCode.STOPPED)
-        return "source.ended" if status.changed and not wanted else None
 
     def _track_id(self, key: TrackKey) -> str:
         return f"{key.source_id}-{self._producer.run}-{key.session}-{key.track_id}"
@@ -472,11 +452,12 @@ def _report(status: SourceStatus) -> Status:
     return Status(
         state=status.state,
         code=status.code,
-        detail=without_addresses(status.detail),
+        detail=printable(without_addresses(status.detail)),
         changed=status.changed,
         frames_seen=status.frames_seen,
         frames_due=status.frames_due,
         frames_dropped=status.frames_dropped,
+        frames_failed=status.frames_failed,
     )
 
 

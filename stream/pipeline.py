@@ -2,20 +2,21 @@
 
 One decode thread per source, one analysis thread, one publish thread:
 
-    Source.events -> Inbox -> Analyser -> results -> Sink.publish
+    Source.events -> Inbox -> Analyser -> messages -> Sink.publish
 
-The first error of any thread stops the others and is raised by `run`. Asked to stop, or out of
-sources, the pipeline drains: decoders leave their loop, analysis empties the inbox, publishing
-empties the results, the sinks close.
+What goes wrong with one source is that source's alone: it is tried again or ends, and the others
+go on. Any other error stops all threads and is raised by `run`. Asked to stop, or out of sources,
+the pipeline drains: decoders leave their loop, analysis empties the inbox, publishing empties the
+messages, the sinks close. A decoder that is stuck in the network is not awaited.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import faulthandler
 import logging
 import queue
 import threading
+import time
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -24,20 +25,24 @@ from typing import TYPE_CHECKING, Final
 
 from stream.errors import StreamError
 from stream.inbox import Inbox
-from stream.records import Alert, Frame, SourceState, SourceStatus
+from stream.records import Alert, Frame, SourceCode, SourceState, SourceStatus
+from stream.stack_log import StackLog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from stream.analyse import Analyser
+    from stream.messages import MessageWriter, OutMessage
     from stream.publish import Sink
-    from stream.records import Message
+    from stream.records import TrackScore
     from stream.sources import Source
 
 log = logging.getLogger(__name__)
 
+HOPELESS_FRAMES: Final = 50  # when so many in a row fail, of all sources, the fault is ours
 _POLL_S: Final = 0.2  # how often a blocked thread looks whether it should give up
-_RESULT_STEPS: Final = 256  # analysis waits when publishing is so many steps behind
+_LEAVE_SHARE: Final = 0.25  # of the time to drain: for decoders to leave their loop
+_MESSAGE_STEPS: Final = 256  # analysis waits when publishing is so many steps behind
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,7 @@ class Pipeline:
         self,
         sources: Sequence[Source],
         analyser: Analyser,
+        writer: MessageWriter,
         sinks: Sequence[Sink],
         *,
         stop: threading.Event,
@@ -66,23 +72,27 @@ class Pipeline:
         Args:
             sources: each is consumed by a thread of its own; they watch the same `stop`.
             analyser: owned by the analysis thread while running; closed by the caller.
+            writer: turns what sources and analysis say into messages, once for all sinks.
             sinks: owned by the publish thread; closed at the end of `run`.
             stop: set from outside (signals, a timer) to drain and end.
             shutdown_s: longest time to drain.
         """
         self._sources = sources
         self._analyser = analyser
+        self._writer = writer
         self._sinks = sinks
         self._stop = stop
         self._shutdown_s = shutdown_s
         self._inbox = Inbox()
-        self._results: queue.Queue[list[Message] | None] = queue.Queue(_RESULT_STEPS)
+        self._messages: queue.Queue[list[OutMessage] | None] = queue.Queue(_MESSAGE_STEPS)
         self._error: BaseException | None = None
         self._publisher_ended = threading.Event()
         self._done = threading.Event()
         self._lock = threading.Lock()
         self._statuses: dict[str, SourceStatus] = {}
+        self._stacks = StackLog(log)
         self._frames_analysed = 0
+        self._failures_in_a_row = 0
         self._verdicts: Counter[str] = Counter()
 
     def run(self, report: Callable[[Progress], None] | None = None, report_s: float = 1.0) -> None:
@@ -97,9 +107,11 @@ class Pipeline:
             StreamError: draining took longer than `shutdown_s`; the stacks are on stderr.
         """
         main = self._start("main", self._run_stages)
-        while not self._done.wait(report_s) and not self._stop.is_set():
-            if report:
+        reported_at = time.monotonic()
+        while not self._done.wait(min(_POLL_S, report_s)) and not self._stop.is_set():
+            if report and time.monotonic() - reported_at >= report_s:
                 report(self.progress())
+                reported_at = time.monotonic()
         main.join(self._shutdown_s)
         if main.is_alive():
             faulthandler.dump_traceback()
@@ -111,25 +123,41 @@ class Pipeline:
         if self._error is not None:
             raise self._error
 
+    def failed_sources(self) -> list[SourceStatus]:
+        """Return the last status of each source that ended by a failure."""
+        with self._lock:
+            return [status for status in self._statuses.values() if status.failed]
+
     def progress(self) -> Progress:
         """Return the counters as they are now."""
         with self._lock:
             return Progress(dict(self._statuses), self._frames_analysed, {**self._verdicts})
 
     def _run_stages(self) -> None:
-        decoders = [
-            self._start(f"decode-{source.source_id}", partial(self._decode, source))
+        decoders = {
+            source: self._start(f"decode-{source.source_id}", partial(self._decode, source))
             for source in self._sources
-        ]
+        }
         analysis = self._start("analysis", self._analyse)
         publisher = self._start("publish", self._publish)
-        for thread in decoders:
-            thread.join()
+        self._await(decoders)
         self._inbox.close()
         analysis.join()
-        self._put_results(None)
+        self._queue_messages(None)
         publisher.join()
         self._done.set()
+
+    def _await(self, decoders: Mapping[Source, threading.Thread]) -> None:
+        """Wait for the end of all sources; after a stop, only for so long as a read may take."""
+        while any(thread.is_alive() for thread in decoders.values()) and not self._stop.is_set():
+            for thread in decoders.values():
+                thread.join(_POLL_S / len(decoders))
+        leave_by = time.monotonic() + _LEAVE_SHARE * self._shutdown_s
+        for source, thread in decoders.items():
+            thread.join(max(0.0, leave_by - time.monotonic()))
+            if thread.is_alive():
+                log.warning("source %s: a read does not return; not awaited", source.source_id)
+                self._take_status(source.abandoned())
 
     def _start(self, name: str, work: Callable[[], None]) -> threading.Thread:
         # Daemons, so that a thread stuck in a driver can't keep the process after `shutdown_s`.
@@ -147,36 +175,81 @@ class Pipeline:
             self._inbox.close()
 
     def _decode(self, source: Source) -> None:
-        for event in source.events():
+        for event in source.events(partial(self._inbox.fates, source.source_id)):
             if isinstance(event, Frame):
                 if not self._inbox.put(event, wait=not source.is_live):
                     break
-                continue
-            status = dataclasses.replace(event, frames_dropped=self._inbox.dropped(event.source_id))
-            with self._lock:
-                self._statuses[status.source_id] = status
-            if status.state is not SourceState.OPEN:
-                self._inbox.finish(status.source_id)
-            self._put_results([status])
+            elif isinstance(event, SourceStatus):
+                self._take_status(event)
+            else:
+                self._queue_messages([self._writer.write(event)])
+
+    def _take_status(self, status: SourceStatus) -> None:
+        with self._lock:
+            self._statuses[status.source_id] = status
+        # While its frames fail in the analysis, a session goes on.
+        failing = status.state is SourceState.LOST and status.code is SourceCode.ANALYSIS_FAILED
+        if status.state is not SourceState.OPEN and not failing:
+            self._inbox.finish(status.source_id)
+        self._queue_messages([self._writer.write(status)])
 
     def _analyse(self) -> None:
         while taken := self._inbox.take():
-            messages: list[Message] = []
-            if taken.frames:
-                messages += self._analyser.analyse(taken.frames)
+            step = self._analyser.step(taken.frames)
+            records, failures = step.records, step.failures
             for source_id in taken.finished:
-                messages += self._analyser.finish(source_id)
+                records += self._analyser.finish(source_id)
+            messages = self._write(records, failures)
             with self._lock:
-                self._frames_analysed += len(taken.frames)
-                self._verdicts.update(m.track.verdict for m in messages if isinstance(m, Alert))
+                self._frames_analysed += len(taken.frames) - len(failures)
+                self._verdicts.update(r.track.verdict for r in records if isinstance(r, Alert))
             if messages:
-                self._put_results(messages)
+                self._queue_messages(messages)
+            self._inbox.done(taken, failures)
+            self._look_at(failures, taken.frames)
 
-    def _put_results(self, messages: list[Message] | None) -> None:
+    def _write(
+        self, records: Sequence[TrackScore | Alert], failures: dict[str, Exception]
+    ) -> list[OutMessage]:
+        """Write messages at once, so that no wait for a sink counts as latency."""
+        messages: list[OutMessage] = []
+        for record in records:
+            try:
+                messages.append(self._writer.write(record))
+            except Exception as error:
+                score = record.track if isinstance(record, Alert) else record
+                failures[score.sighting.key.source_id] = error
+        return messages
+
+    def _look_at(self, failures: Mapping[str, Exception], frames: Sequence[Frame]) -> None:
+        """Log what failed; raise it if nothing succeeds any more.
+
+        Raises:
+            Exception: the latest error.
+        """
+        if len(failures) < len(frames):
+            self._failures_in_a_row = 0
+        for frame in frames:
+            stamp = frame.stamp
+            if (error := failures.get(stamp.source_id)) is None:
+                continue
+            self._failures_in_a_row += 1
+            self._stacks.error(
+                stamp.source_id,
+                f"source {stamp.source_id}: frame {stamp.index} of session {stamp.session} "
+                f"({stamp.width}x{stamp.height}, {stamp.pts_s:.3f} s) can't be analysed; its "
+                "tracks end",
+                error,
+            )
+            if self._failures_in_a_row >= HOPELESS_FRAMES:
+                log.error("the latest %d frames of all sources failed", self._failures_in_a_row)
+                raise error
+
+    def _queue_messages(self, messages: list[OutMessage] | None) -> None:
         """Wait for room; give up only when the publisher has ended by an error."""
         while not self._publisher_ended.is_set():
             try:
-                self._results.put(messages, timeout=_POLL_S)
+                self._messages.put(messages, timeout=_POLL_S)
             except queue.Full:
                 continue
             return
@@ -186,6 +259,6 @@ class Pipeline:
             for sink in self._sinks:
                 sinks.callback(sink.close)  # all, whichever fails
             sinks.callback(self._publisher_ended.set)
-            while (messages := self._results.get()) is not None:
+            while (messages := self._messages.get()) is not None:
                 for sink in self._sinks:
                     sink.publish(messages)

@@ -12,6 +12,7 @@ Conventions, stated once:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, TypeAlias
@@ -53,9 +54,9 @@ class Frame:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FaceDetection:
-    """A face found in one frame."""
+    """A face in one frame; what can't be one is refused."""
 
-    box: NDArray[np.float32]  # (4,) x1 y1 x2 y2, px; may reach outside the frame
+    box: NDArray[np.float32]  # (4,) x1 y1 x2 y2, px, x1 < x2, y1 < y2; may reach outside the frame
     landmarks: NDArray[np.float32]  # (5, 2) px: viewer's left eye, right eye, nose, mouth corners
     confidence: float  # 0..1
 
@@ -65,6 +66,13 @@ class FaceDetection:
                 f"box must have shape (4,) and landmarks (5, 2), got {self.box.shape} and "
                 f"{self.landmarks.shape}"
             )
+        x1, y1, x2, y2 = box = self.box.tolist()
+        if not (all(map(math.isfinite, box)) and x1 < x2 and y1 < y2):
+            raise ValueError(f"box must be finite with x1 < x2 and y1 < y2, got {box}")
+        if not all(map(math.isfinite, self.landmarks.flat)):
+            raise ValueError(f"landmarks must be finite, got {self.landmarks.tolist()}")
+        if not 0 <= self.confidence <= 1:
+            raise ValueError(f"confidence must lie in 0..1, got {self.confidence}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -209,6 +217,17 @@ class SourceCode(StrEnum):
     UNSUPPORTED_CODEC = "unsupported_codec"
     TOO_LARGE = "too_large"
     INVALID_DATA = "invalid_data"
+    DECODING_FAILED = "decoding_failed"  # by an error that should not occur; the log has its stack
+    ANALYSIS_FAILED = "analysis_failed"  # of its frames, by such an error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrameFates:
+    """What became of the frames that a source gave, in all sessions."""
+
+    dropped: int = 0  # because analysis was behind
+    failed: int = 0  # their analysis raised an error
+    failing: bool = False  # that of the latest did
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,8 +242,36 @@ class SourceStatus:
     changed: bool  # False in a heartbeat
     frames_seen: int  # decoded, in all sessions
     frames_due: int  # of those, selected for analysis
-    frames_dropped: int  # of those, dropped because analysis was behind
+    frames_dropped: int  # of those due, dropped because analysis was behind
+    frames_failed: int  # of those due, not analysed because of an error
     at: float  # Unix seconds
 
+    @property
+    def failed(self) -> bool:
+        """Whether the source is over by a failure: no end of a file, nor a stop on request."""
+        good = (SourceCode.OK, SourceCode.END_OF_FILE, SourceCode.STOPPED)
+        return self.state is SourceState.ENDED and self.code not in good
 
-Message: TypeAlias = TrackScore | Alert | SourceStatus
+
+class SourceEventKind(StrEnum):
+    """What people must hear of a source."""
+
+    LOST = "lost"  # and will be tried again; said once, however often the attempts fail
+    REGAINED = "regained"  # and has stood for a while
+    FLAPPING = "flapping"  # lost again and again; said once in place of every loss and return
+    ENDED = "ended"  # by a failure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceAlert:
+    """A source was lost, came back, comes and goes, or failed for good."""
+
+    kind: SourceEventKind
+    ordinal: int  # 1 for a source's first; with source and session it names the event
+    status: SourceStatus  # at this moment
+    losses: int  # how often the source was lost...
+    within_s: float  # ...in the latest so many seconds
+
+
+SourceOutput: TypeAlias = Frame | SourceStatus | SourceAlert
+Message: TypeAlias = TrackScore | Alert | SourceStatus | SourceAlert

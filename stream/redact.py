@@ -30,6 +30,26 @@ _PARAMETER = re.compile(
 _USER_INFO = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)[^\s'\"]*@")
 
 
+def printable(text: str, keep: str = "") -> str:
+    r"""Return a text with all that can't be written, or that steers a terminal, as escapes.
+
+    Names of files may hold any byte: those that are not UTF-8 reach us as lone surrogates, which
+    no encoder takes.
+
+    >>> print(printable("clips/\udcff\n.mp4"))
+    clips/\udcff\n.mp4
+
+    Args:
+        text: of whatever origin.
+        keep: characters that stay although they are not printable.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text
+    )
+
+
 def redact(uri: str) -> str:
     """Return what may be shown of a source's URI: no user, password, query or fragment.
 
@@ -41,6 +61,7 @@ def redact(uri: str) -> str:
     >>> redact("rtsp://admin:pass/word@10.0.0.7/ch1")
     'rtsp://***'
     """
+    uri = printable(uri)
     parts = _URI.fullmatch(uri)
     if parts is None:
         return HIDDEN if "://" in uri else uri
@@ -88,7 +109,7 @@ def scrub(text: str, secrets: Iterable[str] = ()) -> str:
 
 
 class RedactingFilter(logging.Filter):
-    """Scrubs every string of a log record: message, exception, stack and extra fields.
+    """Scrubs every string of a log record, and makes it printable: message, stack, extra fields.
 
     Add it to handlers, not to loggers: a logger's filters do not see the records of its children.
     """
@@ -106,5 +127,5 @@ class RedactingFilter(logging.Filter):
             record.exc_info = None  # formatters would print it again, unscrubbed
         for name, value in vars(record).items():
             if isinstance(value, str):
-                setattr(record, name, scrub(value, self._secrets))
+                setattr(record, name, printable(scrub(value, self._secrets), keep="\n\t"))
         return True

@@ -1,7 +1,10 @@
 """A source of video over its whole life: opened, watched, reopened when a camera was lost.
 
 A source never falls silent: besides frames it says in what state it is, whenever that changes and
-every `heartbeat_s`, so that "no alert" is never mistaken for "no attack".
+every `heartbeat_s`, so that "no alert" is never mistaken for "no attack". What people must hear of
+it is decided here, too: a loss is an alert once, and so is a source that comes and goes.
+
+Durations run on a monotonic clock: setting the wall clock ends and silences nothing.
 """
 
 from __future__ import annotations
@@ -11,28 +14,52 @@ import logging
 import math
 import re
 import time
+from collections import deque
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Protocol
 
 from pydantic import SecretStr
 
 from stream.config import SourceConfig
 from stream.decode import SourceKind, open_decoder, source_kind
 from stream.errors import ConfigError, SourceError
-from stream.records import SourceCode, SourceState, SourceStatus
-from stream.redact import redact, scrub, secrets_of
+from stream.records import (
+    FrameFates,
+    SourceAlert,
+    SourceCode,
+    SourceEventKind,
+    SourceState,
+    SourceStatus,
+)
+from stream.redact import printable, redact, scrub, secrets_of
+from stream.stack_log import StackLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from threading import Event
 
     from stream.config import DecodeConfig
-    from stream.records import Frame
+    from stream.records import SourceOutput
 
 log = logging.getLogger(__name__)
 
+# A source lost so often in so many seconds flaps, until it was not lost for as long. One that is
+# lost more rarely makes two alerts each time: at most 96 an hour.
+FLAPPING_LOSSES: Final = 5
+FLAPPING_S: Final = 300.0
+# Cameras lock an account after five to ten wrong passwords within minutes, for up to half an hour.
+LONGEST_UNAUTHORISED_S: Final = 1800.0
+
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class FatesOfFrames(Protocol):
+    """Tells a source what became of the frames it gave."""
+
+    def __call__(self, *, settled: bool = False) -> FrameFates:
+        """Return the counts; `settled` waits until no frame is under way."""
+        ...
 
 
 def parse_source_argument(argument: str, position: int = 1) -> SourceConfig:
@@ -71,6 +98,7 @@ class Source:
         *,
         stop: Event,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
         random: Random | None = None,
     ) -> None:
         """Look at the URI; nothing is opened yet.
@@ -79,7 +107,8 @@ class Source:
             config: where the video comes from, and how patient to be.
             decode: decoder, and how often a frame is due.
             stop: once set, `events` ends as soon as the current read does.
-            clock: Unix seconds.
+            clock: Unix seconds, for stamps.
+            monotonic: seconds that never go back, for durations.
             random: jitter of the back-off.
 
         Raises:
@@ -90,15 +119,25 @@ class Source:
         self._decode = decode
         self._stop = stop
         self._clock = clock
-        self._random = random or Random()
-        self._reopens = source_kind(config) is not SourceKind.FILE
+        self._monotonic = monotonic
+        self._has_end = source_kind(config) is SourceKind.FILE  # else not known before it is open
         self._name = redact(uri)
         self._secrets = secrets_of(uri)
+        self._fates: FatesOfFrames = _no_fates
+        self._patience = _Patience(config, random or Random())
+        self._alarm = _Alarm(config.recovered_after_s)
+        self._stacks = StackLog(log, monotonic)
         self._sessions = 0  # that brought a picture
-        self._is_open = False
         self._frames_seen = 0
         self._frames_due = 0
+        self._frames_failed = 0
+        self._alerts = 0
         self._status: SourceStatus | None = None  # the latest
+        # On the monotonic clock:
+        self._reported_at = 0.0
+        self._well_since: float | None = None  # first picture of the session; None before
+        self._picture_at = 0.0  # the latest
+        self._failure_at = 0.0  # the latest of analysis
 
     @property
     def source_id(self) -> str:
@@ -107,40 +146,62 @@ class Source:
 
     @property
     def is_live(self) -> bool:
-        """Whether frames may be dropped under load: true for all but plain files, which wait."""
-        return self._reopens or self._config.realtime
+        """Whether frames may be dropped under load. What has an end waits, unless `realtime`."""
+        return not self._has_end or self._config.realtime
 
-    def events(self) -> Iterator[Frame | SourceStatus]:
-        """Yield frames that are due, and statuses, until the source ends; the last is ENDED.
+    def events(self, fates: FatesOfFrames | None = None) -> Iterator[SourceOutput]:
+        """Yield frames that are due, statuses and alerts, until the source ends.
 
         A live source that fails is tried again, whatever the reason, for ever or for `give_up_s`:
         cameras are rebooted and passwords corrected. Each reopening that brings a picture starts
-        a new session. A file ends with its first error; what it gave before stands.
+        a new session. What has an end is read once (`loop`: again and again) and ends with its
+        first error; what it gave before stands.
+
+        Args:
+            fates: what became of the frames; default: all were analysed.
         """
-        failures = 0
-        lost_at = self._clock()
+        self._fates = fates or _no_fates
+        self._patience.start(self._monotonic())
         while not self._stop.is_set():
             try:
                 yield from self._session_events()
             except SourceError as error:
-                if self._is_open:
-                    failures, lost_at = 0, self._clock()
-                left_s = self._patience_s(lost_at)
-                if left_s <= 0:
-                    yield from self._report(SourceState.ENDED, error.code, str(error))
-                    return
-                yield from self._report(SourceState.LOST, error.code, str(error))
-                yield from self._rest(min(self._back_off_s(failures), left_s))
-                failures += 1
+                code, detail = error.code, str(error)
+            except Exception as error:
+                code, detail = SourceCode.DECODING_FAILED, "an error of ours; the log has its stack"
+                self._stacks.error(self.source_id, f"source {self.source_id}: {detail}", error)
             else:
                 if not self._stop.is_set() and not self._config.loop:
-                    yield from self._report(SourceState.ENDED, SourceCode.END_OF_FILE, self._name)
+                    yield from self._end_of_file()
                     return
+                continue
+            now = self._monotonic()
+            left_s = self._patience.lost(
+                now, recovered=self._stood_s() >= self._config.recovered_after_s
+            )
+            if self._has_end or left_s <= 0:
+                yield from self._report(SourceState.ENDED, code, detail)
+                return
+            if code is SourceCode.UNAUTHORISED:
+                detail += (
+                    f"; tried again after {self._config.retry_unauthorised_s:g} s, then ever more "
+                    "rarely: cameras lock accounts"
+                )
+            yield from self._report(SourceState.LOST, code, detail)
+            yield from self._rest(min(self._patience.next_wait_s(code), left_s))
         yield from self._report(SourceState.ENDED, SourceCode.STOPPED, "asked to stop")
 
-    def _session_events(self) -> Iterator[Frame | SourceStatus]:
+    def abandoned(self) -> SourceStatus:
+        """Return the last status of a source whose thread is stuck in a read and won't be awaited.
+
+        Any thread may ask.
+        """
+        detail = "asked to stop; the read under way was not awaited"
+        return self._made(SourceState.ENDED, SourceCode.STOPPED, detail, changed=True)
+
+    def _session_events(self) -> Iterator[SourceOutput]:
         """Open once, and yield until the stream ends, breaks, or `stop` is set."""
-        self._is_open = False
+        self._well_since = None
         decoder = open_decoder(
             self._config,
             self._decode,
@@ -148,79 +209,255 @@ class Source:
             clock=self._clock,
             wait=self._stop.wait,
         )
+        self._has_end = not decoder.is_live
         seen_before = self._frames_seen
         try:
             for frame in decoder.frames():
-                self._frames_seen = seen_before + decoder.frames_seen
+                if seen_before + decoder.frames_seen > self._frames_seen:
+                    self._frames_seen = seen_before + decoder.frames_seen
+                    self._picture_at = self._monotonic()
                 if frame is not None:
-                    if not self._is_open:
-                        self._is_open = True
+                    if self._well_since is None:
+                        self._well_since = self._picture_at
                         self._sessions += 1
-                        yield from self._report(SourceState.OPEN, SourceCode.OK, self._name)
+                        self._patience.opened(self._picture_at)
+                        self._frames_failed = self._fates().failed
+                        log.info("source %s: opened %s", self.source_id, self._name)
+                        yield from self._report(
+                            SourceState.OPEN, SourceCode.OK, decoder.description
+                        )
                     self._frames_due += 1
                     yield frame
-                yield from self._heartbeat()
+                yield from self._watch_analysis(decoder.description)
+                yield from self._beat()
                 if self._stop.is_set():
                     return
         finally:
             decoder.close()
 
-    def _patience_s(self, lost_at: float) -> float:
-        """Return for how long a source lost at that time is still tried; infinite for ever."""
-        if not self._reopens:
+    def _end_of_file(self) -> Iterator[SourceStatus | SourceAlert]:
+        """Say that all was read, and whether all of it could be analysed."""
+        failed = self._fates(settled=True).failed
+        if failed:
+            detail = f"{failed} of {self._frames_due} frames failed; the log has the stacks"
+            yield from self._report(SourceState.ENDED, SourceCode.ANALYSIS_FAILED, detail)
+        else:
+            detail = f"{self._frames_seen} frames"
+            yield from self._report(SourceState.ENDED, SourceCode.END_OF_FILE, detail)
+
+    def _watch_analysis(self, description: str) -> Iterator[SourceStatus | SourceAlert]:
+        """Say when frames of the open source fail in the analysis, and when that is over."""
+        if self._status is None or self._well_since is None:
+            return
+        fates, now = self._fates(), self._monotonic()
+        if fates.failed > self._frames_failed:
+            self._frames_failed, self._failure_at = fates.failed, now
+            detail = "a frame could not be analysed; the log has the stack"
+            yield from self._report(SourceState.LOST, SourceCode.ANALYSIS_FAILED, detail)
+        elif (
+            self._status.code is SourceCode.ANALYSIS_FAILED
+            and not fates.failing
+            and now - self._failure_at >= self._config.recovered_after_s
+        ):
+            self._well_since = self._failure_at
+            yield from self._report(SourceState.OPEN, SourceCode.OK, description)
+
+    def _stood_s(self) -> float:
+        """Return for how long this session has given pictures that could be analysed, seconds."""
+        if self._well_since is None or self._status is None:
             return 0.0
-        if self._config.give_up_s is None:
-            return math.inf
-        return lost_at + self._config.give_up_s - self._clock()
+        is_open = self._status.state is SourceState.OPEN
+        return self._picture_at - self._well_since if is_open else 0.0
 
-    def _back_off_s(self, failures: int) -> float:
-        """Return how long to wait after so many failures: exponential, capped, full jitter."""
-        doubled = self._config.retry_first_s * 2.0 ** min(failures, 64)
-        return self._random.uniform(0, min(self._config.retry_max_s, doubled))
-
-    def _rest(self, seconds: float) -> Iterator[SourceStatus]:
+    def _rest(self, seconds: float) -> Iterator[SourceStatus | SourceAlert]:
         """Wait, but not past `stop`, and with heartbeats."""
         while seconds > 0 and not self._stop.is_set():
             step_s = min(seconds, max(self._heartbeat_due_s(), 0.001))
             self._stop.wait(step_s)
             seconds -= step_s
-            yield from self._heartbeat()
+            yield from self._beat()
+
+    def _beat(self) -> Iterator[SourceStatus | SourceAlert]:
+        """Yield the heartbeat if it is due, and what only time makes an alert."""
+        if self._status is None:
+            return
+        if self._heartbeat_due_s() <= 0:
+            last = self._status
+            yield self._made(last.state, last.code, last.detail, changed=False)
+        kind = self._alarm.time_passed(
+            self._monotonic(),
+            stood_s=self._stood_s(),
+            is_open=self._status.state is SourceState.OPEN,
+        )
+        if kind is not None:
+            yield self._alert(kind, self._status)
 
     def _heartbeat_due_s(self) -> float:
         if self._status is None:
             return math.inf
-        age_s = self._clock() - self._status.at
-        return self._config.heartbeat_s - age_s if age_s >= 0 else 0.0  # the clock was set back
+        return self._reported_at + self._config.heartbeat_s - self._monotonic()
 
-    def _heartbeat(self) -> Iterator[SourceStatus]:
-        if self._status is not None and self._heartbeat_due_s() <= 0:
-            self._status = dataclasses.replace(
-                self._status,
-                changed=False,
-                frames_seen=self._frames_seen,
-                frames_due=self._frames_due,
-                at=self._clock(),
-            )
-            yield self._status
-
-    def _report(self, state: SourceState, code: SourceCode, detail: str) -> Iterator[SourceStatus]:
-        """Yield a status, unless it would say what the latest said."""
-        session = max(self._sessions - 1, 0)
+    def _report(
+        self, state: SourceState, code: SourceCode, detail: str
+    ) -> Iterator[SourceStatus | SourceAlert]:
+        """Yield a status, unless it would say what the latest said, and the alert it calls for."""
         last = self._status
+        session = self._session
         if last and (last.session, last.state, last.code) == (session, state, code):
             return
-        detail = scrub(detail, self._secrets)
-        log.info("source %s: %s (%s): %s", self.source_id, state, code, detail)
+        status = self._made(state, code, detail, changed=True)
+        log.log(
+            _level(status), "source %s: %s (%s): %s", self.source_id, state, code, status.detail
+        )
+        yield status
+        kind = None
+        if status.failed:
+            kind = SourceEventKind.ENDED
+        elif state is SourceState.LOST and not (last and last.state is SourceState.LOST):
+            kind = self._alarm.lost(self._monotonic())
+        if kind is not None:
+            yield self._alert(kind, status)
+
+    @property
+    def _session(self) -> int:
+        return max(self._sessions - 1, 0)
+
+    def _made(
+        self, state: SourceState, code: SourceCode, detail: str, *, changed: bool
+    ) -> SourceStatus:
+        """Make the latest status."""
+        fates = self._fates()
+        self._reported_at = self._monotonic()
         self._status = SourceStatus(
             source_id=self.source_id,
-            session=session,
+            session=self._session,
             state=state,
             code=code,
-            detail=detail,
-            changed=True,
+            detail=printable(scrub(detail, self._secrets)),
+            changed=changed,
             frames_seen=self._frames_seen,
             frames_due=self._frames_due,
-            frames_dropped=0,  # the pipeline knows
+            frames_dropped=fates.dropped,
+            frames_failed=fates.failed,
             at=self._clock(),
         )
-        yield self._status
+        return self._status
+
+    def _alert(self, kind: SourceEventKind, status: SourceStatus) -> SourceAlert:
+        """Make an alert of the source as it is now."""
+        losses, within_s = self._alarm.losses(self._monotonic())
+        if kind is SourceEventKind.FLAPPING:
+            log.warning(
+                "source %s: flapping, lost %d times in %.0f s", self.source_id, losses, within_s
+            )
+        self._alerts += 1
+        return SourceAlert(
+            kind=kind,
+            ordinal=self._alerts,
+            status=dataclasses.replace(status, at=self._clock()),
+            losses=losses,
+            within_s=within_s,
+        )
+
+
+class _Patience:
+    """When a lost source is tried again, and for how long. Times are monotonic seconds."""
+
+    def __init__(self, config: SourceConfig, random: Random) -> None:
+        self._config = config
+        self._random = random
+        self._failures = self._refusals = 0  # since it last recovered, as is...
+        self._away_s = 0.0  # ...the time away that is over
+        self._away_since: float | None = None
+
+    def start(self, now: float) -> None:
+        """Begin: the source is away until it is opened."""
+        self._away_since = now
+
+    def opened(self, now: float) -> None:
+        """Note a picture after a time without."""
+        if self._away_since is not None:
+            self._away_s += now - self._away_since
+            self._away_since = None
+
+    def lost(self, now: float, *, recovered: bool) -> float:
+        """Note a failure, and return for how long the source is still tried, seconds.
+
+        Args:
+            now: when.
+            recovered: before that, it had stood for long enough to begin anew.
+        """
+        if recovered:
+            self._failures = self._refusals = 0
+            self._away_s = 0.0
+        if self._away_since is None:
+            self._away_since = now
+        if self._config.give_up_s is None:
+            return math.inf
+        return self._config.give_up_s - self._away_s - (now - self._away_since)
+
+    def next_wait_s(self, code: SourceCode) -> float:
+        """Return how long to wait for the next attempt: exponential, capped, with full jitter.
+
+        After a refused password longer, and without jitter, which would shorten the wait.
+        """
+        if code is SourceCode.UNAUTHORISED:
+            first_s = self._config.retry_unauthorised_s
+            doubled_s = _doubled(first_s, self._refusals)
+            self._refusals += 1
+            return min(doubled_s, max(first_s, LONGEST_UNAUTHORISED_S))
+        doubled_s = _doubled(self._config.retry_first_s, self._failures)
+        self._failures += 1
+        return self._random.uniform(0, min(self._config.retry_max_s, doubled_s))
+
+
+class _Alarm:
+    """Which losses and returns of a source people must hear of. Times are monotonic seconds."""
+
+    def __init__(self, recovered_after_s: float) -> None:
+        self._recovered_after_s = recovered_after_s
+        self._raised: SourceEventKind | None = None  # LOST or FLAPPING, until it is REGAINED
+        self._lost_at: deque[float] = deque()
+
+    def lost(self, now: float) -> SourceEventKind | None:
+        """Note a loss, and return what it is an alert of, if any."""
+        while self._lost_at and now - self._lost_at[0] >= FLAPPING_S:
+            self._lost_at.popleft()
+        self._lost_at.append(now)
+        flaps = len(self._lost_at) >= FLAPPING_LOSSES
+        kind = SourceEventKind.FLAPPING if flaps else SourceEventKind.LOST
+        if self._raised in (kind, SourceEventKind.FLAPPING):
+            return None
+        self._raised = kind
+        return kind
+
+    def time_passed(self, now: float, *, stood_s: float, is_open: bool) -> SourceEventKind | None:
+        """Return what the source is after a while: regained, or no longer flapping but lost."""
+        if self._raised is None:
+            return None
+        flapping = self._raised is SourceEventKind.FLAPPING
+        if is_open and stood_s >= (FLAPPING_S if flapping else self._recovered_after_s):
+            self._raised = None
+            return SourceEventKind.REGAINED
+        if flapping and not is_open and now - self._lost_at[-1] >= FLAPPING_S:
+            self._raised = SourceEventKind.LOST
+            return SourceEventKind.LOST
+        return None
+
+    def losses(self, now: float) -> tuple[int, float]:
+        """Return how often the source was lost lately, and in how many seconds."""
+        return len(self._lost_at), now - self._lost_at[0] if self._lost_at else 0.0
+
+
+def _no_fates(*, settled: bool = False) -> FrameFates:
+    return FrameFates()
+
+
+def _doubled(first_s: float, times: int) -> float:
+    return first_s * 2.0 ** min(times, 64)
+
+
+def _level(status: SourceStatus) -> int:
+    if status.failed:
+        return logging.ERROR
+    return logging.WARNING if status.state is SourceState.LOST else logging.INFO

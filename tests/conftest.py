@@ -25,7 +25,9 @@ from stream.records import (
     FrameStamp,
     QualityProblem,
     Sighting,
+    SourceAlert,
     SourceCode,
+    SourceEventKind,
     SourceState,
     SourceStatus,
     TrackKey,
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from models import FaceBatch
+    from stream.messages import OutMessage
 
 GOLDEN = Path(__file__).parent / "golden"
 __all__ = ["pytest_configure"]  # pytest calls it
@@ -198,8 +201,48 @@ class Records:
             frames_seen=250,
             frames_due=50,
             frames_dropped=2,
+            frames_failed=1,
             at=self.T0 + after_s,
         )
+
+    def source_alert(
+        self,
+        kind: SourceEventKind = SourceEventKind.LOST,
+        state: SourceState = SourceState.LOST,
+        code: SourceCode = SourceCode.DISCONNECTED,
+        *,
+        ordinal: int = 1,
+        losses: int = 1,
+        within_s: float = 0.0,
+        **status: Any,
+    ) -> SourceAlert:
+        return SourceAlert(
+            kind=kind,
+            ordinal=ordinal,
+            status=self.status(state, code, **status),
+            losses=losses,
+            within_s=within_s,
+        )
+
+
+class Messages:
+    """Makes the messages of such records."""
+
+    def __init__(self, records: Records, writer: MessageWriter) -> None:
+        self._records = records
+        self._writer = writer
+
+    def score(self, **how: Any) -> OutMessage:
+        return self._writer.write(self._records.score(**how))
+
+    def alert(self, **how: Any) -> OutMessage:
+        return self._writer.write(self._records.alert(**how))
+
+    def status(self, *what: Any, **how: Any) -> OutMessage:
+        return self._writer.write(self._records.status(*what, **how))
+
+    def source_alert(self, *what: Any, **how: Any) -> OutMessage:
+        return self._writer.write(self._records.source_alert(*what, **how))
 
 
 @pytest.fixture
@@ -216,6 +259,11 @@ def writer(records: Records) -> MessageWriter:
         models=[ModelId(name="lgsc_lite0", onnx_sha256="ab" * 32)],
         clock=lambda: records.T0 + 50 / records.FPS + 0.042,
     )
+
+
+@pytest.fixture
+def messages(records: Records, writer: MessageWriter) -> Messages:
+    return Messages(records, writer)
 
 
 class DarkIsAttack(nn.Module):

@@ -77,6 +77,16 @@ class Decoder(Protocol):
         """Frames decoded so far, analysed or not."""
         ...
 
+    @property
+    def is_live(self) -> bool:
+        """Whether it goes on for ever: False for what has an end, and is read once, to that end."""
+        ...
+
+    @property
+    def description(self) -> str:
+        """Codec, size and frame rate, for people."""
+        ...
+
     def close(self) -> None:
         """Release the socket and the codec; a second call does nothing."""
         ...

@@ -126,6 +126,19 @@ class PyAVDecoder:
         """Frames decoded so far, analysed or not."""
         return self._frames_seen
 
+    @property
+    def is_live(self) -> bool:
+        """See `Decoder.is_live`."""
+        return self._live
+
+    @property
+    def description(self) -> str:
+        """See `Decoder.description`."""
+        context = self._stream.codec_context
+        rate = self._stream.average_rate
+        fps = f", {float(rate):.4g} fps" if rate else ""
+        return f"{context.name} {context.width}x{context.height}{fps}"
+
     def close(self) -> None:
         """Release the socket and the codec; a second call does nothing."""
         self._closed = True

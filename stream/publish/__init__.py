@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Protocol
 from stream.config import JsonlSinkConfig, RedisSinkConfig
 
 if TYPE_CHECKING:
-    from stream.messages import MessageWriter
-    from stream.records import Message
+    from collections.abc import Sequence
+
+    from stream.messages import OutMessage
 
 
 class Sink(Protocol):
     """Where messages go. Not thread-safe: one thread publishes."""
 
-    def publish(self, messages: list[Message]) -> None:
+    def publish(self, messages: Sequence[OutMessage]) -> None:
         """Deliver, or keep for later, the messages of one step; returns quickly.
 
         Raises:
@@ -33,14 +34,12 @@ class Sink(Protocol):
         ...
 
 
-def open_sink(
-    config: RedisSinkConfig | JsonlSinkConfig, writer: MessageWriter, *, heartbeat_s: float
-) -> Sink:
+def open_sink(config: RedisSinkConfig | JsonlSinkConfig, *, run: str, heartbeat_s: float) -> Sink:
     """Open a sink.
 
     Args:
         config: which, and how.
-        writer: says who produces; the sink gets a fresh one of its own.
+        run: of the producer, as in its messages.
         heartbeat_s: longest time between two statuses of a source.
 
     Raises:
@@ -50,8 +49,8 @@ def open_sink(
         case RedisSinkConfig():
             from stream.publish.redis_stream import RedisSink
 
-            return RedisSink(config, writer.fresh(), heartbeat_s=heartbeat_s)
+            return RedisSink(config, run=run, heartbeat_s=heartbeat_s)
         case JsonlSinkConfig():
             from stream.publish.jsonl import JsonlSink
 
-            return JsonlSink(config, writer.fresh())
+            return JsonlSink(config)

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from stream.errors import ConfigError, SinkError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from stream.config import JsonlSinkConfig
-    from stream.messages import MessageWriter
-    from stream.records import Message
+    from stream.messages import OutMessage
 
 
 class JsonlSink:
@@ -20,9 +21,8 @@ class JsonlSink:
         ConfigError: the path is a folder, or can't be written.
     """
 
-    def __init__(self, config: JsonlSinkConfig, writer: MessageWriter) -> None:
+    def __init__(self, config: JsonlSinkConfig) -> None:
         self._path = config.path
-        self._writer = writer
         try:
             # Unbuffered: nothing is left to fail, or to be written twice, after an error.
             self._file = config.path.open("ab", buffering=0)
@@ -32,13 +32,13 @@ class JsonlSink:
                 "folder that exists"
             ) from error
 
-    def publish(self, messages: list[Message]) -> None:
+    def publish(self, messages: Sequence[OutMessage]) -> None:
         """Append the messages.
 
         Raises:
             SinkError: the disk is full or broken. The file ends with the last whole step.
         """
-        lines = [m.to_json() + "\n" for record in messages for m in self._writer.write(record)]
+        lines = [message.to_json() + "\n" for message in messages]
         data = "".join(lines).encode()
         end = self._file.seek(0, 2) if self._file.seekable() else None
         try:

@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from redis.client import Pipeline
 
     from stream.config import RedisSinkConfig
-    from stream.messages import MessageWriter
-    from stream.records import Message
+    from stream.messages import OutMessage
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +43,7 @@ class RedisSink:
 
     Args:
         config: of this sink.
-        writer: of this sink alone.
+        run: of the producer; names the connection.
         heartbeat_s: longest time between two statuses of a source; its hash expires after three.
         clock: monotonic seconds.
 
@@ -64,14 +63,13 @@ class RedisSink:
     def __init__(
         self,
         config: RedisSinkConfig,
-        writer: MessageWriter,
         *,
+        run: str,
         heartbeat_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.alerts_sent = self.scores_sent = self.outages = 0
         self._config = config
-        self._writer = writer
         self._clock = clock
         self._status_ttl_s = math.ceil(3 * heartbeat_s)
         self._statuses: dict[str, Mapping[str, str]] = {}  # by source, the latest not yet sent
@@ -88,9 +86,7 @@ class RedisSink:
                 url = config.url.get_secret_value()
             address = read_address(url, config.ca_file)
             self.address = address.shown
-            self._redis = address.client(
-                name=f"facewarden-{writer.run}", timeout_s=config.timeout_s
-            )
+            self._redis = address.client(name=f"facewarden-{run}", timeout_s=config.timeout_s)
             resources.callback(self._redis.close)
             spool = _open_spool(config, resources)
             self.backlog = Backlog(spool, config.queue_messages)
@@ -101,7 +97,7 @@ class RedisSink:
             log.warning("%s: %d alerts of an earlier run wait", spool.path, len(spool))
             self.publish([])
 
-    def publish(self, messages: list[Message]) -> None:
+    def publish(self, messages: Sequence[OutMessage]) -> None:
         """Deliver the messages of one step, or keep them for later.
 
         While Redis is away, at most a fifth of the time goes into attempts to reach it. An empty
@@ -110,14 +106,13 @@ class RedisSink:
         Raises:
             SinkError: Redis has been away for longer than `outage_limit_s`.
         """
-        for record in messages:
-            for message in self._writer.write(record):
-                if isinstance(message, StatusMessage):
-                    self._statuses[message.source.id] = message.hash_fields()
-                elif message.lane is Lane.ALERTS:
-                    self.backlog.add_alert(message.to_json())
-                else:
-                    self.backlog.add_score(message.to_json())
+        for message in messages:
+            if isinstance(message, StatusMessage):
+                self._statuses[message.source.id] = message.hash_fields()
+            elif message.lane in (Lane.ALERTS, Lane.SOURCES):
+                self.backlog.add_alert(message.to_json())
+            else:
+                self.backlog.add_score(message.to_json())
         if self._away_since is not None:
             self.backlog.keep()
         if self._clock() >= self._retry_at:

@@ -64,6 +64,9 @@ MAX_PER_LEVEL: Final = 1024
 MAX_PROPOSALS: Final = 512  # per frame, into R-Net
 MAX_REFINED: Final = 128  # per frame, into O-Net
 
+MAX_FACE: Final = 1.5  # longer side of a face over the frame's
+FAR_PX: Final = 2**20  # farther out than any picture reaches
+
 WINDOW: Final = 2.0  # side of what is cut around an expected box, over the box's longer side
 WINDOW_PX: Final = 192  # its width after shrinking, at most: the face has twice O-Net's input
 
@@ -99,6 +102,7 @@ class FaceDetector(Closing):
         self._onet = onet
         self._config = config
 
+    @np.errstate(over="ignore", invalid="ignore")  # what comes of it is left out
     def detect(
         self, images: Sequence[Tensor], expected: Sequence[FloatArray | None]
     ) -> list[list[FaceDetection]]:
@@ -132,7 +136,8 @@ class FaceDetector(Closing):
             self._centre(areas, len(whole), np.vstack(known)),
         ]
         faces: list[list[FaceDetection]] = [[] for _ in images]
-        for frame, face in self._decide(areas, pictures, _joined(candidates)):
+        sizes = np.array([(image.shape[1], image.shape[0]) for image in images]).reshape(-1, 2)
+        for frame, face in self._decide(areas, pictures, sizes, _joined(candidates)):
             faces[frame].append(face)
         return faces
 
@@ -188,9 +193,17 @@ class FaceDetector(Closing):
         return _shifted(seen, offsets)
 
     def _decide(
-        self, areas: SummedAreas, pictures: Sequence[_Picture], candidates: _Candidates
+        self,
+        areas: SummedAreas,
+        pictures: Sequence[_Picture],
+        sizes: IntArray,
+        candidates: _Candidates,
     ) -> Iterator[tuple[int, FaceDetection]]:
-        """Run O-Net; yield each face with its frame, a frame's best first."""
+        """Run O-Net; yield each face with its frame, a frame's best first.
+
+        The networks' offsets have no bounds, and a picture can be made that turns a box inside
+        out. What can't be a face is left out.
+        """
         seen, offsets, points = _look(self._onet, ONET_PX, areas, candidates)
         kept = seen.scores > self._config.onet_threshold
         seen, offsets, points = seen[kept], offsets[kept], points[kept]
@@ -203,6 +216,8 @@ class FaceDetector(Closing):
         points = points.reshape(-1, 2, 5).transpose(0, 2, 1) * sides[:, None, :2]
         points += seen.boxes[:, None, :2] - 1.5  # 1 pixel to count from 0, half one as said above
         landmarks = points * scale[:, None] + corner[:, None]
+        sound = np.flatnonzero(_sound(boxes, landmarks, sizes[frame]))
+        frame, boxes, landmarks, seen = frame[sound], boxes[sound], landmarks[sound], seen[sound]
         for index in _nms(frame, boxes, seen.scores, ONET_NMS, over="smaller"):
             yield (
                 int(frame[index]),
@@ -242,7 +257,9 @@ def _check(image: Tensor, boxes: FloatArray | None) -> None:
 def _window(box: FloatArray, width: int, height: int) -> tuple[int, int, int, int] | None:
     """Return the whole pixels x1 y1 x2 y2 around a box, or None if no part is in the frame."""
     x1, y1, x2, y2 = box.tolist()
-    if not (x1 < x2 and y1 < y2 and x1 < width and y1 < height and x2 > 0 and y2 > 0):
+    if not (np.isfinite(box).all() and x1 < x2 and y1 < y2):
+        return None
+    if not (x1 < width and y1 < height and x2 > 0 and y2 > 0):
         return None
     reach = WINDOW / 2 * max(x2 - x1, y2 - y1)
     x, y = (x1 + x2) / 2, (y1 + y2) / 2
@@ -290,7 +307,8 @@ def _look(
     network: Backend, size: int, areas: SummedAreas, candidates: _Candidates
 ) -> tuple[_Candidates, FloatArray, FloatArray]:
     """Return what lies in its picture, with new scores, offsets (N, 4) and points (N, 10)."""
-    ends = candidates.boxes.astype(np.intp)
+    candidates = candidates[np.flatnonzero(np.isfinite(candidates.boxes).all(axis=1))]
+    ends = candidates.boxes.clip(-FAR_PX, FAR_PX).astype(np.intp)
     first = np.maximum(ends[:, :2], 1) - 1
     last = np.minimum(ends[:, 2:], areas.sizes[candidates.picture])
     inside = np.flatnonzero((first < last).all(axis=1))
@@ -314,6 +332,18 @@ def _joined(parts: Sequence[_Candidates]) -> _Candidates:
         np.concatenate([np.empty((0, 4), np.float32), *(part.boxes for part in parts)]),
         np.concatenate([np.empty(0, np.float32), *(part.scores for part in parts)]),
     )
+
+
+def _sound(boxes: FloatArray, landmarks: FloatArray, sizes: IntArray) -> NDArray[np.bool_]:
+    """Return (N,) True where a face of a frame of `sizes`, (N, 2) width and height, can be.
+
+    It is finite, shows at least a pixel in the frame, and is not much larger than it.
+    """
+    finite = np.isfinite(boxes).all(axis=1) & np.isfinite(landmarks).all(axis=(1, 2))
+    sides = boxes[:, 2:] - boxes[:, :2]
+    shown = np.minimum(boxes[:, 2:], sizes) - np.maximum(boxes[:, :2], 0)
+    small = sides.max(axis=1, initial=0) <= MAX_FACE * sizes.max(axis=1, initial=0)
+    return np.asarray(finite & (shown >= 1).all(axis=1) & small, bool)
 
 
 def _sides(boxes: FloatArray) -> FloatArray:

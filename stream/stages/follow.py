@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from stream.config import TrackConfig
-    from stream.records import Frame, FrameStamp, TrackKey, TrackUpdate
+    from stream.records import FaceDetection, Frame, FrameStamp, TrackKey, TrackUpdate
     from stream.stages.detect import FaceDetector
 
 
@@ -47,14 +47,37 @@ class Follower:
 
         A frame of a new session of its source ends all tracks of the old one.
         """
-        ended = [key for frame in frames for key in self._enter(frame.stamp)]
-        expected = [self._expected(frame.stamp) for frame in frames]
-        detections = self._detector.detect([frame.image for frame in frames], expected)
-        updates = [
-            self._sessions[frame.stamp.source_id].tracker.update(frame.stamp.pts_s, found)
-            for frame, found in zip(frames, detections, strict=True)
-        ]
+        updates = []
+        ended: list[TrackKey] = []
+        for frame, faces in zip(frames, self.detect(frames), strict=True):
+            update, old = self.track(frame, faces)
+            updates.append(update)
+            ended += old
         return updates, ended
+
+    def detect(self, frames: Sequence[Frame]) -> list[list[FaceDetection]]:
+        """Return the faces of each frame, at most one frame per source; nothing is remembered."""
+        expected = [self._expected(frame.stamp) for frame in frames]
+        return self._detector.detect([frame.image for frame in frames], expected)
+
+    def track(
+        self, frame: Frame, faces: Sequence[FaceDetection]
+    ) -> tuple[TrackUpdate, tuple[TrackKey, ...]]:
+        """Return what the faces of a frame changed, and the tracks of its source's old session."""
+        stamp = frame.stamp
+        old = self._enter(stamp)
+        session = self._sessions[stamp.source_id]
+        if self._search_is_due(session, stamp):
+            session.searched_at_s = stamp.pts_s
+        return session.tracker.update(stamp.pts_s, faces), old
+
+    def reset(self, source_id: str) -> tuple[TrackKey, ...]:
+        """End every track of a source and go on with others; return the keys of those known."""
+        session = self._sessions.get(source_id)
+        if session is None:
+            return ()
+        session.searched_at_s = None
+        return session.tracker.end()
 
     def finish(self, source_id: str) -> tuple[TrackKey, ...]:
         """End every track of a source that was lost or has ended, and return their keys."""
@@ -72,9 +95,15 @@ class Follower:
 
     def _expected(self, stamp: FrameStamp) -> NDArray[np.float32] | None:
         """Return the boxes to refresh, or None when the whole frame is due for a search."""
-        session = self._sessions[stamp.source_id]
-        last = session.searched_at_s
-        if last is None or stamp.pts_s - last >= self._detect_every_s - 1e-3:
-            session.searched_at_s = stamp.pts_s
+        session = self._sessions.get(stamp.source_id)
+        if session is None or self._search_is_due(session, stamp):
             return None
         return session.tracker.expected_boxes(stamp.pts_s)
+
+    def _search_is_due(self, session: _Session, stamp: FrameStamp) -> bool:
+        last = session.searched_at_s
+        return (
+            session.number != stamp.session
+            or last is None
+            or stamp.pts_s - last >= self._detect_every_s - 1e-3
+        )

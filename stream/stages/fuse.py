@@ -178,6 +178,10 @@ class Fuser:
                 messages.append(self._score(last, ended=True))
         return messages
 
+    def tracks_of(self, source_id: str) -> list[TrackKey]:
+        """Return the keys of a source's live tracks that were looked at, in order."""
+        return sorted(key for key in self._tracks if key.source_id == source_id)
+
     def _seen(self, sighting: Sighting) -> _Track:
         track = self._tracks.get(sighting.key)
         if track is None:

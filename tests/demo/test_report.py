@@ -54,7 +54,7 @@ def written(tmp_path: Path) -> Callable[..., Path]:
         writer = writer_of(run)
         with path.open("a", encoding="utf-8") as file:
             for record in records:
-                file.writelines(message.to_json() + "\n" for message in writer.write(record))
+                file.write(writer.write(record).to_json() + "\n")
         return path
 
     return write

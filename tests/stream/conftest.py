@@ -37,7 +37,7 @@ from PIL import Image
 
 import stream.analyse
 from stream.config import DecodeConfig, SourceConfig, StreamConfig
-from stream.messages import MessageWriter, ModelId
+from stream.messages import Envelope, MessageWriter, ModelId
 from stream.sources import Source
 
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from stream.analyse import Analyser
-    from stream.records import Frame, Message, SourceStatus
+    from stream.messages import OutMessage
+    from stream.records import Message, SourceOutput
 
 SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"
 TIME_BASE = Fraction(1, 60_000)
@@ -250,20 +251,26 @@ def open_analyser(tiny_engine: Path) -> Iterator[Callable[..., Analyser]]:
 
 
 @pytest.fixture(scope="session")
-def read_events() -> Callable[..., list[Frame | SourceStatus]]:
+def read_events() -> Callable[..., list[SourceOutput]]:
     """Return the function that reads a file as a source, at a clock that stands still."""
 
-    def read(path: Path, source_id: str = "cam") -> list[Frame | SourceStatus]:
+    def read(path: Path, source_id: str = "cam") -> list[SourceOutput]:
         config = SourceConfig.model_validate({"id": source_id, "uri": str(path)})
-        source = Source(config, DecodeConfig(), stop=threading.Event(), clock=lambda: 1000.0)
+        source = Source(
+            config,
+            DecodeConfig(),
+            stop=threading.Event(),
+            clock=lambda: 1000.0,
+            monotonic=lambda: 0.0,
+        )
         return list(source.events())
 
     return read
 
 
 @pytest.fixture(scope="session")
-def facts() -> Callable[[Sequence[Message]], list[dict[str, Any]]]:
-    """Return the function that writes records as messages, each a flat dict: path -> value.
+def facts() -> Callable[[Sequence[Message | OutMessage]], list[dict[str, Any]]]:
+    """Return the function that makes records or messages flat dicts: path -> value.
 
     What differs with every run is left out: clocks, digests, version.
     """
@@ -276,11 +283,12 @@ def facts() -> Callable[[Sequence[Message]], list[dict[str, Any]]]:
             case _:
                 yield path, node
 
-    def write(records: Sequence[Message]) -> list[dict[str, Any]]:
+    def write(records: Sequence[Message | OutMessage]) -> list[dict[str, Any]]:
         writer = MessageWriter(
             run="0" * 8, version="", models=[ModelId(name="tiny", onnx_sha256="0" * 64)]
         )
-        messages = [m.model_dump(mode="json") for record in records for m in writer.write(record)]
+        made = (r if isinstance(r, Envelope) else writer.write(r) for r in records)
+        messages = [message.model_dump(mode="json") for message in made]
         changing = {"ts", "latency_ms", "producer"}
         return [
             dict(flat({key: part for key, part in message.items() if key not in changing}))

@@ -9,9 +9,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stream.records import Alert, Frame, TrackScore, Verdict
+from stream.stages.crop import Cropper
+from stream.stages.follow import Follower
+from stream.stages.fuse import Fuser
+from stream.stages.infer import Classifier
+from stream.stages.track import FaceTracker
+from trt_engines.errors import EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from stream.analyse import Analyser
     from stream.records import TrackKey
@@ -161,3 +167,111 @@ def test_finish_ends_the_tracks_of_its_source_alone(open_analyser, frames):
 
 def test_finish_of_a_source_that_never_gave_a_frame_says_nothing(open_analyser):
     assert open_analyser().finish("cam") == []
+
+
+# --- one source's error ---
+
+STAGES: dict[str, tuple[type, str, Callable[..., Iterable[str]]]] = {
+    # class, method, and the sources whose data a call holds
+    "detect": (Follower, "detect", lambda self, frames: [f.stamp.source_id for f in frames]),
+    "track": (FaceTracker, "update", lambda self, *_: [self._source_id]),
+    "crop": (Cropper, "crop", lambda self, frames, _: [f.stamp.source_id for f in frames]),
+    "infer": (
+        Classifier,
+        "score",
+        lambda self, batch: [crop.sighting.key.source_id for crop in batch.crops],
+    ),
+    "fuse": (
+        Fuser,
+        "update",
+        lambda self, scores, *_: [score.sighting.key.source_id for score in scores],
+    ),
+}
+
+
+@pytest.fixture
+def let_fail(monkeypatch):
+    """Return a function that lets a stage raise whenever it works on source `bad`.
+
+    No picture is known that does so; the fault is made up, the stages are real.
+    """
+
+    def arm(stage: str, *, after: bool, error: Exception) -> list[bool]:
+        armed = [False]
+        owner, name, sources_of = STAGES[stage]
+        work = getattr(owner, name)
+
+        def wrapped(*args: object) -> object:
+            fails = armed[0] and "bad" in sources_of(*args)
+            if fails and not after:
+                raise error
+            result = work(*args)
+            if fails:
+                raise error
+            return result
+
+        monkeypatch.setattr(owner, name, wrapped)
+        return armed
+
+    return arm
+
+
+def as_source(frames: Iterable[Frame], source_id: str) -> list[Frame]:
+    return [
+        dataclasses.replace(f, stamp=dataclasses.replace(f.stamp, source_id=source_id))
+        for f in frames
+    ]
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_an_error_in_one_sources_frame_ends_its_tracks_and_no_others(
+    open_analyser, frames, facts, let_fail, stage, after
+):
+    armed = let_fail(stage, after=after, error=RuntimeError("a bug"))
+    bad, good = as_source(frames, "bad"), as_source(frames, "good")
+    alone, together = open_analyser(), open_analyser()
+    said: list[TrackScore | Alert] = []
+    expected: list[TrackScore | Alert] = []
+    for i, pair in enumerate(zip(bad, good, strict=True)):
+        armed[0] = i == 8  # a frame in which both faces are due for a look
+        step = together.step(pair)
+        assert set(step.failures) == ({"bad"} if i == 8 else set())
+        said += step.records
+        expected += alone.analyse([pair[1]])
+    said += together.finish("bad") + together.finish("good")
+    expected += alone.finish("good")
+    # Another batch size sums in another order.
+    found = [fact for fact in facts(said) if fact["source.id"] == "good"]
+    assert found == [pytest.approx(fact, abs=1e-3) for fact in facts(expected)]
+    ended = [s.sighting.key for s in last_words(said) if s.sighting.key.source_id == "bad"]
+    assert [key.track_id for key in ended] == [1, 2, 3, 4]
+    begun = {s.sighting.key for s in said if isinstance(s, TrackScore)}
+    assert {key for key in begun if key.source_id == "bad"} == set(ended)
+
+
+def test_an_error_in_every_sources_frame_fails_each(open_analyser, frames, monkeypatch):
+    def fail(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    analyser = open_analyser()
+    monkeypatch.setattr(Follower, "detect", fail)
+    step = analyser.step([as_source(frames, "a")[0], as_source(frames, "b")[0]])
+    assert set(step.failures) == {"a", "b"}
+    assert step.records == []
+
+
+def test_an_engine_that_cannot_run_is_nobodys_fault(open_analyser, frames, let_fail):
+    armed = let_fail("infer", after=False, error=EngineError("the device is gone"))
+    armed[0] = True
+    analyser = open_analyser()
+    with pytest.raises(EngineError, match="the device is gone"):
+        for frame in as_source(frames, "bad"):
+            analyser.step([frame])
+
+
+def test_analyse_raises_what_step_only_notes(open_analyser, frames, let_fail):
+    armed = let_fail("track", after=False, error=RuntimeError("a bug"))
+    armed[0] = True
+    with pytest.raises(RuntimeError, match="a bug"):
+        open_analyser().analyse(as_source(frames[:1], "bad"))

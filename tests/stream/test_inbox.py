@@ -3,7 +3,7 @@ import threading
 import torch
 
 from stream.inbox import Inbox
-from stream.records import Frame, FrameStamp
+from stream.records import Frame, FrameFates, FrameStamp
 
 
 def _frame(source_id, index, session=0):
@@ -37,9 +37,9 @@ def test_a_live_source_loses_its_oldest_frame_and_it_is_counted():
     inbox = Inbox(capacity=2)
     for index in range(5):
         inbox.put(_frame("cam", index), wait=False)
-    assert inbox.dropped("cam") == 3
+    assert inbox.fates("cam").dropped == 3
     assert _indices(inbox.take()) == [("cam", 3)]
-    assert inbox.dropped("never seen") == 0
+    assert inbox.fates("never seen") == FrameFates()
 
 
 def test_a_file_waits_for_room_and_loses_nothing():
@@ -51,7 +51,7 @@ def test_a_file_waits_for_room_and_loses_nothing():
     found = [_indices(inbox.take())[0][1] for _ in range(20)]
     thread.join()
     assert found == list(range(20))
-    assert inbox.dropped("file") == 0
+    assert inbox.fates("file").dropped == 0
 
 
 def test_the_end_of_a_session_comes_after_its_frames():
@@ -111,3 +111,37 @@ def test_closing_frees_a_reader_that_waits_for_work():
     inbox.close()
     thread.join()
     assert taken == [None]
+
+
+def test_fates_count_the_frames_whose_analysis_failed():
+    inbox = Inbox()
+    for index, failed in enumerate([(), ("cam",), ("cam", "other"), ()]):
+        inbox.put(_frame("cam", index), wait=False)
+        inbox.done(inbox.take(), failed)
+        assert inbox.fates("cam").failing == bool(failed)
+    assert inbox.fates("cam") == FrameFates(dropped=0, failed=2, failing=False)
+
+
+def test_settled_fates_wait_until_the_last_frame_was_analysed():
+    inbox = Inbox()
+    inbox.put(_frame("file", 0), wait=True)
+    fates = []
+    thread = threading.Thread(target=lambda: fates.append(inbox.fates("file", settled=True)))
+    thread.start()
+    taken = inbox.take()
+    assert not fates
+    inbox.done(taken, {"file"})
+    thread.join()
+    assert fates == [FrameFates(failed=1, failing=True)]
+
+
+def test_closing_frees_who_waits_for_the_fates_of_frames_in_hand():
+    inbox = Inbox()
+    inbox.put(_frame("file", 0), wait=True)
+    assert inbox.take() is not None
+    fates = []
+    thread = threading.Thread(target=lambda: fates.append(inbox.fates("file", settled=True)))
+    thread.start()
+    inbox.close()
+    thread.join()
+    assert fates == [FrameFates()]

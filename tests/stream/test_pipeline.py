@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from stream.analyse import Step
 from stream.config import DecodeConfig, SourceConfig
 from stream.errors import SinkError, StreamError
-from stream.pipeline import Pipeline
-from stream.records import Alert, Frame, SourceCode, SourceState, SourceStatus, TrackScore
+from stream.messages import (
+    MessageWriter,
+    ScoreMessage,
+    SourceMessage,
+    StatusMessage,
+    VerdictMessage,
+)
+from stream.pipeline import HOPELESS_FRAMES, Pipeline
+from stream.records import Frame, SourceCode, SourceState
 from stream.sources import Source
+from stream.stages.follow import Follower
+from trt_engines.errors import EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from stream.analyse import Analyser
-    from stream.records import Message
+    from stream.messages import OutMessage
+    from stream.records import Message, SourceOutput
 
 WAIT_S = 30.0  # for what must happen; a test that waits so long has failed
 
@@ -25,12 +37,12 @@ WAIT_S = 30.0  # for what must happen; a test that waits so long has failed
 class ListSink:
     """Keeps messages; may act on each."""
 
-    def __init__(self, act: Callable[[Message], None] = lambda message: None) -> None:
-        self.messages: list[Message] = []
+    def __init__(self, act: Callable[[OutMessage], None] = lambda message: None) -> None:
+        self.messages: list[OutMessage] = []
         self.closed = 0
         self._act = act
 
-    def publish(self, messages: list[Message]) -> None:
+    def publish(self, messages: Sequence[OutMessage]) -> None:
         for message in messages:
             self.messages.append(message)
             self._act(message)
@@ -39,13 +51,14 @@ class ListSink:
         self.closed += 1
 
     @property
-    def said(self) -> list[Message]:
-        return [m for m in self.messages if not isinstance(m, SourceStatus)]
+    def said(self) -> list[OutMessage]:
+        about_sources = StatusMessage, SourceMessage
+        return [m for m in self.messages if not isinstance(m, about_sources)]
 
     @property
     def changes(self) -> list[tuple[str, SourceState, SourceCode]]:
-        statuses = [m for m in self.messages if isinstance(m, SourceStatus) and m.changed]
-        return [(status.source_id, status.state, status.code) for status in statuses]
+        statuses = [m for m in self.messages if isinstance(m, StatusMessage)]
+        return [(m.source.id, m.status.state, m.status.code) for m in statuses if m.status.changed]
 
 
 class FailingSink(ListSink):
@@ -55,7 +68,7 @@ class FailingSink(ListSink):
         super().__init__()
         self._errors = publish, close
 
-    def publish(self, messages: list[Message]) -> None:
+    def publish(self, messages: Sequence[OutMessage]) -> None:
         if self._errors[0]:
             raise self._errors[0]
 
@@ -73,10 +86,11 @@ class Watched:
         self._first = first
         self._steps = 0
 
-    def analyse(self, frames: Sequence[Frame]) -> list[Any]:
-        self._first(self._steps)
-        self._steps += 1
-        return list(self._analyser.analyse(frames))
+    def step(self, frames: Sequence[Frame]) -> Step:
+        if frames:
+            self._first(self._steps)
+            self._steps += 1
+        return self._analyser.step(frames)
 
     def finish(self, source_id: str) -> list[Any]:
         return list(self._analyser.finish(source_id))
@@ -109,15 +123,16 @@ def no_thread_is_left():
 
 def source(path, stop, *, name="cam", **options):
     config = SourceConfig.model_validate({"id": name, "uri": str(path), **options})
-    clock = {"clock": stop} if isinstance(stop, FakeTime) else {}
+    clock = {"clock": stop, "monotonic": stop} if isinstance(stop, FakeTime) else {}
     return Source(config, DecodeConfig(), stop=stop, **clock)
 
 
 def pipeline(sources, analyser, sinks, stop, *, shutdown_s=WAIT_S):
-    return Pipeline(sources, analyser, sinks, stop=stop, shutdown_s=shutdown_s)
+    writer = MessageWriter(run="0" * 8, version="", models=())
+    return Pipeline(sources, analyser, writer, sinks, stop=stop, shutdown_s=shutdown_s)
 
 
-def straight_line(analyser: Analyser, events: Iterable[Frame | SourceStatus]) -> list[Message]:
+def straight_line(analyser: Analyser, events: Iterable[SourceOutput]) -> list[Message]:
     frames = (event for event in events if isinstance(event, Frame))
     said: list[Message] = [m for frame in frames for m in analyser.analyse([frame])]
     return said + list(analyser.finish("cam"))
@@ -157,8 +172,8 @@ def test_two_files_are_watched_at_once_and_neither_loses_a_frame(
         ended = run.progress().sources[name]
         assert ended.state is SourceState.ENDED
         assert (ended.frames_due, ended.frames_dropped) == (due, 0)
-        scores = [m for m in sink.said if isinstance(m, TrackScore) and m.ended]
-        assert len([s for s in scores if s.sighting.key.source_id == name]) == 2
+        ends = [m for m in sink.said if m.event.type == "track.end"]
+        assert len([m for m in ends if m.source.id == name]) == 2
     assert run.progress().frames_analysed == 25
 
 
@@ -168,7 +183,33 @@ def test_a_source_that_fails_does_not_end_the_others(open_analyser, two_faces, s
     pipeline(sources, open_analyser(), [sink], stop).run()
     assert ("gone", SourceState.ENDED, SourceCode.NOT_FOUND) in sink.changes
     assert [change for change in sink.changes if change[0] == "cam"] == [OPENED, FILE_ENDED]
-    assert any(isinstance(message, Alert) for message in sink.said)
+    assert any(isinstance(message, VerdictMessage) for message in sink.said)
+
+
+@pytest.mark.parametrize("broken", ["missing", "folder", "cut"])
+def test_a_source_that_failed_is_named_after_the_run(
+    open_analyser, two_faces, stop, tmp_path, broken
+):
+    path = tmp_path / "broken.mp4"
+    if broken == "folder":
+        path.mkdir()
+    elif broken == "cut":
+        path.write_bytes(two_faces.read_bytes()[:5000])
+    sources = [source(path, stop, name="broken"), source(two_faces, stop)]
+    run = pipeline(sources, open_analyser(), [ListSink()], stop)
+    run.run()
+    assert [status.source_id for status in run.failed_sources()] == ["broken"]
+
+
+def test_no_source_failed_where_all_ended_or_were_stopped(open_analyser, two_faces, stop):
+    def stop_at_an_alert(message):
+        if isinstance(message, VerdictMessage):
+            stop.set()
+
+    sources = [source(two_faces, stop, loop=True)]
+    run = pipeline(sources, open_analyser(), [ListSink(stop_at_an_alert)], stop)
+    run.run()
+    assert run.failed_sources() == []
 
 
 def test_the_report_counts_frames_and_verdicts(open_analyser, two_faces, stop):
@@ -186,14 +227,14 @@ def test_the_report_counts_frames_and_verdicts(open_analyser, two_faces, stop):
 
 def test_a_stop_ends_every_track_and_says_so_of_the_source(open_analyser, two_faces, stop):
     def stop_at_an_alert(message):
-        if isinstance(message, Alert):
+        if isinstance(message, VerdictMessage):
             stop.set()
 
     sink = ListSink(stop_at_an_alert)
     pipeline([source(two_faces, stop, loop=True)], open_analyser(), [sink], stop).run()
-    scores = [message for message in sink.said if isinstance(message, TrackScore)]
-    begun = {score.sighting.key for score in scores}
-    assert {score.sighting.key for score in scores if score.ended} == begun
+    scores = [message for message in sink.said if isinstance(message, ScoreMessage)]
+    begun = {score.track.id for score in scores}
+    assert {score.track.id for score in scores if score.event.type == "track.end"} == begun
     assert sink.changes[-1] == STOPPED
     assert sink.closed == 1
 
@@ -224,7 +265,129 @@ def test_a_drain_that_takes_too_long_is_an_error_and_shows_where_it_hangs(
     assert sink.closed == 1
 
 
-# --- errors ---
+def test_a_camera_that_does_not_answer_holds_up_no_stop(open_analyser, two_faces, stop, caplog):
+    def stop_at_an_alert(message):
+        if isinstance(message, VerdictMessage):
+            stop.set()
+
+    sink = ListSink(stop_at_an_alert)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"rtsp://127.0.0.1:{silent.getsockname()[1]}/x"
+        sources = [
+            source(url, stop, name="silent", open_timeout_s=3600),
+            source(two_faces, stop, loop=True),
+        ]
+        pipeline(sources, open_analyser(), [sink], stop, shutdown_s=WAIT_S).run()
+        (stuck,) = (t for t in threading.enumerate() if t.name == "decode-silent")
+    stuck.join(WAIT_S)
+    assert ("silent", SourceState.ENDED, SourceCode.STOPPED) in sink.changes
+    assert sink.changes.count(STOPPED) == 1
+    assert "source silent: a read does not return" in caplog.text
+    assert sink.closed == 1
+
+
+# --- one source's errors ---
+
+
+class FailingAtTimes:
+    """Lets detection of one source's frames fail, where `fails` says so of a frame's index.
+
+    No picture is known that does so; the fault is made up, all parts are real.
+    """
+
+    def __init__(self, monkeypatch, source_id, fails, error=None):
+        detect = Follower.detect
+
+        def wrapped(follower, frames):
+            stamps = [frame.stamp for frame in frames]
+            if any(s.source_id == source_id and fails(s.index) for s in stamps):
+                raise error or RuntimeError("a bug")
+            return detect(follower, frames)
+
+        monkeypatch.setattr(Follower, "detect", wrapped)
+
+
+def test_a_source_whose_frames_fail_says_so_and_the_others_go_on(
+    open_analyser, read_events, two_faces, stop, facts, monkeypatch, caplog
+):
+    expected = facts(straight_line(open_analyser(), read_events(two_faces)))
+    FailingAtTimes(monkeypatch, "bad", lambda index: index >= 20)
+    sink = ListSink()
+    sources = [source(two_faces, stop, name="bad"), source(two_faces, stop)]
+    run = pipeline(sources, open_analyser(), [sink], stop)
+    run.run()
+    said = facts([m for m in sink.said if m.source.id == "cam"])
+    # Another batch size sums in another order.
+    assert said == [pytest.approx(fact, abs=1e-3) for fact in expected]
+    assert ("bad", SourceState.ENDED, SourceCode.ANALYSIS_FAILED) in sink.changes
+    assert [c for c in sink.changes if c[0] == "cam"] == [OPENED, FILE_ENDED]
+    assert [status.source_id for status in run.failed_sources()] == ["bad"]
+    assert run.progress().sources["bad"].frames_failed == 11
+    assert run.progress().frames_analysed == 15 + 4
+    (record,) = (r for r in caplog.records if r.exc_info)
+    assert record.getMessage() == (
+        "source bad: frame 20 of session 0 (400x224, 0.800 s) can't be analysed; its tracks end"
+    )
+
+
+def test_a_source_is_watched_on_after_a_frame_that_failed(
+    open_analyser, two_faces, stop, monkeypatch
+):
+    FailingAtTimes(monkeypatch, "cam", lambda index: index == 20)
+    sink = ListSink()
+    run = pipeline([source(two_faces, stop, recovered_after_s=0)], open_analyser(), [sink], stop)
+    run.run()
+    assert sink.changes == [
+        OPENED,
+        ("cam", SourceState.LOST, SourceCode.ANALYSIS_FAILED),
+        OPENED,
+        ("cam", SourceState.ENDED, SourceCode.ANALYSIS_FAILED),  # not all of the file was judged
+    ]
+    kinds = [m.event.type for m in sink.messages if isinstance(m, SourceMessage)]
+    assert kinds == ["source.lost", "source.regained", "source.ended"]
+    ends = [m for m in sink.said if m.event.type == "track.end"]
+    assert len({m.track.id for m in ends}) == len(ends) == 4
+    assert {m.verdict.state for m in ends[-2:]} == {"bona_fide", "attack"}
+
+
+def test_a_record_that_cannot_be_written_is_its_sources_error(
+    open_analyser, two_faces, stop, monkeypatch
+):
+    write = MessageWriter.write
+
+    def fail(writer, record):
+        message = write(writer, record)
+        if message.source.id == "bad" and isinstance(message, VerdictMessage):
+            raise ValueError("not a number")
+        return message
+
+    monkeypatch.setattr(MessageWriter, "write", fail)
+    sink = ListSink()
+    sources = [source(two_faces, stop, name="bad"), source(two_faces, stop)]
+    run = pipeline(sources, open_analyser(), [sink], stop)
+    run.run()
+    assert [status.source_id for status in run.failed_sources()] == ["bad"]
+    assert {m.source.id for m in sink.said if isinstance(m, VerdictMessage)} == {"cam"}
+
+
+# --- errors of no one source ---
+
+
+def test_the_run_ends_when_frames_of_no_source_can_be_analysed(
+    open_analyser, two_faces, stop, monkeypatch
+):
+    def fail(*_):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(Follower, "detect", fail)
+    sink = ListSink()
+    sources = [source(two_faces, stop, name=name, loop=True) for name in ("a", "b")]
+    run = pipeline(sources, open_analyser(), [sink], stop)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run.run()
+    failed = run.progress().sources
+    assert sum(s.frames_failed for s in failed.values()) <= HOPELESS_FRAMES
+    assert sink.closed == 1
 
 
 def test_a_sink_that_fails_ends_the_run_with_its_error(open_analyser, two_faces, stop):
@@ -249,17 +412,17 @@ def test_a_sink_that_fails_to_close_is_reported_and_the_others_are_closed(
     assert [sink.closed for sink in sinks] == [1, 1]
 
 
-def test_an_analyser_that_fails_ends_the_run_after_what_it_said_was_published(
+def test_an_engine_that_fails_ends_the_run_after_what_was_said_was_published(
     open_analyser, read_events, two_faces, stop, facts
 ):
     def fail_at_the_tenth(step):
         if step == 9:
-            raise RuntimeError("out of memory")
+            raise EngineError("the device is gone")
 
     sink = ListSink()
     analyser = Watched(open_analyser(), fail_at_the_tenth)
     run = pipeline([source(two_faces, stop, loop=True)], analyser, [sink], stop)
-    with pytest.raises(RuntimeError, match="out of memory"):
+    with pytest.raises(EngineError, match="the device is gone"):
         run.run()
     frames = [event for event in read_events(two_faces) if isinstance(event, Frame)]
     line = open_analyser()
@@ -276,7 +439,7 @@ def test_a_live_source_drops_and_counts_frames_while_analysis_is_busy(open_analy
     over = threading.Event()
 
     def release_at_the_end(message):
-        if isinstance(message, SourceStatus) and message.state is SourceState.ENDED:
+        if isinstance(message, StatusMessage) and message.status.state is SourceState.ENDED:
             over.set()
 
     time = FakeTime()

@@ -75,6 +75,19 @@ def times_of(frames):
     return [frame.stamp.pts_s for frame in frames]
 
 
+# --- what it is ---
+
+
+def test_description_names_codec_size_and_frame_rate(decoding, clip):
+    with closing(decoding.open(clip)) as decoder:
+        assert decoder.description == "h264 320x240, 25 fps"
+
+
+def test_a_file_has_an_end(decoding, clip):
+    with closing(decoding.open(clip)) as decoder:
+        assert not decoder.is_live
+
+
 # --- count, order, time ---
 
 

@@ -37,7 +37,7 @@ def clock():
 
 
 @pytest.fixture
-def open_sink(redis_server, writer, tmp_path, clock):
+def open_sink(redis_server, tmp_path, clock):
     def open_one(**options):
         options = {
             "url": redis_server.url,
@@ -45,7 +45,7 @@ def open_sink(redis_server, writer, tmp_path, clock):
             "timeout_s": 0.5,
             **options,
         }
-        return RedisSink(RedisSinkConfig(**options), writer.fresh(), heartbeat_s=5, clock=clock)
+        return RedisSink(RedisSinkConfig(**options), run="0a1b2c3d", heartbeat_s=5, clock=clock)
 
     return open_one
 
@@ -64,7 +64,7 @@ def scores(numbers):
 
 
 def test_nothing_is_lost_when_the_server_is_killed_under_load_and_comes_back(
-    open_sink, redis_server, records, clock
+    open_sink, redis_server, messages, clock
 ):
     sink = open_sink()
     before: tuple[list[str], list[str]] = ([], [])
@@ -78,7 +78,7 @@ def test_nothing_is_lost_when_the_server_is_killed_under_load_and_comes_back(
             redis_server.kill()  # what it held is gone: its own persistence is off
         if step == 200:
             redis_server.restart()
-        sink.publish([records.score(frame=step), records.alert(ordinal=step), records.status()])
+        sink.publish([messages.score(frame=step), messages.alert(ordinal=step), messages.status()])
     sink.close()
     alerts = before[0] + event_ids(redis_server.client, "alerts")
     tracks = before[1] + event_ids(redis_server.client, "tracks")
@@ -88,11 +88,11 @@ def test_nothing_is_lost_when_the_server_is_killed_under_load_and_comes_back(
     assert (sink.outages, sink.backlog.alerts_lost, sink.backlog.scores_lost) == (1, 0, 0)
 
 
-def test_alerts_wait_on_disk_while_the_server_is_away(open_sink, redis_server, records, tmp_path):
+def test_alerts_wait_on_disk_while_the_server_is_away(open_sink, redis_server, messages, tmp_path):
     sink = open_sink()
     redis_server.kill()
-    sink.publish([records.alert(ordinal=1)])
-    sink.publish([records.alert(ordinal=2)])
+    sink.publish([messages.alert(ordinal=1)])
+    sink.publish([messages.alert(ordinal=2)])
     kept = (tmp_path / "spool" / "alerts.jsonl").read_text().splitlines()
     assert [json.loads(line)["event"]["id"] for line in kept] == verdicts([1, 2])
     with pytest.raises(SinkError):
@@ -100,12 +100,12 @@ def test_alerts_wait_on_disk_while_the_server_is_away(open_sink, redis_server, r
 
 
 def test_oldest_scores_beyond_the_limit_are_dropped_counted_and_said(
-    open_sink, redis_server, records, clock, caplog
+    open_sink, redis_server, messages, clock, caplog
 ):
     sink = open_sink(queue_messages=10)
     redis_server.kill()
     for n in range(25):
-        sink.publish([records.score(frame=n), records.alert(ordinal=n)])
+        sink.publish([messages.score(frame=n), messages.alert(ordinal=n)])
     assert (sink.backlog.alerts_lost, sink.backlog.scores_lost) == (0, 15)
     redis_server.restart()
     clock.now += 60
@@ -117,11 +117,11 @@ def test_oldest_scores_beyond_the_limit_are_dropped_counted_and_said(
     sink.close()
 
 
-def test_only_the_latest_status_is_sent_after_an_outage(open_sink, redis_server, records, clock):
+def test_only_the_latest_status_is_sent_after_an_outage(open_sink, redis_server, messages, clock):
     sink = open_sink()
     redis_server.kill()
-    sink.publish([records.status(after_s=1), records.status(source="cam2")])
-    sink.publish([records.status(after_s=2)])
+    sink.publish([messages.status(after_s=1), messages.status(source="cam2")])
+    sink.publish([messages.status(after_s=2)])
     redis_server.restart()
     clock.now += 60
     sink.publish([])
@@ -132,16 +132,16 @@ def test_only_the_latest_status_is_sent_after_an_outage(open_sink, redis_server,
 
 
 def test_sink_gives_up_after_the_limit_and_says_what_is_kept_where(
-    open_sink, redis_server, records, clock, tmp_path
+    open_sink, redis_server, messages, clock, tmp_path
 ):
     sink = open_sink(outage_limit_s=30)
     redis_server.kill()
-    sink.publish([records.alert(ordinal=1), records.score()])
+    sink.publish([messages.alert(ordinal=1), messages.score()])
     clock.now += 29
-    sink.publish([records.alert(ordinal=2)])
+    sink.publish([messages.alert(ordinal=2)])
     clock.now += 2
     with pytest.raises(SinkError) as caught:
-        sink.publish([records.alert(ordinal=3)])
+        sink.publish([messages.alert(ordinal=3)])
     message = str(caught.value)
     spool = tmp_path / "spool"
     assert "away for 31 s (Error" in message
@@ -150,28 +150,28 @@ def test_sink_gives_up_after_the_limit_and_says_what_is_kept_where(
     sink.close()  # has nothing to add: does not raise again
 
 
-def test_later_run_sends_first_what_an_earlier_one_kept(open_sink, redis_server, records, caplog):
+def test_later_run_sends_first_what_an_earlier_one_kept(open_sink, redis_server, messages, caplog):
     sink = open_sink()
     redis_server.kill()
-    sink.publish([records.alert(ordinal=1), records.alert(ordinal=2), records.score()])
+    sink.publish([messages.alert(ordinal=1), messages.alert(ordinal=2), messages.score()])
     with pytest.raises(SinkError, match=r"2 alerts are kept .* 1 scores are lost"):
         sink.close()
     assert "1 scores are lost" in caplog.text
     redis_server.restart()
     later = open_sink()
     assert event_ids(redis_server.client, "alerts") == verdicts([1, 2])
-    later.publish([records.alert(ordinal=3)])
+    later.publish([messages.alert(ordinal=3)])
     later.close()
     assert event_ids(redis_server.client, "alerts") == verdicts([1, 2, 3])
     assert (later.alerts_sent, later.outages) == (3, 0)
 
 
 def test_close_delivers_what_waits_even_before_the_next_attempt_is_due(
-    open_sink, redis_server, records
+    open_sink, redis_server, messages
 ):
     sink = open_sink()
     redis_server.kill()
-    sink.publish([records.alert(), records.score()])
+    sink.publish([messages.alert(), messages.score()])
     redis_server.restart()
     sink.close()
     assert event_ids(redis_server.client, "alerts") == verdicts([1])
@@ -179,12 +179,12 @@ def test_close_delivers_what_waits_even_before_the_next_attempt_is_due(
 
 
 def test_private_spool_stays_when_something_is_left_in_it(
-    open_sink, redis_server, records, tmp_path, monkeypatch
+    open_sink, redis_server, messages, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     sink = open_sink(spool=None)
     redis_server.kill()
-    sink.publish([records.alert()])
+    sink.publish([messages.alert()])
     with pytest.raises(SinkError) as caught:
         sink.close()
     kept = str(caught.value).partition("`spool: ")[2].partition("`")[0]
@@ -194,12 +194,12 @@ def test_private_spool_stays_when_something_is_left_in_it(
 
 
 def test_server_that_is_not_there_at_the_start_is_an_outage(
-    open_sink, redis_server, records, clock, caplog
+    open_sink, redis_server, messages, clock, caplog
 ):
     redis_server.kill()
     sink = open_sink()
     assert "away (Error" in caplog.text
-    sink.publish([records.alert()])
+    sink.publish([messages.alert()])
     redis_server.restart()
     clock.now += 1
     sink.publish([])
@@ -209,12 +209,12 @@ def test_server_that_is_not_there_at_the_start_is_an_outage(
 
 @pytest.mark.parametrize("state", ["out of memory", "read only"])
 def test_server_that_takes_no_writes_at_the_start_is_an_outage(
-    open_sink, redis_server, records, clock, state
+    open_sink, redis_server, messages, clock, state
 ):
     take_away = {"out of memory": _out_of_memory, "read only": _read_only}[state]
     give_back = take_away(redis_server.client)
     sink = open_sink()
-    sink.publish([records.alert()])
+    sink.publish([messages.alert()])
     give_back()
     clock.now += 60
     sink.publish([])
@@ -223,18 +223,18 @@ def test_server_that_takes_no_writes_at_the_start_is_an_outage(
 
 
 def test_outage_is_logged_once_and_again_only_for_another_reason(
-    open_sink, redis_server, records, clock, caplog
+    open_sink, redis_server, messages, clock, caplog
 ):
     sink = open_sink()
     redis_server.kill()
     for _ in range(10):
         clock.now += 60
-        sink.publish([records.score()])
+        sink.publish([messages.score()])
     assert caplog.text.count("away") == 1
     redis_server.restart()
     give_back = _out_of_memory(redis_server.client)
     clock.now += 60
-    sink.publish([records.score()])
+    sink.publish([messages.score()])
     assert caplog.text.count("still away: command not allowed when used memory") == 1
     give_back()
     sink.close()
@@ -250,7 +250,7 @@ def test_server_is_not_called_back_before_it_took_something(open_sink, redis_ser
 
 
 def test_frozen_server_does_not_hold_up_publishing_and_loses_nothing(
-    open_sink, redis_server, records, clock
+    open_sink, redis_server, messages, clock
 ):
     sink = open_sink(timeout_s=0.5)
     pid = redis_server.pid
@@ -258,7 +258,7 @@ def test_frozen_server_does_not_hold_up_publishing_and_loses_nothing(
     try:
         began = time.monotonic()
         for n in range(200):
-            sink.publish([records.alert(ordinal=n), records.score(frame=n)])
+            sink.publish([messages.alert(ordinal=n), messages.score(frame=n)])
         # One attempt hangs for 0.5 s. Were each step to try, this would take 100 s.
         assert time.monotonic() - began < 20
     finally:
@@ -273,7 +273,7 @@ def test_frozen_server_does_not_hold_up_publishing_and_loses_nothing(
     assert list(dict.fromkeys(event_ids(redis_server.client, "tracks"))) == scores(range(200))
 
 
-def test_attempts_become_rarer_up_to_a_cap(writer, records, clock, tmp_path):
+def test_attempts_become_rarer_up_to_a_cap(messages, clock, tmp_path):
     attempts = []
 
     class Hangup(socketserver.BaseRequestHandler):
@@ -284,13 +284,13 @@ def test_attempts_become_rarer_up_to_a_cap(writer, records, clock, tmp_path):
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         sink = RedisSink(
             RedisSinkConfig(url=f"redis://127.0.0.1:{server.server_address[1]}", spool=tmp_path),
-            writer,
+            run="0a1b2c3d",
             heartbeat_s=5,
             clock=clock,
         )
         for _ in range(400):
             clock.now += 0.1
-            sink.publish([records.score()])
+            sink.publish([messages.score()])
         with pytest.raises(SinkError):
             sink.close()
         server.shutdown()
@@ -334,26 +334,26 @@ def _permission_withdrawn(client):
     ],
 )
 def test_refusal_in_mid_run_is_an_outage_with_its_reason_in_the_log(
-    open_sink, redis_server, records, clock, caplog, take_away, says
+    open_sink, redis_server, messages, clock, caplog, take_away, says
 ):
     redis_server.client.acl_setuser(
         "fw", enabled=True, passwords=["+secret"], categories=["+@all"], keys=["*"], channels=["*"]
     )
     sink = open_sink(url=redis_server.url.replace("unix://", "unix://fw:secret@"))
-    sink.publish([records.alert(ordinal=1)])
+    sink.publish([messages.alert(ordinal=1)])
     give_back = take_away(redis_server.client)
-    sink.publish([records.alert(ordinal=2), records.score()])
+    sink.publish([messages.alert(ordinal=2), messages.score()])
     assert says in caplog.text
     assert "secret" not in caplog.text
     give_back()
     clock.now += 60
-    sink.publish([records.alert(ordinal=3)])
+    sink.publish([messages.alert(ordinal=3)])
     assert event_ids(redis_server.client, "alerts") == verdicts([1, 2, 3])
     assert event_ids(redis_server.client, "tracks") == scores([50])
     sink.close()
 
 
-def test_server_that_is_still_loading_is_an_outage(writer, tmp_path, caplog):
+def test_server_that_is_still_loading_is_an_outage(tmp_path, caplog):
     class Loading(socketserver.StreamRequestHandler):
         def handle(self) -> None:
             while self.rfile.readline():
@@ -362,20 +362,20 @@ def test_server_that_is_still_loading_is_an_outage(writer, tmp_path, caplog):
     with socketserver.TCPServer(("127.0.0.1", 0), Loading) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         url = f"redis://127.0.0.1:{server.server_address[1]}"
-        RedisSink(RedisSinkConfig(url=url, spool=tmp_path), writer, heartbeat_s=5).close()
+        RedisSink(RedisSinkConfig(url=url, spool=tmp_path), run="0a1b2c3d", heartbeat_s=5).close()
         server.shutdown()
     assert "away (Redis is loading the dataset in memory)" in caplog.text
 
 
 def test_order_is_kept_when_memory_runs_out_in_the_midst_of_a_step(
-    open_sink, redis_server, records, clock
+    open_sink, redis_server, messages, clock
 ):
     sink = open_sink()
     client = redis_server.client
     client.config_set("maxmemory", client.info("memory")["used_memory"] + 2_000_000)
     while not sink.outages:
         n = sink.alerts_sent
-        sink.publish([records.alert(ordinal=i) for i in range(n, n + 1200)])
+        sink.publish([messages.alert(ordinal=i) for i in range(n, n + 1200)])
     assert sink.alerts_sent > 0
     client.config_set("maxmemory", 0)
     clock.now += 60
@@ -387,22 +387,22 @@ def test_order_is_kept_when_memory_runs_out_in_the_midst_of_a_step(
 
 
 def test_private_spool_is_removed_when_nothing_is_left_in_it(
-    open_sink, records, tmp_path, monkeypatch
+    open_sink, messages, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     sink = open_sink(spool=None)
     assert list(tmp_path.glob("facewarden-spool-*"))
-    sink.publish([records.alert()])
+    sink.publish([messages.alert()])
     sink.close()
     assert not list(tmp_path.glob("facewarden-spool-*"))
 
 
-def test_alerts_are_delivered_while_scores_are_refused(open_sink, redis_server, records, clock):
+def test_alerts_are_delivered_while_scores_are_refused(open_sink, redis_server, messages, clock):
     redis_server.client.set("facewarden:tracks", "somebody's")
     sink = open_sink()
     for n in range(3):
         clock.now += 60
-        sink.publish([records.score(frame=n), records.alert(ordinal=n)])
+        sink.publish([messages.score(frame=n), messages.alert(ordinal=n)])
     assert event_ids(redis_server.client, "alerts") == verdicts(range(3))
     redis_server.client.delete("facewarden:tracks")
     clock.now += 60
@@ -412,7 +412,7 @@ def test_alerts_are_delivered_while_scores_are_refused(open_sink, redis_server, 
 
 
 def test_channel_that_is_refused_holds_up_nothing_and_is_said_once(
-    open_sink, redis_server, records, caplog
+    open_sink, redis_server, messages, caplog
 ):
     redis_server.client.acl_setuser(
         "fw", enabled=True, nopass=True, categories=["+@all"], keys=["*"], channels=["*"]
@@ -421,7 +421,7 @@ def test_channel_that_is_refused_holds_up_nothing_and_is_said_once(
     redis_server.client.acl_setuser("fw", enabled=True, reset_channels=True)
     with caplog.at_level(logging.WARNING):
         for n in range(3):
-            sink.publish([records.alert(ordinal=n)])
+            sink.publish([messages.alert(ordinal=n)])
     assert event_ids(redis_server.client, "alerts") == verdicts(range(3))
     assert caplog.text.count("PUBLISH fails") == 1
     sink.close()

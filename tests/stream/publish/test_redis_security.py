@@ -114,12 +114,12 @@ def _permissions(user: str) -> list[str]:
 
 
 @pytest.fixture
-def open_sink(writer, tmp_path):
+def open_sink(tmp_path):
     sinks = []
 
     def open_one(url, **options):
         config = RedisSinkConfig(url=url, spool=tmp_path / "spool", timeout_s=5, **options)
-        sinks.append(RedisSink(config, writer.fresh(), heartbeat_s=5))
+        sinks.append(RedisSink(config, run="0a1b2c3d", heartbeat_s=5))
         return sinks[-1]
 
     yield open_one
@@ -133,7 +133,7 @@ def _url(server: Server, user: str = "facewarden", password: str = "S3cret%2Fwor
 
 @pytest.mark.parametrize("kind", ["redis", "valkey"])
 def test_documented_rule_is_enough_for_a_producer(
-    server, redis_server, open_sink, records, caplog, kind
+    server, redis_server, open_sink, messages, caplog, kind
 ):
     admin = {"redis": server.admin, "valkey": redis_server.client}[kind]
     url = {"redis": f"unix://{server.socket}", "valkey": redis_server.url}[kind]
@@ -141,7 +141,7 @@ def test_documented_rule_is_enough_for_a_producer(
     admin.acl_log_reset()
     with caplog.at_level(logging.WARNING):
         sink = open_sink(url.replace("unix://", "unix://facewarden:S3cret%2Fword@"))
-        sink.publish([records.alert(), records.score(), records.status()])
+        sink.publish([messages.alert(), messages.score(), messages.status()])
     keys = {key.decode() for key in admin.scan_iter()}
     assert keys == {"facewarden:alerts", "facewarden:tracks", "facewarden:status:cam1"}
     assert not caplog.records
@@ -172,13 +172,13 @@ def test_key_or_channel_that_is_denied_is_found_at_the_start(server, open_sink, 
         open_sink(_url(server))
 
 
-def test_documented_rule_is_enough_for_a_consumer(server, open_sink, records):
+def test_documented_rule_is_enough_for_a_consumer(server, open_sink, messages):
     server.admin.execute_command(*_documented_rule("facewarden"))
     server.admin.execute_command(*_documented_rule("siem"))
     server.admin.acl_log_reset()
     with Subscription(_url(server, "siem"), group="siem", reclaim_s=0.05) as alerts:
         server.admin.xadd("facewarden:alerts", {"metadata": "no JSON"})  # goes to the dead letters
-        open_sink(_url(server)).publish([records.alert(ordinal=1)])
+        open_sink(_url(server)).publish([messages.alert(ordinal=1)])
         assert next(alerts)["event"]["id"].endswith("verdict:1")
         alerts._reclaim_at = 0  # takes over its own, to ask how often it was delivered
         time.sleep(0.06)
@@ -214,9 +214,9 @@ def test_database_that_does_not_exist_ends_the_start(server, open_sink):
         open_sink(f"unix://{server.socket}?db=99")
 
 
-def test_messages_go_over_tls_when_the_certificate_is_right(server, open_sink, records):
+def test_messages_go_over_tls_when_the_certificate_is_right(server, open_sink, messages):
     sink = open_sink(f"rediss://localhost:{server.tls_port}", ca_file=server.folder / "ca.pem")
-    sink.publish([records.alert()])
+    sink.publish([messages.alert()])
     assert server.admin.xlen("facewarden:alerts") == 1
 
 
@@ -231,7 +231,7 @@ def test_messages_go_over_tls_when_the_certificate_is_right(server, open_sink, r
     ids=["signed by another CA", "CA not named", "other host name", "no certificate in the file"],
 )
 def test_server_that_cannot_prove_who_it_is_ends_the_start(
-    server, open_sink, records, host, ca, says
+    server, open_sink, messages, host, ca, says
 ):
     with pytest.raises(ConfigError, match=f"(?i)refuses us: .*{says}"):
         open_sink(
@@ -240,8 +240,8 @@ def test_server_that_cannot_prove_who_it_is_ends_the_start(
         )
 
 
-def test_consumer_reads_over_tls(server, open_sink, records):
+def test_consumer_reads_over_tls(server, open_sink, messages):
     url, ca_file = f"rediss://localhost:{server.tls_port}", server.folder / "ca.pem"
     with Subscription(url, group="siem", ca_file=ca_file) as alerts:
-        open_sink(url, ca_file=ca_file).publish([records.alert()])
+        open_sink(url, ca_file=ca_file).publish([messages.alert()])
         assert next(alerts)["event"]["type"] == "track.verdict"

@@ -25,13 +25,13 @@ from stream.records import SourceCode, SourceState
 
 
 @pytest.fixture
-def open_redis(redis_server, writer, tmp_path):
+def open_redis(redis_server, tmp_path):
     """Open sinks on the real server and close them in the end."""
     sinks = []
 
     def open_one(**options):
         options = {"url": redis_server.url, "spool": tmp_path / "spool", **options}
-        sinks.append(RedisSink(RedisSinkConfig(**options), writer.fresh(), heartbeat_s=5))
+        sinks.append(RedisSink(RedisSinkConfig(**options), run="0a1b2c3d", heartbeat_s=5))
         return sinks[-1]
 
     yield open_one
@@ -59,10 +59,10 @@ def event_ids(client, key):
 
 
 @pytest.mark.redis
-def test_alerts_and_scores_lie_in_their_streams_in_order(open_redis, redis_server, records):
+def test_alerts_and_scores_lie_in_their_streams_in_order(open_redis, redis_server, messages):
     sink = open_redis()
-    sink.publish([records.score(frame=1), records.alert(ordinal=1), records.score(frame=2)])
-    sink.publish([records.alert(ordinal=2), records.score(frame=3, ended=True)])
+    sink.publish([messages.score(frame=1), messages.alert(ordinal=1), messages.score(frame=2)])
+    sink.publish([messages.alert(ordinal=2), messages.score(frame=3, ended=True)])
     prefix = "cam1-0a1b2c3d-0-1"
     assert event_ids(redis_server.client, "facewarden:alerts") == [
         f"{prefix}:verdict:1",
@@ -77,54 +77,54 @@ def test_alerts_and_scores_lie_in_their_streams_in_order(open_redis, redis_serve
 
 
 @pytest.mark.redis
-def test_entry_holds_the_message_in_its_one_field(open_redis, redis_server, records, writer):
-    open_redis().publish([records.alert()])
+def test_entry_holds_the_message_in_its_one_field(open_redis, redis_server, messages):
+    open_redis().publish([messages.alert()])
     ((_, fields),) = redis_server.client.xrange("facewarden:alerts")
-    assert fields == {b"metadata": writer.write(records.alert())[0].to_json().encode()}
+    assert fields == {b"metadata": messages.alert().to_json().encode()}
 
 
 @pytest.mark.redis
-def test_keys_begin_with_the_namespace(open_redis, redis_server, records):
-    open_redis(namespace="lobby").publish([records.alert(), records.score(), records.status()])
+def test_keys_begin_with_the_namespace(open_redis, redis_server, messages):
+    open_redis(namespace="lobby").publish([messages.alert(), messages.score(), messages.status()])
     keys = {key.decode() for key in redis_server.client.scan_iter()}
     assert keys == {"lobby:alerts", "lobby:tracks", "lobby:status:cam1"}
 
 
 @pytest.mark.redis
-def test_plain_subscriber_hears_alerts_only(open_redis, redis_server, records, writer):
+def test_plain_subscriber_hears_alerts_only(open_redis, redis_server, messages):
     with redis_server.client.pubsub() as pubsub:
         pubsub.subscribe("facewarden:alerts")
         assert pubsub.get_message(timeout=5)["type"] == "subscribe"
-        open_redis().publish([records.score(), records.status(), records.alert()])
+        open_redis().publish([messages.score(), messages.status(), messages.alert()])
         heard = pubsub.get_message(timeout=5)
-        assert heard["data"] == writer.write(records.alert())[0].to_json().encode()
+        assert heard["data"] == messages.alert().to_json().encode()
         assert pubsub.get_message() is None
 
 
 @pytest.mark.redis
-def test_status_hash_expires_after_three_heartbeats(open_redis, redis_server, records, writer):
-    open_redis().publish([records.status()])
+def test_status_hash_expires_after_three_heartbeats(open_redis, redis_server, messages):
+    open_redis().publish([messages.status()])
     found = redis_server.client.hgetall("facewarden:status:cam1")
-    assert {k.decode(): v.decode() for k, v in found.items()} == (
-        writer.write(records.status())[0].hash_fields()
-    )
+    assert {k.decode(): v.decode() for k, v in found.items()} == (messages.status().hash_fields())
     assert 14 <= redis_server.client.ttl("facewarden:status:cam1") <= 15
 
 
 @pytest.mark.redis
-def test_lost_source_is_both_a_status_and_an_alert(open_redis, redis_server, records):
-    open_redis().publish([records.status(SourceState.LOST, SourceCode.FROZEN)])
+def test_lost_source_is_both_a_status_and_an_alert(open_redis, redis_server, messages):
+    open_redis().publish(
+        [messages.status(SourceState.LOST, SourceCode.FROZEN), messages.source_alert()]
+    )
     assert redis_server.client.hget("facewarden:status:cam1", "code") == b"frozen"
     (alert,) = entries(redis_server.client, "facewarden:alerts")
     assert alert["event"]["type"] == "source.lost"
 
 
 @pytest.mark.redis
-def test_streams_are_trimmed_to_about_their_length(open_redis, redis_server, records):
+def test_streams_are_trimmed_to_about_their_length(open_redis, redis_server, messages):
     sink = open_redis(alerts_maxlen=200, tracks_maxlen=100)
     for step in range(50):
-        sink.publish([records.score(frame=20 * step + i) for i in range(20)])
-        sink.publish([records.alert(ordinal=20 * step + i) for i in range(20)])
+        sink.publish([messages.score(frame=20 * step + i) for i in range(20)])
+        sink.publish([messages.alert(ordinal=20 * step + i) for i in range(20)])
     # Redis trims whole nodes of stream-node-max-entries, 100 by default.
     assert 100 <= redis_server.client.xlen("facewarden:tracks") <= 200
     assert 200 <= redis_server.client.xlen("facewarden:alerts") <= 300
@@ -143,13 +143,13 @@ def test_opening_a_sink_writes_nothing(open_redis, redis_server):
 
 
 @pytest.mark.redis
-def test_sink_without_a_url_brings_its_own_server(writer, records):
-    sink = open_sink(RedisSinkConfig(), writer, heartbeat_s=5)
+def test_sink_without_a_url_brings_its_own_server(messages):
+    sink = open_sink(RedisSinkConfig(), run="0a1b2c3d", heartbeat_s=5)
     assert isinstance(sink, RedisSink)
     try:
         with redis.Redis.from_url(sink.address) as client:
             assert client.config_get("port")["port"] == "0"
-            sink.publish([records.alert()])
+            sink.publish([messages.alert()])
             assert client.xlen("facewarden:alerts") == 1
         assert sink.address in running_servers()
     finally:
@@ -195,32 +195,23 @@ def test_embedded_server_ends_with_a_process_that_forgets_to_close_it():
 
 
 @pytest.mark.redis
-def test_sinks_of_one_writer_all_say_that_a_source_came_back(
-    writer, records, redis_server, tmp_path
-):
+def test_sinks_give_the_same_messages_to_all_readers(messages, redis_server, tmp_path):
     config = RedisSinkConfig(url=redis_server.url, spool=tmp_path / "spool")
-    sinks = [
-        open_sink(config, writer, heartbeat_s=5),
-        open_sink(JsonlSinkConfig(path=tmp_path / "one.jsonl"), writer, heartbeat_s=5),
-        open_sink(JsonlSinkConfig(path=tmp_path / "other.jsonl"), writer, heartbeat_s=5),
-    ]
-    for step in ([records.status(SourceState.LOST, SourceCode.FROZEN)], [records.status()]):
-        for sink in sinks:
-            sink.publish(step)
+    file = JsonlSinkConfig(path=tmp_path / "out.jsonl")
+    sinks = [open_sink(c, run="0a1b2c3d", heartbeat_s=5) for c in (config, file)]
+    step = [messages.alert(ordinal=1), messages.alert(ordinal=2)]
     for sink in sinks:
+        sink.publish(step)
         sink.close()
-    for name in ("one.jsonl", "other.jsonl"):
-        lines = map(json.loads, (tmp_path / name).read_text().splitlines())
-        in_file = [m["event"]["id"] for m in lines if m["event"]["type"] != "source.status"]
-        assert in_file == event_ids(redis_server.client, "facewarden:alerts")
-        assert [i.split(":")[1] for i in in_file] == ["lost", "regained"]
+    lines = [json.loads(line) for line in file.path.read_text().splitlines()]
+    assert lines == entries(redis_server.client, "facewarden:alerts")
 
 
-def test_json_lines_hold_every_message_after_what_was_there(writer, records, tmp_path):
+def test_json_lines_hold_every_message_after_what_was_there(messages, tmp_path):
     path = tmp_path / "out.jsonl"
     path.write_text("{}\n")
-    sink = JsonlSink(JsonlSinkConfig(path=path), writer)
-    sink.publish([records.status(), records.score(), records.alert()])
+    sink = JsonlSink(JsonlSinkConfig(path=path))
+    sink.publish([messages.status(), messages.score(), messages.alert()])
     kinds = [
         json.loads(line).get("event", {}).get("type") for line in path.read_text().splitlines()
     ]
@@ -230,25 +221,25 @@ def test_json_lines_hold_every_message_after_what_was_there(writer, records, tmp
 
 
 @pytest.mark.parametrize("name", ["", "missing/out.jsonl"])
-def test_json_lines_refuse_a_folder_and_a_file_in_a_missing_one(writer, tmp_path, name):
+def test_json_lines_refuse_a_folder_and_a_file_in_a_missing_one(tmp_path, name):
     with pytest.raises(ConfigError, match="expected a file in a folder that exists"):
-        JsonlSink(JsonlSinkConfig(path=tmp_path / name), writer)
+        JsonlSink(JsonlSinkConfig(path=tmp_path / name))
 
 
-def test_json_lines_say_that_the_disk_is_full(writer, records):
-    sink = JsonlSink(JsonlSinkConfig(path=Path("/dev/full")), writer)
+def test_json_lines_say_that_the_disk_is_full(messages):
+    sink = JsonlSink(JsonlSinkConfig(path=Path("/dev/full")))
     with pytest.raises(SinkError, match=r"No space left on device\); 2 messages of this step"):
-        sink.publish([records.score(), records.alert()])
+        sink.publish([messages.score(), messages.alert()])
     sink.close()
 
 
-def test_json_lines_end_with_a_whole_step_when_the_disk_is_full(writer, records, tmp_path):
+def test_json_lines_end_with_a_whole_step_when_the_disk_is_full(messages, tmp_path):
     path = tmp_path / "out.jsonl"
-    sink = JsonlSink(JsonlSinkConfig(path=path), writer)
-    sink.publish([records.score()])
+    sink = JsonlSink(JsonlSinkConfig(path=path))
+    sink.publish([messages.score()])
     whole = path.read_bytes()
     with files_no_larger_than(len(whole) + 100), pytest.raises(SinkError):
-        sink.publish([records.alert()])
+        sink.publish([messages.alert()])
     sink.close()
     assert path.read_bytes() == whole
 

@@ -18,10 +18,14 @@ from facenet_pytorch import MTCNN
 from skimage.data import astronaut
 from torch.nn import functional as F
 
-from stream.config import DetectConfig
+from models import InputSpec, crop_faces
+from stream.config import DetectConfig, QualityConfig, TrackConfig
 from stream.stages.detect import MAX_PROPOSALS, MAX_REFINED, FaceDetector, open_detector
+from stream.stages.quality import assess
+from stream.stages.track import FaceTracker
 from trt_engines.backends import OnnxRuntimeConfig, TorchConfig
 from trt_engines.errors import EngineError
+from trt_engines.mtcnn import load_network
 
 VIDEOS = Path(__file__).parents[4] / "shared" / "data" / "videos"
 PORTRAIT = astronaut()[0:260, 100:350]  # head and shoulders; the face is about 85 px wide
@@ -72,6 +76,21 @@ class SureBackend:
 
     def close(self):
         pass
+
+
+class WildBackend(SureBackend):
+    """Is as sure, and displaces boxes and landmarks by anything, infinity and NaN included."""
+
+    def infer(self, images):
+        outputs = super().infer(images)
+        for name in ("offsets", "landmarks"):
+            far = torch.rand(outputs[name].shape, generator=self._generator)
+            outputs[name] = outputs[name] * 4.0
+            outputs[name][far < 0.06] *= 1e4
+            outputs[name][far < 0.04] *= 1e30
+            outputs[name][far < 0.02] = torch.inf
+            outputs[name][far > 0.98] = torch.nan
+        return outputs
 
 
 def _frame(width, height, *faces):
@@ -331,6 +350,86 @@ def test_work_is_bounded_when_everything_looks_like_a_face():
     assert 0 < rnet.images <= 2 * MAX_PROPOSALS
     assert 0 < onet.images <= 2 * MAX_REFINED
     assert all(len(found) > 0 for found in faces)
+
+
+@pytest.fixture(scope="module")
+def picture_that_turns_a_box_inside_out():
+    """A frame made against O-Net, and the expected box that it is made for.
+
+    Where the box is, O-Net sees the face to the right of it; and there, a face whose right edge is
+    left of its left one. Looks and their pixels match exactly: 96 px and 48 px, for 48 px of input.
+    """
+    onet = load_network("onet")
+    looks = torch.rand((2, 3, 48, 48), generator=torch.Generator().manual_seed(0)) * 255
+    looks.requires_grad_()
+    optimiser = torch.optim.Adam([looks], lr=6)
+    # The boxes within the 191 px that are cut around the expected one.
+    to = torch.tensor([144.4, 72.4, 191.4, 119.4]) - torch.tensor([48, 48, 143, 143])
+    for _ in range(400):
+        offsets, probability, _ = onet(looks + (looks.round() - looks).detach())
+        missed_px = offsets[0] * 96 - to
+        overlap = 1 + offsets[1, 2] - offsets[1, 0]
+        unsure = 4.5 - torch.logit(probability[1], eps=1e-6)
+        if missed_px.abs().max() < 0.3 and overlap < -0.05 and unsure < 0.5:
+            break
+        loss = 20 * (missed_px / 96).square().sum() + (overlap + 0.1).relu() + unsure.relu()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        with torch.no_grad():
+            looks.clamp_(0, 255)
+    first, second = looks.detach().round().to(torch.uint8).permute(0, 2, 3, 1)
+    frame = torch.full((200, 200, 3), 110, dtype=torch.uint8)
+    frame[48:144, 48:144] = first.repeat_interleave(2, 0).repeat_interleave(2, 1)
+    frame[72:120, 144:192] = second
+    return frame, np.array([[49, 49, 144, 144]], np.float32)
+
+
+def test_picture_made_to_turn_a_box_inside_out_yields_no_face(
+    detector, picture_that_turns_a_box_inside_out, monkeypatch
+):
+    frame, expected = picture_that_turns_a_box_inside_out
+    assert detector.detect([frame], [expected]) == [[]]
+    # Without the check, the face would have come through.
+    monkeypatch.setattr("stream.stages.detect._sound", lambda boxes, *_: np.ones(len(boxes), bool))
+    with pytest.raises(ValueError, match="x1 < x2"):
+        detector.detect([frame], [expected])
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("expected", [None, np.array([[40, 40, 140, 140]] * 8, np.float32)])
+def test_whatever_the_networks_say_a_face_can_be_cropped_and_tracked(expected):
+    networks = WildBackend(12, 2), WildBackend(24), WildBackend(48)
+    detector = FaceDetector(*networks, DetectConfig())
+    frame = _frame(200, 160, (30, 30, 100))
+    tracker = FaceTracker("cam", 0, TrackConfig())
+    n_faces = 0
+    for step in range(20):
+        (faces,) = detector.detect([frame], [expected])
+        tracker.update(step / 5, faces)
+        n_faces += len(faces)
+        for face in faces:
+            quality = assess(frame, face, QualityConfig())
+            assert np.isfinite([quality.face_px, quality.sharpness, quality.turn]).all()
+            assert quality.face_px <= 300
+            crop_faces(frame, face.box[None], InputSpec(size_px=32))
+    assert n_faces > 0
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        [60, 20, 20, 60],
+        [20, 60, 60, 20],
+        [20, 20, 20, 60],
+        [np.nan, 20, 60, 60],
+        [-np.inf, -np.inf, np.inf, np.inf],
+        [-3e38, -3e38, 3e38, 3e38],
+    ],
+)
+def test_expected_box_that_is_none_yields_nothing(detector, box):
+    frame = _frame(200, 160, (30, 30, 100))
+    assert detector.detect([frame], [np.array([box], np.float32)]) == [[]]
 
 
 def test_more_frames_than_a_network_takes_run_in_turns(recorded):
