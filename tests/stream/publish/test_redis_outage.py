@@ -23,7 +23,7 @@ pytestmark = pytest.mark.redis
 
 
 class Clock:
-    """Stands still unless told."""
+    """Stands still unless it is set."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -418,6 +418,28 @@ def test_server_that_is_still_loading_is_an_outage(tmp_path, caplog):
         RedisSink(config, run="0a1b2c3d", heartbeat_s=5).close()
         server.shutdown()
     assert "away (Redis is loading the dataset in memory)" in caplog.text
+
+
+def test_cluster_whose_nodes_send_us_in_circles_is_an_outage(tmp_path, messages, caplog):
+    class InCircles(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            port = self.server.server_address[1]
+            while line := self.rfile.readline():
+                if line.startswith(b"*"):
+                    name = (self.rfile.readline(), self.rfile.readline())[1].upper()
+                    known = name in (b"CLIENT\r\n", b"MULTI\r\n")
+                    self.wfile.write(b"+OK\r\n" if known else b"-MOVED 1 127.0.0.1:%d\r\n" % port)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), InCircles) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        url = f"redis://127.0.0.1:{server.server_address[1]}"
+        config = RedisSinkConfig(url=url, spool=tmp_path, namespace="{fw}")
+        sink = RedisSink(config, run="0a1b2c3d", heartbeat_s=5)
+        sink.publish([messages.alert()])
+        with pytest.raises(SinkError, match=r"away for .*\(MOVED 1 .*1 alerts are kept"):
+            sink.close()
+        server.shutdown()
 
 
 def test_order_is_kept_when_memory_runs_out_in_the_midst_of_a_step(

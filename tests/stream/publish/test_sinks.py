@@ -37,6 +37,14 @@ def entries(client, key):
     return [json.loads(fields[b"metadata"]) for _, fields in client.xrange(key)]
 
 
+def monitor_until(monitor, last):
+    """Yield what the server does up to some command."""
+    for entry in monitor.listen():
+        if entry["command"] == last:
+            return
+        yield entry
+
+
 def event_ids(client, key):
     return [message["event"]["id"] for message in entries(client, key)]
 
@@ -145,6 +153,22 @@ def test_two_messages_about_one_track_are_never_sent_together(open_redis, redis_
     sink.publish([messages.alert(track=t, ordinal=n) for n in (1, 2) for t in range(5)])
     assert batches == [{Lane.ALERTS: 5}, {Lane.ALERTS: 5, Lane.SOURCES: 0, Lane.TRACKS: 0}]
     assert redis_server.client.xlen("facewarden:alerts") == 10
+
+
+@pytest.mark.redis
+def test_every_message_is_a_command_by_itself_and_only_statuses_are_transactions(
+    open_redis, redis_server, messages
+):
+    sink = open_redis()
+    step = [messages.alert(), messages.source_alert(), messages.score(), messages.status()]
+    with redis_server.client.monitor() as monitor:
+        sink.publish([*step, messages.alert(track=2), messages.status(source="cam2")])
+        redis_server.client.echo("end")
+        names = [entry["command"].split()[0] for entry in monitor_until(monitor, "ECHO end")]
+    names = [name for name in names if name != "CLIENT"]  # of the connection that echoes
+    assert names == (
+        ["XADD"] * 4 + ["MULTI", "HSET", "EXPIRE", "HSET", "EXPIRE", "EXEC"] + ["PUBLISH"] * 3
+    )
 
 
 @pytest.mark.redis
