@@ -39,6 +39,14 @@ def files_no_larger_than() -> Callable[[int], AbstractContextManager[None]]:
     return limit
 
 
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder for temporary files, with a path short enough for sockets (107 characters)."""
+    folder = Path(tempfile.mkdtemp(prefix="fw-"))
+    yield folder
+    shutil.rmtree(folder)
+
+
 class ClusterNode:
     """A real Valkey server in cluster mode."""
 

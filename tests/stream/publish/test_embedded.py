@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import stat
 import subprocess
@@ -20,14 +19,6 @@ from stream.publish.embedded import EmbeddedServer, running_servers
 pytestmark = pytest.mark.redis
 
 ROOT = Path(__file__).parents[3]
-
-
-@pytest.fixture
-def short_folder():
-    """A folder for temporary files, with a path short enough for sockets."""
-    folder = Path(tempfile.mkdtemp(prefix="fw-"))
-    yield folder
-    shutil.rmtree(folder)
 
 
 def test_embedded_server_lies_in_a_folder_for_its_user_alone_and_leaves_nothing():
@@ -122,6 +113,18 @@ def test_folders_left_behind_are_swept_at_the_next_start_and_those_in_use_are_no
         with redis.Redis.from_url(one.url) as client:
             assert client.ping()
     assert list(short_folder.iterdir()) == [other]
+
+
+def test_folder_whose_process_lives_is_not_swept_though_its_server_does_not_answer(
+    short_folder, monkeypatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(short_folder))
+    with closing(EmbeddedServer()) as server, redis.Redis.from_url(server.url) as client:
+        pid = client.info("server")["process_id"]
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not alive(pid))
+        EmbeddedServer().close()
+        assert Path(server.url.removeprefix("unix://")).parent.exists()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")

@@ -183,6 +183,17 @@ def test_source_events_wait_on_disk_too_and_a_later_run_sends_them(
     assert event_ids(redis_server.client, "sources") == ["cam1-0a1b2c3d-0:lost:1"]
 
 
+def test_spools_of_alerts_and_source_events_have_limits_of_their_own(
+    open_sink, redis_server, messages
+):
+    sink = open_sink(spool_alerts=1, spool_sources=3)
+    redis_server.kill()
+    sink.publish([messages.alert(ordinal=n) for n in range(5)])
+    sink.publish([messages.source_alert(ordinal=n) for n in range(5)])
+    with pytest.raises(SinkError, match="1 alerts and 3 source events are kept in"):
+        sink.close()
+
+
 def test_sink_gives_up_after_the_limit_and_says_what_is_kept_where(
     open_sink, redis_server, messages, clock, tmp_path
 ):

@@ -225,19 +225,24 @@ def test_sink_without_a_url_brings_its_own_server(messages):
 
 @pytest.mark.redis
 @pytest.mark.parametrize("away", [False, True], ids=["Redis is up", "Redis is away"])
-def test_sinks_before_one_that_does_not_open_are_closed_and_leave_nothing(
-    redis_server, tmp_path, monkeypatch, away
-):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+def test_sinks_before_one_that_does_not_open_are_closed(redis_server, tmp_path, away):
     if away:
         redis_server.kill()
-    configs = [RedisSinkConfig(url=redis_server.url), JsonlSinkConfig(path=tmp_path)]
+    first = RedisSinkConfig(url=redis_server.url, spool=tmp_path / "spool")
+    with pytest.raises(ConfigError, match="can't append messages"):
+        open_sinks([first, JsonlSinkConfig(path=tmp_path)], run="0a1b2c3d", heartbeat_s=5)
+    open_sink(first, run="0a1b2c3d", heartbeat_s=5).close()  # the spool is free
+
+
+@pytest.mark.redis
+def test_private_server_and_spool_of_a_sink_before_one_that_does_not_open_are_gone(
+    short_folder, monkeypatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(short_folder))
+    configs = [RedisSinkConfig(), JsonlSinkConfig(path=short_folder)]
     with pytest.raises(ConfigError, match="can't append messages"):
         open_sinks(configs, run="0a1b2c3d", heartbeat_s=5)
-    assert list(tmp_path.iterdir()) == []
-    if not away:
-        names = {client["name"] for client in redis_server.client.client_list()}
-        assert "facewarden-0a1b2c3d" not in names
+    assert list(short_folder.iterdir()) == []
 
 
 def test_error_of_the_sink_that_does_not_open_is_raised_though_another_has_messages_left(
