@@ -212,7 +212,7 @@ def _run(config: StreamConfig, duration: float | None) -> None:
     from stream.analyse import open_analyser
     from stream.messages import MessageWriter, ModelId
     from stream.pipeline import Pipeline
-    from stream.publish import open_sink
+    from stream.publish import open_sinks
     from stream.sources import Source
     from trt_engines.errors import EngineError
     from trt_engines.manifest import load_manifest
@@ -234,7 +234,8 @@ def _run(config: StreamConfig, duration: float | None) -> None:
         )
         sources = [Source(source, config.decode, stop=stop) for source in config.sources]
         heartbeat_s = max(source.heartbeat_s for source in config.sources)
-        sinks = [open_sink(sink, run=run, heartbeat_s=heartbeat_s) for sink in config.sinks]
+        source_ids = [source.id for source in config.sources]
+        sinks = open_sinks(config.sinks, run=run, heartbeat_s=heartbeat_s, source_ids=source_ids)
         pipeline = Pipeline(
             sources, analyser, writer, sinks, stop=stop, shutdown_s=config.shutdown_s
         )

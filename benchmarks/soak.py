@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -94,7 +94,8 @@ def main(minutes: float, kill_every_s: float, manifest: Path) -> None:
         samples, kills = soak.watch(minutes * 60, kill_every_s)
         exit_code = soak.stop()
         statuses = {source: soak.status(source) for source in (STEADY, KILLED)}  # they expire
-        entries, scores = soak.stream("alerts"), soak.stream("tracks")
+        entries = soak.stream("alerts") + soak.stream("sources")
+        scores = soak.stream("tracks")
         received = soak.received({entry["event"]["id"] for entry in entries})
         checks = [
             Check("run_stream.py drains and ends", exit_code == 0, f"exit code {exit_code}"),
@@ -140,7 +141,7 @@ class _Soak:
         clip = self._folder / "clip.mp4"
         with _console.status("encoding the clip"):
             write_clip(clip, CLIP_S)
-        server = resources.enter_context(EmbeddedServer())
+        server = resources.enter_context(closing(EmbeddedServer()))
         self._redis = Redis.from_url(server.url, decode_responses=True)
         resources.callback(self._redis.close)
         cameras = {name: RtspCamera(clip) for name in (STEADY, KILLED)}
@@ -206,7 +207,8 @@ class _Soak:
 
     def dead_letters(self) -> int:
         """Return how many messages the consumer gave up on."""
-        return int(self._redis.xlen(f"{NAMESPACE}:alerts:dlq"))
+        keys = (f"{NAMESPACE}:{stream}:dlq" for stream in ("alerts", "sources"))
+        return sum(int(self._redis.xlen(key)) for key in keys)
 
     def status(self, source: str) -> dict[str, str]:
         """Return a source's latest status, empty if there is none."""
@@ -279,7 +281,7 @@ def _alert_checks(
     """Compare the alerts that should be, those in Redis and those that the consumer got.
 
     Args:
-        entries: all messages of the stream, oldest first.
+        entries: all verdicts and source events in Redis, oldest first of each.
         received: event ids, as the consumer got them.
         kills: of camera B.
         dead_letters: messages that the consumer gave up on.
@@ -310,14 +312,14 @@ def _alert_checks(
             _counted(of_source[STEADY]),
         ),
         Check(
-            "the consumer got every alert of the stream, and no other",
+            "the consumer got every alert of the streams, and no other",
             not missing and not extra,
-            f"{len(ids)} in the stream, {len(missing)} missing, {len(extra)} unknown",
+            f"{len(ids)} in the streams, {len(missing)} missing, {len(extra)} unknown",
         ),
         Check(
             "no event id twice",
             twice == (0, 0),
-            f"{twice[0]} in the stream, {twice[1]} at the consumer",
+            f"{twice[0]} in the streams, {twice[1]} at the consumer",
         ),
         Check(
             "the ordinals of each source and track count 1, 2, 3...",

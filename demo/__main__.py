@@ -9,7 +9,7 @@ import shlex
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,7 +79,7 @@ def _demo(manifest: Path) -> None:
 
     with _step("1/3 the clip: a simulation, no real footage"), _console.status("drawing"):
         write_clip(clip)
-    with EmbeddedServer() as server:
+    with closing(EmbeddedServer()) as server:
         with _step("2/3 the main job, with an embedded Redis server"):
             _watch(clip, messages, server.url, manifest)
         keys = redis_table(server.url, RedisSinkConfig().namespace)

@@ -265,7 +265,9 @@ def contact_sheet(clip: Path, tracks: Sequence[TrackHistory], manifest: Path, pa
 def redis_table(url: str, namespace: str) -> Table:
     """Return a table of the keys that were written under a namespace, and how much each holds."""
     table = Table("key", "type", "holds", title=Text(f"Redis keys under {namespace}:", "bold"))
-    table.caption = f"Alerts also went out by PUBLISH on the channel {namespace}:alerts."
+    table.caption = (
+        f"Alerts and source events also went out by PUBLISH on the channel {namespace}:alerts."
+    )
     with redis.Redis.from_url(url, decode_responses=True) as client:
         for key in sorted(client.scan_iter(f"{namespace}:*")):
             kind = client.type(key)

@@ -220,20 +220,35 @@ class RedisSinkConfig(Options):
     url: SecretStr | None = Field(
         None, description="redis://, rediss:// or unix://; default: an embedded server."
     )
-    namespace: str = Field("facewarden", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    namespace: str = Field(
+        "facewarden",
+        pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]*)?(\{[A-Za-z0-9._-]+\}[A-Za-z0-9._-]*)?$",
+        min_length=1,
+        max_length=64,
+        description="First part of all keys; with a hash tag, as in {facewarden}, for a cluster.",
+    )
     ca_file: Path | None = Field(None, description="CA that signed the server's certificate.")
-    alerts_maxlen: int = Field(100_000, ge=1, description="Approximate length of the stream.")
-    tracks_maxlen: int = Field(20_000, ge=1)
+    alerts_maxlen: int = Field(
+        100_000, ge=1, description="Approximate length of the stream of verdicts."
+    )
+    sources_maxlen: int = Field(
+        20_000, ge=1, description="Approximate length of the stream of source events."
+    )
+    tracks_maxlen: int = Field(
+        20_000, ge=1, description="Approximate length of the stream of scores."
+    )
     timeout_s: float = Field(2.0, gt=0, description="Longest wait for one reply.")
     queue_messages: int = Field(
         10_000, ge=1, description="Messages kept in memory while Redis is away."
     )
     spool: Path | None = Field(
         None,
-        description="Folder for alerts kept while Redis is away, one per process; default: a "
-        "private one, which stays only if something is left in it.",
+        description="Folder for alerts and source events kept while Redis is away, one per "
+        "process; default: a private one, made when needed, which stays only if something is left "
+        "in it.",
     )
     spool_alerts: int = Field(100_000, ge=1, description="Alerts kept on disk at most.")
+    spool_sources: int = Field(10_000, ge=1, description="Source events kept on disk at most.")
     outage_limit_s: float = Field(
         600.0, gt=0, description="Redis away for longer: end with exit code 1; the spool stays."
     )

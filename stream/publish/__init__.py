@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Protocol
 
-from stream.config import JsonlSinkConfig, RedisSinkConfig
+from stream.errors import SinkError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from stream.config import SinkConfig
     from stream.messages import OutMessage
 
 
@@ -34,23 +36,66 @@ class Sink(Protocol):
         ...
 
 
-def open_sink(config: RedisSinkConfig | JsonlSinkConfig, *, run: str, heartbeat_s: float) -> Sink:
+def open_sinks(
+    configs: Sequence[SinkConfig],
+    *,
+    run: str,
+    heartbeat_s: float,
+    source_ids: Sequence[str] = (),
+) -> list[Sink]:
+    """Open all sinks, or none.
+
+    Args:
+        configs: which, and how.
+        run: of the producer, as in its messages.
+        heartbeat_s: longest time between two statuses of a source.
+        source_ids: of all sources.
+
+    Raises:
+        ConfigError: one of them can't be used as configured; those before it are closed.
+    """
+    with contextlib.ExitStack() as opened:
+        sinks = []
+        for config in configs:
+            sink = open_sink(config, run=run, heartbeat_s=heartbeat_s, source_ids=source_ids)
+            opened.callback(_close_after_error, sink)
+            sinks.append(sink)
+        opened.pop_all()
+    return sinks
+
+
+def open_sink(
+    config: SinkConfig,
+    *,
+    run: str,
+    heartbeat_s: float,
+    source_ids: Sequence[str] = (),
+) -> Sink:
     """Open a sink.
 
     Args:
         config: which, and how.
         run: of the producer, as in its messages.
         heartbeat_s: longest time between two statuses of a source.
+        source_ids: of all sources.
 
     Raises:
         ConfigError: the sink can't be used as configured.
     """
+    # Imported here: who reads messages imports stream.publish.redis_client and needs none of it.
+    from stream.config import JsonlSinkConfig, RedisSinkConfig
+
     match config:
         case RedisSinkConfig():
             from stream.publish.redis_stream import RedisSink
 
-            return RedisSink(config, run=run, heartbeat_s=heartbeat_s)
+            return RedisSink(config, run=run, heartbeat_s=heartbeat_s, source_ids=source_ids)
         case JsonlSinkConfig():
             from stream.publish.jsonl import JsonlSink
 
             return JsonlSink(config)
+
+
+def _close_after_error(sink: Sink) -> None:
+    with contextlib.suppress(SinkError):  # it has logged that; what matters is the first error
+        sink.close()

@@ -1,102 +1,183 @@
-"""Messages that wait for Redis: alerts on disk, or in memory where that fails; scores in memory."""
+"""Messages that wait for Redis: alerts and source events on disk, scores in memory."""
 
 from __future__ import annotations
 
+import json
 import logging
-from collections import deque
-from itertools import islice
-from typing import TYPE_CHECKING
+from collections import Counter, deque
+from itertools import chain
+from typing import TYPE_CHECKING, Final
+
+from stream.errors import ConfigError
+from stream.messages import Lane
+from stream.publish.spool import Spool, SpoolFolder
 
 if TYPE_CHECKING:
-    from stream.publish.spool import Spool
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
 log = logging.getLogger(__name__)
 
+# In the order in which they leave; lost, if something must be, in the opposite one.
+_NOUNS: Final = {Lane.ALERTS: "alerts", Lane.SOURCES: "source events", Lane.TRACKS: "scores"}
+
 
 class Backlog:
-    """Two queues, of alerts and of scores. An alert leaves before any score, and is lost after all.
+    """A queue for each kind of message, each with limits of its own.
+
+    An alert leaves before any source event, that before any score; a score is lost before any
+    source event, that before any alert. So a flood of one kind can't push out what matters more.
 
     Args:
-        spool: for alerts.
-        limit: messages that may wait in memory, once `keep` is called.
+        folder: of the spools; None for a private one, made when first needed.
+        spool_limits: messages of each kind that may wait on disk.
+        memory_limit: messages that may wait in memory, once `keep` is called.
 
     Attributes:
-        alerts_lost: alerts dropped because disk and memory were full, or abandoned.
-        scores_lost: scores dropped because memory was full, or abandoned.
+        lost: by kind, messages that were dropped because disk and memory were full, or abandoned.
+
+    Raises:
+        ConfigError: the folder can't be used.
     """
 
-    def __init__(self, spool: Spool, limit: int) -> None:
-        self.alerts_lost = self.scores_lost = 0
-        self._spool = spool
-        self._limit = limit
-        self._alerts: deque[str] = deque()  # younger than all in the spool
-        self._scores: deque[str] = deque()
-        self._disk_complaint = ""
+    def __init__(
+        self, folder: Path | None, *, spool_limits: Mapping[Lane, int], memory_limit: int
+    ) -> None:
+        self.lost = Counter(dict.fromkeys(_NOUNS, 0))
+        self._memory_limit = memory_limit
+        self._folder = SpoolFolder(folder)
+        self._spools: dict[Lane, Spool] = {}
+        self._memory: dict[Lane, deque[str]] = {lane: deque() for lane in _NOUNS}
+        self._complaint = ""
+        try:
+            for lane, limit in spool_limits.items():
+                self._spools[lane] = Spool(self._folder, f"{lane}.jsonl", limit)
+        except ConfigError:
+            self.close()
+            raise
 
     def __len__(self) -> int:
         """Return how many messages wait."""
-        return len(self._spool) + len(self._alerts) + len(self._scores)
+        return sum(self._waiting(lane) for lane in _NOUNS)
 
-    def add_alert(self, message: str) -> None:
-        """Queue an alert."""
-        self._alerts.append(message)
+    def add(self, lane: Lane, message: str) -> None:
+        """Queue a message."""
+        self._memory[lane].append(message)
 
-    def add_score(self, message: str) -> None:
-        """Queue a score."""
-        self._scores.append(message)
+    def head(self, count: int) -> dict[Lane, list[str]]:
+        """Return the messages to send next, by kind, oldest first, at most `count`.
 
-    def head(self, count: int) -> tuple[list[str], list[str]]:
-        """Return the alerts and scores to send next, oldest first, together at most `count`."""
-        alerts = self._spool.head(count)
-        alerts += islice(self._alerts, count - len(alerts))
-        return alerts, list(islice(self._scores, count - len(alerts)))
+        No two of one kind are about the same track or source: whichever of them is refused, none
+        overtakes another that it belongs behind. No kind is in it while one before it has more.
+        """
+        batch: dict[Lane, list[str]] = {}
+        for lane in _NOUNS:
+            batch[lane] = self._independent(lane, count)
+            count -= len(batch[lane])
+            if len(batch[lane]) < self._waiting(lane):
+                break
+        return batch
 
-    def drop(self, alerts: int, scores: int) -> None:
-        """Forget so many of the oldest alerts and scores: they are delivered."""
-        spooled = min(alerts, len(self._spool))
-        self._spool.drop(spooled)
-        for _ in range(alerts - spooled):
-            self._alerts.popleft()
-        for _ in range(scores):
-            self._scores.popleft()
+    def drop(self, lane: Lane, count: int) -> None:
+        """Forget so many of the oldest messages of a kind: they are delivered."""
+        spool = self._spools.get(lane)
+        if spool is not None:
+            spooled = min(count, len(spool))
+            spool.drop(spooled)
+            count -= spooled
+        for _ in range(count):
+            self._memory[lane].popleft()
 
     def keep(self) -> None:
-        """Move the alerts to the disk, and drop and count what is too much for the memory."""
-        complaint = ""
-        try:
-            for _ in range(self._spool.append(self._alerts)):
-                self._alerts.popleft()
-            if self._alerts:
-                complaint = "full"
-        except OSError as error:
-            complaint = error.strerror or type(error).__name__
-        if complaint and complaint != self._disk_complaint:
-            log.warning("%s: %s; alerts wait in memory", self._spool.path, complaint)
-        self._disk_complaint = complaint
-        while len(self._alerts) + len(self._scores) > self._limit:
-            if self._scores:
-                self._scores.popleft()
-                self.scores_lost += 1
-            else:
-                self._alerts.popleft()
-                self.alerts_lost += 1
+        """Move what may be spooled to the disk; drop and count what is too much for the memory."""
+        complaints = [self._spool(lane) for lane in self._spools]
+        complaint = "; ".join(filter(None, complaints))
+        if complaint and complaint != self._complaint:
+            log.warning("%s", complaint)
+        self._complaint = complaint
+        excess = sum(map(len, self._memory.values())) - self._memory_limit
+        for lane in reversed(_NOUNS):
+            dropped = min(max(excess, 0), len(self._memory[lane]))
+            for _ in range(dropped):
+                self._memory[lane].popleft()
+            self.lost[lane] += dropped
+            excess -= dropped
 
     def abandon(self) -> None:
-        """Drop and count what waits in memory; the spool stays."""
-        self.alerts_lost += len(self._alerts)
-        self.scores_lost += len(self._scores)
-        self._alerts.clear()
-        self._scores.clear()
+        """Drop and count what waits in memory; the spools stay."""
+        for lane, messages in self._memory.items():
+            self.lost[lane] += len(messages)
+            messages.clear()
 
     def account(self) -> str:
         """Say what is kept where, and what is lost."""
         says = []
-        if self._spool:
+        kept = {lane: len(spool) for lane, spool in self._spools.items() if spool}
+        if kept:
             says.append(
-                f"{len(self._spool)} alerts are kept in {self._spool.path}: start again with this "
-                f"sink's `spool: {self._spool.path.parent}` to send them"
+                f"{counted(kept)} are kept in {self._folder.path}: start again with this sink's "
+                f"`spool: {self._folder.path}` to send them"
             )
-        if self._alerts or self._scores:
-            says.append(f"{len(self._alerts)} alerts and {len(self._scores)} scores are in memory")
-        says.append(f"{self.alerts_lost} alerts and {self.scores_lost} scores are lost")
+        waiting = {lane: len(messages) for lane, messages in self._memory.items() if messages}
+        if waiting:
+            says.append(f"{counted(waiting)} are in memory")
+        says.append(f"{counted(self.lost)} are lost")
         return "; ".join(says)
+
+    def close(self) -> None:
+        """Release the files; what waits on disk stays there."""
+        for spool in self._spools.values():
+            spool.close()
+        self._folder.close()
+
+    def _waiting(self, lane: Lane) -> int:
+        return len(self._spools.get(lane, ())) + len(self._memory[lane])
+
+    def _independent(self, lane: Lane, count: int) -> list[str]:
+        batch: list[str] = []
+        subjects = set()
+        for message in self._oldest_first(lane):
+            subject = _subject(message)
+            if len(batch) == count or subject in subjects:
+                break
+            batch.append(message)
+            subjects.add(subject)
+        return batch
+
+    def _oldest_first(self, lane: Lane) -> Iterator[str]:
+        return chain(self._spools.get(lane, ()), self._memory[lane])
+
+    def _spool(self, lane: Lane) -> str:
+        """Move messages of a kind to the disk, and return what prevents it."""
+        spool, messages = self._spools[lane], self._memory[lane]
+        noun = _NOUNS[lane]
+        try:
+            for _ in range(spool.append(messages)):
+                messages.popleft()
+        except ConfigError as error:
+            return f"{noun} wait in memory: {error}"
+        except OSError as error:
+            if spool.path is None:
+                return (
+                    f"{noun} wait in memory: no folder for temporary files ({error.strerror}); "
+                    "name one that lasts with this sink's `spool`"
+                )
+            return f"{noun} wait in memory: {spool.path}: {error.strerror or type(error).__name__}"
+        return f"{noun} wait in memory: {spool.path}: full" if messages else ""
+
+
+def counted(messages: Mapping[Lane, int]) -> str:
+    """Say how many messages of each kind.
+
+    >>> counted({Lane.ALERTS: 2, Lane.TRACKS: 1})
+    '2 alerts and 1 scores'
+    """
+    *first, last = [f"{messages[lane]} {noun}" for lane, noun in _NOUNS.items() if lane in messages]
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _subject(message: str) -> str | None:
+    """Return the id of the track, else of the source, that a message is about."""
+    parts = json.loads(message)
+    about = parts.get("track") or parts.get("source")
+    return str(about.get("id")) if isinstance(about, dict) else None

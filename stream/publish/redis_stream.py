@@ -8,20 +8,19 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import shutil
 import tempfile
 import time
-from pathlib import Path
+from collections import Counter
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import ExecAbortError, NoPermissionError, RedisError
 
 from stream.errors import ConfigError, SinkError
 from stream.messages import SCHEMA, Lane, StatusMessage
-from stream.publish.backlog import Backlog
+from stream.publish.backlog import Backlog, counted
 from stream.publish.embedded import EmbeddedServer
-from stream.publish.redis_client import read_address, reason, waiting_may_cure
-from stream.publish.spool import Spool
+from stream.publish.redis_client import Node, cluster_hint, read_address, reason, waiting_may_cure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -36,6 +35,8 @@ log = logging.getLogger(__name__)
 _CHUNK: Final = 500  # messages in one pipeline: about half a megabyte
 _FIRST_WAIT_S: Final = 0.1
 _LONGEST_WAIT_S: Final = 5.0
+_STREAMS: Final = (Lane.ALERTS, Lane.SOURCES, Lane.TRACKS)
+_ON_CHANNEL: Final = (Lane.ALERTS, Lane.SOURCES)
 
 
 class RedisSink:
@@ -45,19 +46,20 @@ class RedisSink:
         config: of this sink.
         run: of the producer; names the connection.
         heartbeat_s: longest time between two statuses of a source; its hash expires after three.
+        source_ids: whose statuses will be sent; their keys are looked at.
         clock: monotonic seconds.
 
     Attributes:
         address: where to read, without credentials; the embedded server's, if no URL was given.
         backlog: what waits, and counts what was lost.
-        alerts_sent: entries of the stream `<ns>:alerts` that Redis acknowledged.
-        scores_sent: entries of the stream `<ns>:tracks` that Redis acknowledged.
+        sent: entries of the streams that Redis acknowledged, by kind.
         outages: times that Redis went away.
 
     Raises:
         ConfigError: the URL or the spool can't be used, or Redis refuses us for a reason that
-            waiting can't cure: password, permissions, TLS. A Redis that is not there is an outage
-            instead: messages wait from the start.
+            waiting can't cure: password, permissions, TLS, a key of another type, a cluster that
+            would spread our keys. A Redis that is not there is an outage instead: messages wait
+            from the start.
     """
 
     def __init__(
@@ -66,10 +68,17 @@ class RedisSink:
         *,
         run: str,
         heartbeat_s: float,
+        source_ids: Sequence[str] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.alerts_sent = self.scores_sent = self.outages = 0
+        self.sent = Counter(dict.fromkeys(_STREAMS, 0))
+        self.outages = 0
         self._config = config
+        self._maxlens = {
+            Lane.ALERTS: config.alerts_maxlen,
+            Lane.SOURCES: config.sources_maxlen,
+            Lane.TRACKS: config.tracks_maxlen,
+        }
         self._clock = clock
         self._status_ttl_s = math.ceil(3 * heartbeat_s)
         self._statuses: dict[str, Mapping[str, str]] = {}  # by source, the latest not yet sent
@@ -81,20 +90,30 @@ class RedisSink:
         self._gave_up = self._closed = False
         with contextlib.ExitStack() as resources:
             if config.url is None:
-                url = resources.enter_context(EmbeddedServer()).url
+                server = resources.enter_context(contextlib.closing(EmbeddedServer()))
+                url = server.url
             else:
                 url = config.url.get_secret_value()
             address = read_address(url, config.ca_file)
             self.address = address.shown
-            self._redis = address.client(name=f"facewarden-{run}", timeout_s=config.timeout_s)
-            resources.callback(self._redis.close)
-            spool = _open_spool(config, resources)
-            self.backlog = Backlog(spool, config.queue_messages)
-            self._rehearse()
+            self._node = Node(address, name=f"facewarden-{run}", timeout_s=config.timeout_s)
+            resources.callback(self._node.close)
+            self.backlog = Backlog(
+                config.spool,
+                spool_limits={
+                    Lane.ALERTS: config.spool_alerts,
+                    Lane.SOURCES: config.spool_sources,
+                },
+                memory_limit=config.queue_messages,
+            )
+            resources.callback(self.backlog.close)
+            self._rehearse(source_ids)
             self._resources = resources.pop_all()
         log.info("messages go to %s, keys %s:*", self.address, config.namespace)
-        if spool:
-            log.warning("%s: %d alerts of an earlier run wait", spool.path, len(spool))
+        if config.spool is None:
+            _warn_without_temporary_folder()
+        if self.backlog:
+            log.warning("from an earlier run: %s", self.backlog.account())
             self.publish([])
 
     def publish(self, messages: Sequence[OutMessage]) -> None:
@@ -109,10 +128,8 @@ class RedisSink:
         for message in messages:
             if isinstance(message, StatusMessage):
                 self._statuses[message.source.id] = message.hash_fields()
-            elif message.lane in (Lane.ALERTS, Lane.SOURCES):
-                self.backlog.add_alert(message.to_json())
             else:
-                self.backlog.add_score(message.to_json())
+                self.backlog.add(message.lane, message.to_json())
         if self._away_since is not None:
             self.backlog.keep()
         if self._clock() >= self._retry_at:
@@ -142,100 +159,137 @@ class RedisSink:
         if not self._gave_up:
             raise SinkError(account)
 
-    def _rehearse(self) -> None:
-        """Let Redis check every command we are going to send, and run none."""
-        pipe = self._redis.pipeline(transaction=False)
+    def _rehearse(self, source_ids: Sequence[str]) -> None:
+        """Let Redis check every command we are going to send, run none, and look at our keys."""
         started = self._clock()
-        _raw(pipe, "MULTI")  # what follows is checked and queued...
-        self._write(pipe, ["{}"], ["{}"], {"rehearsal": {"schema": SCHEMA}})
-        pipe.publish(self._key(Lane.ALERTS), "{}")
-        _raw(pipe, "DISCARD")  # ...and thrown away
-        _raw(pipe, "MULTI")
-        _raw(pipe, "EXEC")
-        error = _first_error(_execute(pipe))
+        expected = {self._key(lane): "stream" for lane in _STREAMS}
+        expected |= {self._status_key(source_id): "hash" for source_id in ("none", *source_ids)}
+        error = self._try_commands(expected)
+        while error is not None and not self._hint(error) and self._node.follow(error):
+            error = self._try_commands(expected)
         if error is None:
             return
-        if not waiting_may_cure(error):
+        if self._hint(error) or not waiting_may_cure(error):
             denied = isinstance(error, NoPermissionError | ExecAbortError)
-            hint = "; see docs/messages.md" if denied else ""
+            hint = "; see docs/messages.md" if denied else self._hint(error)
             raise ConfigError(f"Redis at {self.address} refuses us: {reason(error)}{hint}")
         self._leave(error, started)
+
+    def _try_commands(self, expected: Mapping[str, str]) -> RedisError | None:
+        """Rehearse on the present node, and return what failed first.
+
+        Args:
+            expected: type by key.
+
+        Raises:
+            ConfigError: a key is there already and of another type.
+        """
+        pipe = self._node.client.pipeline(transaction=False)
+        _raw(pipe, "MULTI")  # what follows is checked and queued...
+        self._add_messages(pipe, {lane: ["{}"] for lane in _STREAMS})
+        self._add_status(pipe, "none", {"schema": SCHEMA})
+        pipe.publish(self._key(Lane.ALERTS), "{}")
+        _raw(pipe, "DISCARD")  # ...and thrown away
+        _raw(pipe, "MULTI")  # a cluster runs a transaction only if one node holds all its keys
+        for key in expected:
+            pipe.type(key)
+        _raw(pipe, "EXEC")
+        replies = _execute(pipe)
+        types = replies[-1] if isinstance(replies[-1], list) else []
+        for (key, wanted), there in zip(expected.items(), types, strict=False):
+            if there not in (b"none", wanted.encode()):
+                raise ConfigError(
+                    f"Redis at {self.address} holds a {there.decode()} under {key}; expected a "
+                    f"{wanted} or nothing: remove it, or use another --namespace"
+                )
+        return _first_error(replies)
 
     def _deliver(self) -> None:
         """Send what waits, alerts first, until all is sent or Redis fails."""
         if not (self.backlog or self._statuses):
             return  # with nothing to send, nothing is learnt of Redis
-        alerts_before, scores_before = self.alerts_sent, self.scores_sent
+        before = self.sent.copy()
         while self.backlog or self._statuses:
             started = self._clock()
-            error = self._send(*self.backlog.head(_CHUNK))
-            if error is not None:
+            error = self._send(self.backlog.head(_CHUNK))
+            if error is None:
+                self._node.arrived()
+            elif not self._node.follow(error):
                 self._leave(error, started)
                 return
         if self._away_since is not None:
             log.warning(
-                "%s back after %.1f s: delivered %d alerts and %d scores that waited; in all, %s",
+                "%s back after %.1f s: delivered %s that waited; in all, %s",
                 self.address,
                 self._away_s(),
-                self.alerts_sent - alerts_before,
-                self.scores_sent - scores_before,
+                counted({lane: n - before[lane] for lane, n in self.sent.items()}),
                 self.backlog.account(),
             )
             self._away_since = None
             self._retry_at = -math.inf
 
-    def _send(self, alerts: Sequence[str], scores: Sequence[str]) -> RedisError | None:
+    def _send(self, batch: Mapping[Lane, Sequence[str]]) -> RedisError | None:
         """Send one pipeline, forget what Redis acknowledged, and return what failed first.
 
-        What it writes is one transaction, so that a Redis which recovers in its midst does not take
-        a later alert before an earlier one. When the reply is lost, all of it is sent again.
+        Each message is a command by itself, not a part of a transaction: some servers lose
+        transactions when they restart (docs/decisions/0021). If a message is refused, those after
+        it are sent again, as when the reply is lost.
+
+        Args:
+            batch: messages by kind; none of a kind must stand behind another of them.
         """
-        pipe = self._redis.pipeline(transaction=False)
-        _raw(pipe, "MULTI")
-        self._write(pipe, alerts, scores, self._statuses)
-        _raw(pipe, "EXEC")
+        pipe = self._node.client.pipeline(transaction=False)
+        self._add_messages(pipe, batch)
+        if self._statuses:
+            _raw(pipe, "MULTI")  # a status without an expiry would outlive us
+            for source_id, fields in self._statuses.items():
+                self._add_status(pipe, source_id, fields)
+            _raw(pipe, "EXEC")
         written = len(pipe)
-        for alert in alerts:  # no part of the transaction: the channel may fail alone
-            pipe.publish(self._key(Lane.ALERTS), alert)
+        for lane in _ON_CHANNEL:
+            for message in batch.get(lane, ()):
+                pipe.publish(self._key(Lane.ALERTS), message)
         replies = _execute(pipe)
-        results = replies[written - 1]  # of EXEC
-        if isinstance(results, RedisError):
-            return _first_error(replies[:written])
-        n_alerts = _acknowledged(results[: len(alerts)])
-        n_scores = _acknowledged(results[len(alerts) :][: len(scores)])
-        self.backlog.drop(n_alerts, n_scores)
-        self.alerts_sent += n_alerts
-        self.scores_sent += n_scores
-        error = _first_error(results)
+        error = self._settle(batch, replies[:written])
         if error is None:
             self._statuses.clear()
             self._check_channel(_first_error(replies[written:]))
         return error
 
-    def _write(
-        self,
-        pipe: Pipeline,
-        alerts: Iterable[str],
-        scores: Iterable[str],
-        statuses: Mapping[str, Mapping[str, str]],
-    ) -> None:
-        """Add to a pipeline what goes into keys: alerts, scores, statuses."""
-        config = self._config
-        for alert in alerts:
-            pipe.xadd(self._key(Lane.ALERTS), {"metadata": alert}, maxlen=config.alerts_maxlen)
-        for score in scores:
-            pipe.xadd(self._key(Lane.TRACKS), {"metadata": score}, maxlen=config.tracks_maxlen)
-        for source_id, fields in statuses.items():
-            key = f"{self._key(Lane.STATUS)}:{source_id}"
-            pipe.hset(key, items=[part for field in fields.items() for part in field])
-            pipe.expire(key, self._status_ttl_s)
+    def _settle(
+        self, batch: Mapping[Lane, Sequence[str]], replies: Sequence[Any]
+    ) -> RedisError | None:
+        """Drop what was acknowledged, and return what failed first."""
+        remaining = iter(replies)
+        for lane, messages in batch.items():
+            n = _acknowledged(list(islice(remaining, len(messages))))
+            self.backlog.drop(lane, n)
+            self.sent[lane] += n
+        results = replies[-1] if self._statuses and isinstance(replies[-1], list) else []
+        return _first_error([*replies, *results])
+
+    def _add_messages(self, pipe: Pipeline, batch: Mapping[Lane, Sequence[str]]) -> None:
+        for lane, messages in batch.items():
+            for message in messages:
+                pipe.xadd(self._key(lane), {"metadata": message}, maxlen=self._maxlens[lane])
+
+    def _add_status(self, pipe: Pipeline, source_id: str, fields: Mapping[str, str]) -> None:
+        key = self._status_key(source_id)
+        pipe.hset(key, items=[part for field in fields.items() for part in field])
+        pipe.expire(key, self._status_ttl_s)
+
+    def _status_key(self, source_id: str) -> str:
+        return f"{self._key(Lane.STATUS)}:{source_id}"
 
     def _key(self, lane: Lane) -> str:
         return f"{self._config.namespace}:{lane}"
 
+    def _hint(self, error: RedisError) -> str:
+        return cluster_hint(error, self._config.namespace)
+
     def _leave(self, error: RedisError, started: float) -> None:
-        """Note that Redis is away, choose when to try again, and bring the alerts to safety."""
-        why = reason(error)
+        """Note that Redis is away, choose when to try again, and bring what waits to safety."""
+        why = reason(error) + self._hint(error)
         if self._away_since is None:
             self._away_since = started
             self._wait_s = _FIRST_WAIT_S
@@ -248,8 +302,7 @@ class RedisSink:
         # An attempt that hung until its timeout is followed by a rest four times as long.
         self._retry_at = now + max(self._wait_s, 4 * (now - started))
         self._wait_s = min(2 * self._wait_s, _LONGEST_WAIT_S)
-        # After a failover the name leads elsewhere; an open connection does not.
-        self._redis.connection_pool.disconnect()
+        self._node.start_over()
         self.backlog.keep()
 
     def _check_channel(self, error: RedisError | None) -> None:
@@ -267,18 +320,16 @@ class RedisSink:
         return f"{away}; {self.backlog.account()}"
 
 
-def _open_spool(config: RedisSinkConfig, resources: contextlib.ExitStack) -> Spool:
-    """Open the configured spool, or one in a folder that goes when nothing is left in it."""
-    folder = config.spool or Path(tempfile.mkdtemp(prefix="facewarden-spool-"))
-    spool = Spool(folder, config.spool_alerts)
-
-    def release() -> None:
-        spool.close()
-        if config.spool is None and not spool:
-            shutil.rmtree(folder)
-
-    resources.callback(release)
-    return spool
+def _warn_without_temporary_folder() -> None:
+    """Say now, rather than in an outage, that nothing can be kept on disk."""
+    try:
+        tempfile.gettempdir()
+    except OSError as error:
+        log.warning(
+            "no folder for temporary files (%s): while Redis is away, messages wait in memory "
+            "alone; name a folder that lasts with this sink's `spool`",
+            error.strerror,
+        )
 
 
 def _execute(pipe: Pipeline) -> Sequence[Any]:

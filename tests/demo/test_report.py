@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -294,7 +295,7 @@ def test_contact_sheet_of_another_clip_than_the_messages_is_refused(
 
 @pytest.mark.redis
 def test_redis_table_counts_what_each_key_holds():
-    with EmbeddedServer() as server, redis.Redis.from_url(server.url) as client:
+    with closing(EmbeddedServer()) as server, redis.Redis.from_url(server.url) as client:
         for _ in range(3):
             client.xadd("facewarden:alerts", {"metadata": "{}"})
         client.hset("facewarden:status:clip", mapping={"state": "open", "code": "ok"})

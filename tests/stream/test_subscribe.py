@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from itertools import islice
 from pathlib import Path
 
@@ -44,8 +45,8 @@ def ids(messages):
     return [message["event"]["id"] for message in messages]
 
 
-def pending(client):
-    return client.xpending("facewarden:alerts", "siem")["pending"]
+def pending(client, stream="alerts"):
+    return client.xpending(f"facewarden:{stream}", "siem")["pending"]
 
 
 def test_messages_come_in_order_and_are_acknowledged(subscribe, send, redis_server):
@@ -86,11 +87,74 @@ def test_every_group_gets_all_messages(subscribe, send, redis_server):
         assert ids(islice(alerts, 2)) == ["1", "2"]
 
 
-def test_scores_are_read_from_the_other_stream(subscribe, send):
-    send("alert")
+def test_verdicts_and_source_events_are_read_together_each_in_order(subscribe, send, redis_server):
+    send("v1", "v2", "v3")
+    send("s1", "s2", stream="sources")
     send("score", stream="tracks")
-    with subscribe(stream="tracks") as scores:
-        assert ids(islice(scores, 1)) == ["score"]
+    with subscribe() as alerts:
+        received = ids(islice(alerts, 5))
+    assert [i for i in received if i.startswith("v")] == ["v1", "v2", "v3"]
+    assert [i for i in received if i.startswith("s")] == ["s1", "s2"]
+    assert pending(redis_server.client) == pending(redis_server.client, "sources") == 0
+
+
+def test_flood_of_one_stream_does_not_hide_the_other(subscribe, send):
+    send(*(f"s{n}" for n in range(50)), stream="sources")
+    send("v1")
+    with subscribe() as alerts:
+        assert "v1" in ids(islice(alerts, 3))
+
+
+@pytest.mark.parametrize("stream", ["alerts", "sources", "tracks"])
+def test_one_stream_alone_is_read_when_named(subscribe, send, redis_server, stream):
+    for name in ("alerts", "sources", "tracks"):
+        send(f"1 of {name}", f"2 of {name}", stream=name)
+    with subscribe(streams=[stream]) as messages:
+        assert ids(islice(messages, 2)) == [f"1 of {stream}", f"2 of {stream}"]
+    groups = [redis_server.client.xinfo_groups(f"facewarden:{s}") for s in {"alerts", "sources"}]
+    assert sum(map(len, groups)) == (0 if stream == "tracks" else 1)
+
+
+@pytest.mark.parametrize("streams", [[], ["alerts", "alerts"]])
+def test_subscription_to_nothing_or_to_a_stream_twice_is_refused(redis_server, streams):
+    with pytest.raises(ValueError, match="streams must be named, each once"):
+        Subscription(redis_server.url, group="siem", streams=streams)
+
+
+def test_message_that_came_along_and_was_not_handed_out_comes_to_another_consumer(
+    subscribe, send, redis_server
+):
+    send("v1")
+    send("s1", stream="sources")
+    with subscribe("a") as alerts:
+        (first,) = ids(islice(alerts, 1))
+    with subscribe("b", reclaim_s=0) as alerts:
+        assert {first, *ids(islice(alerts, 1))} == {"v1", "s1"}
+    assert pending(redis_server.client) == pending(redis_server.client, "sources") == 0
+
+
+def test_message_that_was_held_back_for_too_long_is_left_to_others(subscribe, send):
+    send("v1")
+    send("s1", stream="sources")
+    with subscribe("slow", reclaim_s=0.2) as slow, subscribe("quick", reclaim_s=0.2) as quick:
+        ((entry, left_at),) = (next(slow), slow._next)[1]
+        while time.monotonic() < left_at:
+            time.sleep(0.01)
+        quick._reclaim_at = 0
+        ids(islice(quick, 2))  # took both over
+        send("v2")
+        assert ids(islice(slow, 1)) == ["v2"]
+    assert entry.stream in ("alerts", "sources")
+
+
+def test_dead_letters_of_each_stream_lie_beside_it(subscribe, redis_server, send):
+    redis_server.client.xadd("facewarden:sources", {"metadata": "{"})
+    send("v1")
+    send("s1", stream="sources")
+    with subscribe() as alerts:
+        assert set(ids(islice(alerts, 2))) == {"v1", "s1"}
+    assert redis_server.client.xlen("facewarden:sources:dlq") == 1
+    assert redis_server.client.xlen("facewarden:alerts:dlq") == 0
 
 
 def test_message_whose_handler_raised_is_delivered_again(subscribe, send):
@@ -208,6 +272,34 @@ def test_group_that_was_deleted_is_made_anew_without_handling_anything_twice(
         assert ids(islice(alerts, 1)) == ["2"]
 
 
+def test_stream_that_is_deleted_while_we_wait_does_not_end_the_subscription(
+    subscribe, send, redis_server
+):
+    with subscribe(reclaim_s=60) as alerts:
+        deleted = threading.Timer(0.3, redis_server.client.delete, ["facewarden:alerts"])
+        deleted.start()
+        sent = threading.Timer(1.0, send, ["1"])
+        sent.start()
+        assert ids(islice(alerts, 1)) == ["1"]
+        deleted.join()
+        sent.join()
+
+
+def test_failover_while_we_wait_does_not_end_the_subscription(subscribe, send, redis_server):
+    client = redis_server.client
+
+    def fail_over():
+        client.replicaof("127.0.0.1", 1)  # Redis unblocks who waits for messages
+        client.replicaof("NO", "ONE")
+        send("1")
+
+    with subscribe(reclaim_s=60) as alerts:
+        failover = threading.Timer(0.5, fail_over)
+        failover.start()
+        assert ids(islice(alerts, 1)) == ["1"]
+        failover.join()
+
+
 def test_server_that_is_away_at_the_end_does_not_keep_the_subscriber(
     subscribe, send, redis_server, caplog
 ):
@@ -277,3 +369,31 @@ def test_command_refuses_what_is_no_url_in_one_line():
     assert err.startswith("error: not a Redis URL")
     assert err.count("\n") == 1
     assert "S3cret" not in err
+
+
+def test_command_reads_the_streams_that_are_named(send, redis_server):
+    for stream in ("alerts", "sources", "tracks"):
+        send(stream, stream=stream)
+    for options, expected in (
+        ((), {"alerts", "sources"}),
+        (("--stream", "sources"), {"sources"}),
+        (("--stream", "tracks", "--stream", "alerts"), {"tracks", "alerts"}),
+    ):
+        group = "-".join(expected)
+        command = ("--redis", redis_server.url, "--group", group, "--from-start", *options)
+        with _command(*command) as process:
+            lines = [json.loads(process.stdout.readline()) for _ in expected]
+            process.send_signal(signal.SIGINT)
+        assert set(ids(lines)) == expected
+
+
+def test_consumer_imports_nothing_of_the_analysis():
+    script = (
+        "import sys, stream.subscribe; print(*{name.partition('.')[0] for name in sys.modules})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True, cwd=ROOT
+    )
+    names = set(done.stdout.split()) - sys.stdlib_module_names
+    ours = {name for name in names if not name.startswith("_")}
+    assert ours <= {"stream", "redis", "click"}

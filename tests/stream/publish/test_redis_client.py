@@ -6,10 +6,10 @@ from urllib.parse import quote
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from redis.exceptions import ResponseError
+from redis.exceptions import AskError, ClusterCrossSlotError, MovedError, ResponseError
 
 from stream.errors import ConfigError
-from stream.publish.redis_client import read_address, reason
+from stream.publish.redis_client import Node, cluster_hint, read_address, reason
 
 # Every character that means something in a URL, and some that do not.
 PASSWORDS = st.text("pW7@/?#%:[]&=;+ é~", min_size=1, max_size=12).map(lambda s: f"S3cr{s}t")
@@ -104,8 +104,57 @@ def test_ca_file_without_tls_is_refused_instead_of_ignored(url, tmp_path):
 
 
 def test_reason_does_not_repeat_the_command_which_may_hold_a_message():
-    told = 'Command # 1 (XADD alerts * metadata {"schema") of pipeline caused error: OOM here.'
-    assert reason(ResponseError(told)) == "OOM here"
+    text = 'Command # 1 (XADD alerts * metadata {"schema") of pipeline caused error: OOM here.'
+    assert reason(ResponseError(text)) == "OOM here"
+
+
+def test_redirection_is_called_by_its_name():
+    assert reason(MovedError("8470 10.0.0.7:7000")) == "MOVED 8470 10.0.0.7:7000"
+    assert reason(AskError("8470 10.0.0.7:7000")) == "ASK 8470 10.0.0.7:7000"
+
+
+@pytest.mark.parametrize(
+    ("namespace", "hint"),
+    [
+        ("facewarden", "; cluster mode needs a hash tag: --namespace '{facewarden}'"),
+        ("{facewarden}", ""),
+    ],
+)
+def test_hash_tag_is_proposed_to_who_has_none(namespace, hint):
+    assert cluster_hint(MovedError("8470 10.0.0.7:7000"), namespace) == hint
+    assert cluster_hint(ClusterCrossSlotError("Keys in request"), namespace) == hint
+    assert cluster_hint(ResponseError("OOM"), namespace) == ""
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "shown"),
+    [
+        ("redis://fw:S3cret@one:7000", "two", "redis://two:7001"),
+        ("redis://fw:S3cret@one:7000", "", "redis://one:7001"),
+        ("rediss://fw:S3cret@one", "2001:db8::7", "rediss://[2001:db8::7]:7001"),
+        ("unix://fw:S3cret@/run/redis.sock", "two", "redis://two:7001"),
+        ("unix://fw:S3cret@/run/redis.sock", "", "redis://localhost:7001"),
+    ],
+)
+def test_other_node_of_a_cluster_is_reached_as_the_same_user(url, host, shown):
+    address = read_address(url).elsewhere(host, 7001)
+    assert address.shown == shown
+    assert (address.options["username"], address.options["password"]) == ("fw", "S3cret")
+    assert "unix_socket_path" not in address.options
+    assert ("ssl" in address.options) is shown.startswith("rediss")
+
+
+def test_node_follows_redirections_but_not_in_circles():
+    node = Node(read_address("redis://one"), name="test", timeout_s=1)
+    answers = [node.follow(MovedError(f"1 node{n}:7000")) for n in range(5)]
+    assert answers == [True, True, True, False, False]
+    assert node.client.connection_pool.connection_kwargs["host"] == "node2"
+    node.arrived()
+    assert node.follow(MovedError("1 node9:7000"))
+    node.start_over()
+    assert node.client.connection_pool.connection_kwargs["host"] == "one"
+    assert not node.follow(AskError("1 node9:7000"))
+    node.close()
 
 
 @pytest.mark.parametrize(

@@ -16,13 +16,14 @@ import pytest
 
 from stream.config import RedisSinkConfig
 from stream.errors import SinkError
+from stream.messages import Lane
 from stream.publish.redis_stream import RedisSink
 
 pytestmark = pytest.mark.redis
 
 
 class Clock:
-    """Stands still unless told."""
+    """Stands still unless it is set."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -51,8 +52,15 @@ def open_sink(redis_server, tmp_path, clock):
 
 
 def event_ids(client, lane):
-    found = client.xrange(f"facewarden:{lane}")
-    return [json.loads(fields[b"metadata"])["event"]["id"] for _, fields in found]
+    entries = client.xrange(f"facewarden:{lane}")
+    return [json.loads(fields[b"metadata"])["event"]["id"] for _, fields in entries]
+
+
+def lost(sink):
+    return dict(sink.backlog.lost)
+
+
+NOTHING = {Lane.ALERTS: 0, Lane.SOURCES: 0, Lane.TRACKS: 0}
 
 
 def verdicts(numbers):
@@ -85,7 +93,7 @@ def test_nothing_is_lost_when_the_server_is_killed_under_load_and_comes_back(
     assert list(dict.fromkeys(alerts)) == verdicts(range(300))
     assert list(dict.fromkeys(tracks)) == scores(range(300))
     assert redis_server.client.exists("facewarden:status:cam1")
-    assert (sink.outages, sink.backlog.alerts_lost, sink.backlog.scores_lost) == (1, 0, 0)
+    assert (sink.outages, lost(sink)) == (1, NOTHING)
 
 
 def test_alerts_wait_on_disk_while_the_server_is_away(open_sink, redis_server, messages, tmp_path):
@@ -106,14 +114,14 @@ def test_oldest_scores_beyond_the_limit_are_dropped_counted_and_said(
     redis_server.kill()
     for n in range(25):
         sink.publish([messages.score(frame=n), messages.alert(ordinal=n)])
-    assert (sink.backlog.alerts_lost, sink.backlog.scores_lost) == (0, 15)
+    assert lost(sink) == NOTHING | {Lane.TRACKS: 15}
     redis_server.restart()
     clock.now += 60
     sink.publish([])
     assert event_ids(redis_server.client, "alerts") == verdicts(range(25))
     assert event_ids(redis_server.client, "tracks") == scores(range(15, 25))
-    assert "back after 60.0 s: delivered 25 alerts and 10 scores" in caplog.text
-    assert "0 alerts and 15 scores are lost" in caplog.text
+    assert "back after 60.0 s: delivered 25 alerts, 0 source events and 10 scores" in caplog.text
+    assert "0 alerts, 0 source events and 15 scores are lost" in caplog.text
     sink.close()
 
 
@@ -131,6 +139,61 @@ def test_only_the_latest_status_is_sent_after_an_outage(open_sink, redis_server,
     sink.close()
 
 
+def test_flood_of_source_events_in_an_outage_and_after_it_pushes_out_no_verdict(
+    open_sink, redis_server, messages, clock
+):
+    sink = open_sink(
+        spool_alerts=5, spool_sources=20, queue_messages=30, alerts_maxlen=100, sources_maxlen=100
+    )
+
+    def flood(first):
+        for n in range(first, first + 1000):
+            sink.publish([messages.source_alert(ordinal=n, source=f"cam{n % 7}")])
+
+    sink.publish([messages.alert(ordinal=1)])
+    redis_server.kill()
+    sink.publish([messages.alert(ordinal=n) for n in range(2, 12)])
+    flood(0)
+    sink.publish([messages.alert(ordinal=12)])
+    redis_server.restart()
+    clock.now += 60
+    flood(1000)
+    sink.close()
+    assert event_ids(redis_server.client, "alerts") == verdicts(range(2, 13))
+    assert redis_server.client.xlen("facewarden:sources") < 300
+    assert sink.backlog.lost[Lane.ALERTS] == 0
+    assert sink.backlog.lost[Lane.SOURCES] > 900
+
+
+def test_source_events_wait_on_disk_too_and_a_later_run_sends_them(
+    open_sink, redis_server, messages, tmp_path
+):
+    sink = open_sink()
+    redis_server.kill()
+    sink.publish([messages.source_alert(), messages.alert()])
+    with pytest.raises(SinkError, match="1 alerts and 1 source events are kept in"):
+        sink.close()
+    assert {file.name for file in (tmp_path / "spool").iterdir()} == {
+        "alerts.jsonl",
+        "sources.jsonl",
+    }
+    redis_server.restart()
+    open_sink().close()
+    assert event_ids(redis_server.client, "alerts") == verdicts([1])
+    assert event_ids(redis_server.client, "sources") == ["cam1-0a1b2c3d-0:lost:1"]
+
+
+def test_spools_of_alerts_and_source_events_have_limits_of_their_own(
+    open_sink, redis_server, messages
+):
+    sink = open_sink(spool_alerts=1, spool_sources=3)
+    redis_server.kill()
+    sink.publish([messages.alert(ordinal=n) for n in range(5)])
+    sink.publish([messages.source_alert(ordinal=n) for n in range(5)])
+    with pytest.raises(SinkError, match="1 alerts and 3 source events are kept in"):
+        sink.close()
+
+
 def test_sink_gives_up_after_the_limit_and_says_what_is_kept_where(
     open_sink, redis_server, messages, clock, tmp_path
 ):
@@ -145,7 +208,7 @@ def test_sink_gives_up_after_the_limit_and_says_what_is_kept_where(
     message = str(caught.value)
     spool = tmp_path / "spool"
     assert "away for 31 s (Error" in message
-    assert f"3 alerts are kept in {spool / 'alerts.jsonl'}" in message
+    assert f"3 alerts are kept in {spool}" in message
     assert f"`spool: {spool}`" in message
     sink.close()  # has nothing to add: does not raise again
 
@@ -156,14 +219,14 @@ def test_later_run_sends_first_what_an_earlier_one_kept(open_sink, redis_server,
     sink.publish([messages.alert(ordinal=1), messages.alert(ordinal=2), messages.score()])
     with pytest.raises(SinkError, match=r"2 alerts are kept .* 1 scores are lost"):
         sink.close()
-    assert "1 scores are lost" in caplog.text
+    assert "and 1 scores are lost" in caplog.text
     redis_server.restart()
     later = open_sink()
     assert event_ids(redis_server.client, "alerts") == verdicts([1, 2])
     later.publish([messages.alert(ordinal=3)])
     later.close()
     assert event_ids(redis_server.client, "alerts") == verdicts([1, 2, 3])
-    assert (later.alerts_sent, later.outages) == (3, 0)
+    assert (later.sent[Lane.ALERTS], later.outages) == (3, 0)
 
 
 def test_close_delivers_what_waits_even_before_the_next_attempt_is_due(
@@ -362,9 +425,32 @@ def test_server_that_is_still_loading_is_an_outage(tmp_path, caplog):
     with socketserver.TCPServer(("127.0.0.1", 0), Loading) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         url = f"redis://127.0.0.1:{server.server_address[1]}"
-        RedisSink(RedisSinkConfig(url=url, spool=tmp_path), run="0a1b2c3d", heartbeat_s=5).close()
+        config = RedisSinkConfig(url=url, spool=tmp_path)
+        RedisSink(config, run="0a1b2c3d", heartbeat_s=5).close()
         server.shutdown()
     assert "away (Redis is loading the dataset in memory)" in caplog.text
+
+
+def test_cluster_whose_nodes_send_us_in_circles_is_an_outage(tmp_path, messages, caplog):
+    class InCircles(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            port = self.server.server_address[1]
+            while line := self.rfile.readline():
+                if line.startswith(b"*"):
+                    name = (self.rfile.readline(), self.rfile.readline())[1].upper()
+                    known = name in (b"CLIENT\r\n", b"MULTI\r\n")
+                    self.wfile.write(b"+OK\r\n" if known else b"-MOVED 1 127.0.0.1:%d\r\n" % port)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), InCircles) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        url = f"redis://127.0.0.1:{server.server_address[1]}"
+        config = RedisSinkConfig(url=url, spool=tmp_path, namespace="{fw}")
+        sink = RedisSink(config, run="0a1b2c3d", heartbeat_s=5)
+        sink.publish([messages.alert()])
+        with pytest.raises(SinkError, match=r"away for .*\(MOVED 1 .*1 alerts are kept"):
+            sink.close()
+        server.shutdown()
 
 
 def test_order_is_kept_when_memory_runs_out_in_the_midst_of_a_step(
@@ -374,32 +460,36 @@ def test_order_is_kept_when_memory_runs_out_in_the_midst_of_a_step(
     client = redis_server.client
     client.config_set("maxmemory", client.info("memory")["used_memory"] + 2_000_000)
     while not sink.outages:
-        n = sink.alerts_sent
+        n = sink.sent[Lane.ALERTS]
         sink.publish([messages.alert(ordinal=i) for i in range(n, n + 1200)])
-    assert sink.alerts_sent > 0
+    assert sink.sent[Lane.ALERTS] > 0
     client.config_set("maxmemory", 0)
     clock.now += 60
     sink.publish([])
     sink.close()
-    found = event_ids(client, "alerts")
-    assert found == verdicts(range(len(found)))
-    assert len(found) == sink.alerts_sent
+    in_redis = event_ids(client, "alerts")
+    assert in_redis == verdicts(range(len(in_redis)))
+    assert len(in_redis) == sink.sent[Lane.ALERTS]
 
 
-def test_private_spool_is_removed_when_nothing_is_left_in_it(
-    open_sink, messages, tmp_path, monkeypatch
+def test_private_spool_is_made_in_an_outage_and_removed_when_nothing_is_left_in_it(
+    open_sink, redis_server, messages, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     sink = open_sink(spool=None)
-    assert list(tmp_path.glob("facewarden-spool-*"))
     sink.publish([messages.alert()])
+    assert not list(tmp_path.iterdir())  # none is needed until Redis goes away
+    redis_server.kill()
+    sink.publish([messages.alert(ordinal=2)])
+    assert list(tmp_path.glob("facewarden-spool-*"))
+    redis_server.restart()
     sink.close()
     assert not list(tmp_path.glob("facewarden-spool-*"))
 
 
 def test_alerts_are_delivered_while_scores_are_refused(open_sink, redis_server, messages, clock):
-    redis_server.client.set("facewarden:tracks", "somebody's")
     sink = open_sink()
+    redis_server.client.set("facewarden:tracks", "somebody's")
     for n in range(3):
         clock.now += 60
         sink.publish([messages.score(frame=n), messages.alert(ordinal=n)])

@@ -141,9 +141,11 @@ def test_documented_rule_is_enough_for_a_producer(
     admin.acl_log_reset()
     with caplog.at_level(logging.WARNING):
         sink = open_sink(url.replace("unix://", "unix://facewarden:S3cret%2Fword@"))
-        sink.publish([messages.alert(), messages.score(), messages.status()])
+        step = [messages.alert(), messages.source_alert(), messages.score(), messages.status()]
+        sink.publish(step)
     keys = {key.decode() for key in admin.scan_iter()}
-    assert keys == {"facewarden:alerts", "facewarden:tracks", "facewarden:status:cam1"}
+    kinds = ("alerts", "sources", "tracks", "status:cam1")
+    assert keys == {f"facewarden:{kind}" for kind in kinds}
     assert not caplog.records
     assert admin.acl_log() == []
 
@@ -160,9 +162,10 @@ def test_documented_rule_is_the_least_for_a_producer(server, open_sink, permissi
     "narrower",
     [
         "resetchannels",
-        "resetkeys ~facewarden:alerts ~facewarden:tracks",
-        "resetkeys ~facewarden:alerts ~facewarden:status:*",
-        "resetkeys ~facewarden:tracks ~facewarden:status:*",
+        "resetkeys ~facewarden:alerts ~facewarden:sources ~facewarden:tracks",
+        "resetkeys ~facewarden:alerts ~facewarden:sources ~facewarden:status:*",
+        "resetkeys ~facewarden:alerts ~facewarden:tracks ~facewarden:status:*",
+        "resetkeys ~facewarden:sources ~facewarden:tracks ~facewarden:status:*",
     ],
 )
 def test_key_or_channel_that_is_denied_is_found_at_the_start(server, open_sink, narrower):
@@ -177,13 +180,16 @@ def test_documented_rule_is_enough_for_a_consumer(server, open_sink, messages):
     server.admin.execute_command(*_documented_rule("siem"))
     server.admin.acl_log_reset()
     with Subscription(_url(server, "siem"), group="siem", reclaim_s=0.05) as alerts:
-        server.admin.xadd("facewarden:alerts", {"metadata": "no JSON"})  # goes to the dead letters
-        open_sink(_url(server)).publish([messages.alert(ordinal=1)])
-        assert next(alerts)["event"]["id"].endswith("verdict:1")
+        for stream in ("alerts", "sources"):  # go to the dead letters
+            server.admin.xadd(f"facewarden:{stream}", {"metadata": "no JSON"})
+        open_sink(_url(server)).publish([messages.alert(ordinal=1), messages.source_alert()])
+        types = {next(alerts)["event"]["type"] for _ in range(2)}
+        assert types == {"track.verdict", "source.lost"}
         alerts._reclaim_at = 0  # takes over its own, to ask how often it was delivered
         time.sleep(0.06)
         assert alerts._left_behind()
-    assert server.admin.xlen("facewarden:alerts:dlq") == 1
+    for stream in ("alerts", "sources"):
+        assert server.admin.xlen(f"facewarden:{stream}:dlq") == 1
     assert server.admin.acl_log() == []
 
 

@@ -1,27 +1,20 @@
 from __future__ import annotations
 
 import json
-import os
-import resource
-import signal
-import stat
-import subprocess
-import sys
-from contextlib import contextmanager
+import tempfile
 from pathlib import Path
 
 import pytest
 import redis
+from pydantic import ValidationError
 
 from stream.config import JsonlSinkConfig, RedisSinkConfig
 from stream.errors import ConfigError, SinkError
-from stream.publish import open_sink
-from stream.publish.backlog import Backlog
-from stream.publish.embedded import EmbeddedServer, running_servers
+from stream.messages import Lane
+from stream.publish import open_sink, open_sinks
+from stream.publish.embedded import running_servers
 from stream.publish.jsonl import JsonlSink
 from stream.publish.redis_stream import RedisSink
-from stream.publish.spool import Spool
-from stream.records import SourceCode, SourceState
 
 
 @pytest.fixture
@@ -29,9 +22,10 @@ def open_redis(redis_server, tmp_path):
     """Open sinks on the real server and close them in the end."""
     sinks = []
 
-    def open_one(**options):
-        options = {"url": redis_server.url, "spool": tmp_path / "spool", **options}
-        sinks.append(RedisSink(RedisSinkConfig(**options), run="0a1b2c3d", heartbeat_s=5))
+    def open_one(source_ids=(), **options):
+        options = {"url": redis_server.url, "spool": tmp_path / f"spool{len(sinks)}", **options}
+        config = RedisSinkConfig(**options)
+        sinks.append(RedisSink(config, run="0a1b2c3d", heartbeat_s=5, source_ids=source_ids))
         return sinks[-1]
 
     yield open_one
@@ -39,19 +33,16 @@ def open_redis(redis_server, tmp_path):
         sink.close()
 
 
-@contextmanager
-def files_no_larger_than(size):
-    """Let writes beyond so many bytes fail, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 def entries(client, key):
     return [json.loads(fields[b"metadata"]) for _, fields in client.xrange(key)]
+
+
+def monitor_until(monitor, last):
+    """Yield what the server does up to some command."""
+    for entry in monitor.listen():
+        if entry["command"] == last:
+            return
+        yield entry
 
 
 def event_ids(client, key):
@@ -73,7 +64,8 @@ def test_alerts_and_scores_lie_in_their_streams_in_order(open_redis, redis_serve
         f"{prefix}:score:2",
         f"{prefix}:end",
     ]
-    assert (sink.alerts_sent, sink.scores_sent, sink.outages) == (2, 3, 0)
+    assert dict(sink.sent) == {Lane.ALERTS: 2, Lane.SOURCES: 0, Lane.TRACKS: 3}
+    assert sink.outages == 0
 
 
 @pytest.mark.redis
@@ -84,50 +76,99 @@ def test_entry_holds_the_message_in_its_one_field(open_redis, redis_server, mess
 
 
 @pytest.mark.redis
-def test_keys_begin_with_the_namespace(open_redis, redis_server, messages):
-    open_redis(namespace="lobby").publish([messages.alert(), messages.score(), messages.status()])
+@pytest.mark.parametrize("namespace", ["lobby", "{fw}", "prod.{fw}.eu"])
+def test_keys_begin_with_the_namespace(open_redis, redis_server, messages, namespace):
+    step = [messages.alert(), messages.source_alert(), messages.score(), messages.status()]
+    open_redis(namespace=namespace).publish(step)
     keys = {key.decode() for key in redis_server.client.scan_iter()}
-    assert keys == {"lobby:alerts", "lobby:tracks", "lobby:status:cam1"}
+    assert keys == {
+        f"{namespace}:{rest}" for rest in ("alerts", "sources", "tracks", "status:cam1")
+    }
+
+
+@pytest.mark.parametrize("namespace", ["", "a b", "{}", "{a", "a}", "{a}{b}", "*", "-a", "a" * 65])
+def test_namespace_that_would_need_quoting_or_is_half_a_hash_tag_is_refused(namespace):
+    with pytest.raises(ValidationError):
+        RedisSinkConfig(namespace=namespace)
 
 
 @pytest.mark.redis
-def test_plain_subscriber_hears_alerts_only(open_redis, redis_server, messages):
+def test_verdicts_and_source_events_lie_in_streams_of_their_own(open_redis, redis_server, messages):
+    open_redis().publish([messages.source_alert(), messages.alert(), messages.score()])
+    for stream, kind in (
+        ("alerts", "track.verdict"),
+        ("sources", "source.lost"),
+        ("tracks", "track.score"),
+    ):
+        (message,) = entries(redis_server.client, f"facewarden:{stream}")
+        assert message["event"]["type"] == kind
+
+
+@pytest.mark.redis
+def test_plain_subscriber_hears_verdicts_and_source_events_only(open_redis, redis_server, messages):
     with redis_server.client.pubsub() as pubsub:
         pubsub.subscribe("facewarden:alerts")
         assert pubsub.get_message(timeout=5)["type"] == "subscribe"
-        open_redis().publish([messages.score(), messages.status(), messages.alert()])
-        heard = pubsub.get_message(timeout=5)
-        assert heard["data"] == messages.alert().to_json().encode()
+        step = [messages.score(), messages.status(), messages.source_alert(), messages.alert()]
+        open_redis().publish(step)
+        heard = [pubsub.get_message(timeout=5)["data"] for _ in range(2)]
+        assert heard == [messages.alert().to_json().encode(), step[2].to_json().encode()]
         assert pubsub.get_message() is None
 
 
 @pytest.mark.redis
 def test_status_hash_expires_after_three_heartbeats(open_redis, redis_server, messages):
     open_redis().publish([messages.status()])
-    found = redis_server.client.hgetall("facewarden:status:cam1")
-    assert {k.decode(): v.decode() for k, v in found.items()} == (messages.status().hash_fields())
+    fields = redis_server.client.hgetall("facewarden:status:cam1")
+    assert {k.decode(): v.decode() for k, v in fields.items()} == (messages.status().hash_fields())
     assert 14 <= redis_server.client.ttl("facewarden:status:cam1") <= 15
 
 
 @pytest.mark.redis
-def test_lost_source_is_both_a_status_and_an_alert(open_redis, redis_server, messages):
-    open_redis().publish(
-        [messages.status(SourceState.LOST, SourceCode.FROZEN), messages.source_alert()]
-    )
-    assert redis_server.client.hget("facewarden:status:cam1", "code") == b"frozen"
-    (alert,) = entries(redis_server.client, "facewarden:alerts")
-    assert alert["event"]["type"] == "source.lost"
-
-
-@pytest.mark.redis
-def test_streams_are_trimmed_to_about_their_length(open_redis, redis_server, messages):
-    sink = open_redis(alerts_maxlen=200, tracks_maxlen=100)
+def test_streams_are_trimmed_to_about_their_own_length(open_redis, redis_server, messages):
+    sink = open_redis(alerts_maxlen=200, sources_maxlen=300, tracks_maxlen=100)
     for step in range(50):
-        sink.publish([messages.score(frame=20 * step + i) for i in range(20)])
-        sink.publish([messages.alert(ordinal=20 * step + i) for i in range(20)])
+        numbers = range(20 * step, 20 * step + 20)
+        sink.publish([messages.score(frame=n, track=n) for n in numbers])
+        sink.publish([messages.source_alert(ordinal=n) for n in numbers])
+        sink.publish([messages.alert(ordinal=n) for n in numbers])
     # Redis trims whole nodes of stream-node-max-entries, 100 by default.
     assert 100 <= redis_server.client.xlen("facewarden:tracks") <= 200
     assert 200 <= redis_server.client.xlen("facewarden:alerts") <= 300
+    assert 300 <= redis_server.client.xlen("facewarden:sources") <= 400
+
+
+@pytest.mark.redis
+def test_two_messages_about_one_track_are_never_sent_together(open_redis, redis_server, messages):
+    """So that one which is refused is not overtaken by the next."""
+    sink = open_redis()
+    batches = []
+    send = sink._send
+
+    def note(batch):
+        batches.append({lane: len(of_lane) for lane, of_lane in batch.items()})
+        return send(batch)
+
+    sink._send = note
+    sink.publish([messages.alert(track=t, ordinal=n) for n in (1, 2) for t in range(5)])
+    assert batches == [{Lane.ALERTS: 5}, {Lane.ALERTS: 5, Lane.SOURCES: 0, Lane.TRACKS: 0}]
+    assert redis_server.client.xlen("facewarden:alerts") == 10
+
+
+@pytest.mark.redis
+def test_every_message_is_a_command_by_itself_and_only_statuses_are_transactions(
+    open_redis, redis_server, messages
+):
+    sink = open_redis()
+    step = [messages.alert(), messages.source_alert(), messages.score(), messages.status()]
+    with redis_server.client.monitor() as monitor:
+        sink.publish([*step, messages.alert(track=2), messages.status(source="cam2")])
+        redis_server.client.echo("end")
+        names = [entry["command"].split()[0] for entry in monitor_until(monitor, "ECHO end")]
+    names = [name for name in names if name != "CLIENT"]  # of the connection that echoes
+    assert names == (
+        ["XADD"] * 4 + ["MULTI", "HSET", "EXPIRE", "HSET", "EXPIRE", "EXEC"] + ["PUBLISH"] * 3
+    )
 
 
 @pytest.mark.redis
@@ -140,6 +181,31 @@ def test_connection_bears_the_name_of_the_run(open_redis, redis_server):
 def test_opening_a_sink_writes_nothing(open_redis, redis_server):
     open_redis()
     assert redis_server.client.keys() == []
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("facewarden:alerts", "stream"),
+        ("facewarden:sources", "stream"),
+        ("facewarden:tracks", "stream"),
+        ("facewarden:status:cam2", "hash"),
+    ],
+)
+def test_key_that_is_something_else_already_is_found_at_the_start_and_named(
+    redis_server, tmp_path, key, expected
+):
+    redis_server.client.set(key, "somebody's")
+    config = RedisSinkConfig(url=redis_server.url, spool=tmp_path)
+    with pytest.raises(ConfigError, match=f"holds a string under {key}; expected a {expected} "):
+        RedisSink(config, run="0a1b2c3d", heartbeat_s=5, source_ids=["cam1", "cam2"])
+
+
+@pytest.mark.redis
+def test_keys_that_an_earlier_run_wrote_are_taken_as_they_are(open_redis, messages):
+    for _ in range(2):
+        open_redis(source_ids=["cam1"]).publish([messages.alert(), messages.status()])
 
 
 @pytest.mark.redis
@@ -158,49 +224,69 @@ def test_sink_without_a_url_brings_its_own_server(messages):
 
 
 @pytest.mark.redis
-def test_embedded_server_lies_in_a_folder_for_its_user_alone_and_leaves_nothing():
-    with EmbeddedServer() as server:
-        folder = Path(server.url.removeprefix("unix://")).parent
-        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert not folder.exists()
+@pytest.mark.parametrize("away", [False, True], ids=["Redis is up", "Redis is away"])
+def test_sinks_before_one_that_does_not_open_are_closed(redis_server, tmp_path, away):
+    if away:
+        redis_server.kill()
+    first = RedisSinkConfig(url=redis_server.url, spool=tmp_path / "spool")
+    with pytest.raises(ConfigError, match="can't append messages"):
+        open_sinks([first, JsonlSinkConfig(path=tmp_path)], run="0a1b2c3d", heartbeat_s=5)
+    open_sink(first, run="0a1b2c3d", heartbeat_s=5).close()  # the spool is free
 
 
 @pytest.mark.redis
-def test_embedded_server_outlives_ctrl_c_so_that_it_can_take_the_last_messages():
-    with EmbeddedServer() as server, redis.Redis.from_url(server.url) as client:
-        os.kill(client.info("server")["process_id"], signal.SIGINT)
-        assert client.blpop("nothing", timeout=1) is None  # still there after a second
-    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+def test_private_server_and_spool_of_a_sink_before_one_that_does_not_open_are_gone(
+    short_folder, monkeypatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(short_folder))
+    configs = [RedisSinkConfig(), JsonlSinkConfig(path=short_folder)]
+    with pytest.raises(ConfigError, match="can't append messages"):
+        open_sinks(configs, run="0a1b2c3d", heartbeat_s=5)
+    assert list(short_folder.iterdir()) == []
 
 
-@pytest.mark.redis
-def test_embedded_server_ends_with_a_process_that_forgets_to_close_it():
-    script = (
-        "from stream.publish.embedded import EmbeddedServer\n"
-        "import redis\n"
-        "server = EmbeddedServer()\n"
-        "print(server.url, redis.Redis.from_url(server.url).info('server')['process_id'])\n"
+def test_error_of_the_sink_that_does_not_open_is_raised_though_another_has_messages_left(
+    tmp_path, unused_port, messages
+):
+    (tmp_path / "spool").mkdir()
+    (tmp_path / "spool" / "alerts.jsonl").write_text(messages.alert().to_json() + "\n")
+    url = f"redis://127.0.0.1:{unused_port}"
+    configs = [
+        RedisSinkConfig(url=url, spool=tmp_path / "spool"),
+        JsonlSinkConfig(path=tmp_path),
+    ]
+    with pytest.raises(ConfigError, match="can't append messages"):
+        open_sinks(configs, run="0a1b2c3d", heartbeat_s=5)
+    kept = (tmp_path / "spool" / "alerts.jsonl").read_text()
+    assert kept == messages.alert().to_json() + "\n"
+
+
+def test_all_sinks_that_open_are_returned_open(tmp_path, messages):
+    configs = [JsonlSinkConfig(path=tmp_path / name) for name in "ab"]
+    for sink in open_sinks(configs, run="0a1b2c3d", heartbeat_s=5):
+        sink.publish([messages.alert()])
+        sink.close()
+    assert all((tmp_path / name).read_text() for name in "ab")
+
+
+def test_machine_without_a_folder_for_temporary_files_is_warned_of_at_the_start(
+    tmp_path, unused_port, monkeypatch, caplog
+):
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "missing")])
+    config = RedisSinkConfig(url=f"redis://127.0.0.1:{unused_port}")
+    RedisSink(config, run="0a1b2c3d", heartbeat_s=5).close()
+    assert "messages wait in memory alone; name a folder that lasts with this sink's `spool`" in (
+        caplog.text
     )
-    made = subprocess.run(
-        [sys.executable, "-W", "ignore::ResourceWarning", "-c", script],
-        check=True,
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parents[3],
-    )
-    url, pid = made.stdout.split()
-    assert not Path(url.removeprefix("unix://")).parent.exists()
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(pid), 0)
 
 
 @pytest.mark.redis
 def test_sinks_give_the_same_messages_to_all_readers(messages, redis_server, tmp_path):
     config = RedisSinkConfig(url=redis_server.url, spool=tmp_path / "spool")
     file = JsonlSinkConfig(path=tmp_path / "out.jsonl")
-    sinks = [open_sink(c, run="0a1b2c3d", heartbeat_s=5) for c in (config, file)]
     step = [messages.alert(ordinal=1), messages.alert(ordinal=2)]
-    for sink in sinks:
+    for sink in open_sinks([config, file], run="0a1b2c3d", heartbeat_s=5):
         sink.publish(step)
         sink.close()
     lines = [json.loads(line) for line in file.path.read_text().splitlines()]
@@ -233,7 +319,9 @@ def test_json_lines_say_that_the_disk_is_full(messages):
     sink.close()
 
 
-def test_json_lines_end_with_a_whole_step_when_the_disk_is_full(messages, tmp_path):
+def test_json_lines_end_with_a_whole_step_when_the_disk_is_full(
+    messages, tmp_path, files_no_larger_than
+):
     path = tmp_path / "out.jsonl"
     sink = JsonlSink(JsonlSinkConfig(path=path))
     sink.publish([messages.score()])
@@ -242,146 +330,3 @@ def test_json_lines_end_with_a_whole_step_when_the_disk_is_full(messages, tmp_pa
         sink.publish([messages.alert()])
     sink.close()
     assert path.read_bytes() == whole
-
-
-def test_spool_hands_on_what_an_earlier_process_left_before_it_was_killed(tmp_path):
-    script = (
-        "import os, pathlib, signal, sys\n"
-        "from stream.publish.spool import Spool\n"
-        "Spool(pathlib.Path(sys.argv[1]), 10).append(['{\"n\": 1}', '{\"n\": 2}'])\n"
-        "os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    root = Path(__file__).parents[3]
-    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False, cwd=root)
-    spool = Spool(tmp_path, 10)
-    assert spool.append(['{"n": 3}']) == 1
-    assert spool.head(10) == ['{"n": 1}', '{"n": 2}', '{"n": 3}']
-    spool.close()
-
-
-def test_spool_passes_over_what_could_not_be_written_in_full(tmp_path, caplog):
-    (tmp_path / "alerts.jsonl").write_bytes(b'{"n": 1}\n\0\0\0\n{"n": 2}\n{"n": 3, "long": "er')
-    spool = Spool(tmp_path, 10)
-    assert spool.head(10) == ['{"n": 1}', '{"n": 2}']
-    assert "2 damaged lines" in caplog.text
-    spool.append(['{"n": 4}'])
-    spool.close()
-    spool = Spool(tmp_path, 10)
-    assert spool.head(10) == ['{"n": 1}', '{"n": 2}', '{"n": 4}']
-    assert "1 damaged lines" in caplog.text  # that in the midst; nothing is left of the other
-    spool.close()
-
-
-def test_spool_is_empty_on_disk_once_all_is_delivered(tmp_path):
-    spool = Spool(tmp_path, 10)
-    spool.append(["{}", "{}", "{}"])
-    spool.drop(2)
-    assert len(spool) == 1
-    spool.drop(1)
-    assert spool.path.read_bytes() == b""
-    spool.append(['{"n": 4}'])
-    assert spool.head(10) == ['{"n": 4}']
-    spool.close()
-
-
-def test_spool_takes_no_more_than_its_limit(tmp_path):
-    spool = Spool(tmp_path, 2)
-    assert spool.append(["{}", "{}", "{}"]) == 2
-    assert spool.append(["{}"]) == 0
-    spool.close()
-
-
-def test_spool_left_by_a_run_with_a_higher_limit_is_kept_whole(tmp_path):
-    (tmp_path / "alerts.jsonl").write_text("{}\n" * 5)
-    spool = Spool(tmp_path, 2)
-    assert spool.append(["{}"]) == 0
-    assert len(spool) == 5
-    spool.close()
-
-
-def test_spool_takes_all_or_nothing_when_the_disk_is_full(tmp_path):
-    spool = Spool(tmp_path, 10)
-    spool.append(['{"n": 1}'])
-    with files_no_larger_than(20), pytest.raises(OSError, match="File too large"):
-        spool.append(['{"n": 2}', '{"n": 3}'])
-    assert spool.path.read_text() == '{"n": 1}\n'
-    assert spool.head(10) == ['{"n": 1}']
-    spool.close()
-
-
-def test_spool_refuses_a_folder_that_another_sink_uses(tmp_path):
-    spool = Spool(tmp_path, 10)
-    with pytest.raises(ConfigError, match="give each its own"):
-        Spool(tmp_path, 10)
-    spool.close()
-    Spool(tmp_path, 10).close()
-
-
-def test_spool_refuses_a_folder_that_cannot_be_made(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="expected a folder"):
-        Spool(tmp_path / "file" / "spool", 10)
-
-
-def test_spool_is_readable_by_its_user_alone(tmp_path):
-    spool = Spool(tmp_path / "new", 10)
-    assert stat.S_IMODE(spool.path.stat().st_mode) == 0o600
-    assert stat.S_IMODE(spool.path.parent.stat().st_mode) == 0o700
-    spool.close()
-
-
-@pytest.fixture
-def backlog(tmp_path):
-    spool = Spool(tmp_path, limit=2)
-    yield Backlog(spool, limit=3)
-    spool.close()
-
-
-def test_backlog_sends_alerts_before_scores_and_each_in_order(backlog):
-    for n in "12":
-        backlog.add_score(f'{{"score": {n}}}')
-        backlog.add_alert(f'{{"alert": {n}}}')
-    assert backlog.head(3) == (['{"alert": 1}', '{"alert": 2}'], ['{"score": 1}'])
-    backlog.keep()
-    assert backlog.head(3) == (['{"alert": 1}', '{"alert": 2}'], ['{"score": 1}'])
-    backlog.drop(1, 1)
-    assert backlog.head(3) == (['{"alert": 2}'], ['{"score": 2}'])
-
-
-def test_backlog_drops_the_oldest_scores_and_no_alert_when_memory_is_full(backlog):
-    for n in range(5):
-        backlog.add_score(f'{{"score": {n}}}')
-        backlog.add_alert(f'{{"alert": {n}}}')
-    backlog.keep()  # two alerts on disk, three in memory: no room for scores
-    assert backlog.head(10) == ([f'{{"alert": {n}}}' for n in range(5)], [])
-    assert (backlog.alerts_lost, backlog.scores_lost) == (0, 5)
-
-
-def test_backlog_drops_the_oldest_alerts_in_memory_when_no_score_is_left(backlog):
-    for n in range(7):
-        backlog.add_alert(f'{{"alert": {n}}}')
-    backlog.keep()
-    assert backlog.head(10)[0] == [f'{{"alert": {n}}}' for n in (0, 1, 4, 5, 6)]
-    assert backlog.alerts_lost == 2
-
-
-def test_backlog_keeps_alerts_in_memory_and_in_order_while_the_disk_is_full(backlog, caplog):
-    backlog.add_alert('{"alert": 0}')
-    with files_no_larger_than(0):
-        backlog.keep()
-        backlog.keep()
-    assert caplog.text.count("alerts wait in memory") == 1
-    backlog.add_alert('{"alert": 1}')
-    backlog.keep()
-    assert backlog.head(10)[0] == ['{"alert": 0}', '{"alert": 1}']
-    assert "alerts are kept" in backlog.account()
-
-
-def test_backlog_says_what_is_kept_and_what_is_lost(backlog):
-    for n in range(4):
-        backlog.add_score(f'{{"score": {n}}}')
-    backlog.add_alert("{}")
-    backlog.keep()
-    backlog.abandon()
-    assert "1 alerts are kept in " in backlog.account()
-    assert backlog.account().endswith("0 alerts and 4 scores are lost")
