@@ -19,7 +19,8 @@ def logit(probability: ArrayLike, clip: float = CLIP) -> NDArray[np.float64]:
 
     Args:
         probability: 0..1.
-        clip: how near to 0 and 1 a probability may come, so that every result is finite.
+        clip: how near to 0 and 1 a probability may come, so that every result is finite; with 0
+            they may be reached, and give infinities.
     """
     p = np.clip(np.asarray(probability, np.float64), clip, 1 - clip)
     return np.asarray(unclipped_logit(p), np.float64)

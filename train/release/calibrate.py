@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 import numpy as np
 import torch
 from scipy.optimize import isotonic_regression
-from scipy.special import entr, logit
+from scipy.special import entr
 from sklearn.linear_model import LogisticRegression
 
-from models import KNOTS, Calibration, RefinedModel
+from models import KNOTS, Calibration, RefinedModel, logit
 from train.errors import TrainError
 from train.evaluation.metrics.calibration import fit_temperature
 from train.evaluation.score_model import part_batches, score_part
@@ -175,7 +175,7 @@ def _fit_isotonic(
             "isotonic calibration found no rising relation between the scores and the labels of "
             "the development data; use platt, or look at the labels"
         )
-    y = logit(rate)
+    y = logit(rate, clip=0)
     slopes = np.diff(y) / np.diff(centre)
     # A little of the mean slope beyond the outer knots keeps the order of the samples there.
     outer = 0.01 * (y[-1] - y[0]) / (centre[-1] - centre[0])

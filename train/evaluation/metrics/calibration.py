@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from scipy.optimize import minimize_scalar
-from scipy.special import expit, logit
 
+from models import logit
 from train.evaluation.metrics.roc import pooled_blocks, roc
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def log_likelihood_ratio(p: ArrayLike, prior: float = 0.5) -> NDArray[np.float64
 
     Probabilities are clipped by `CLIP`.
     """
-    return np.asarray(logit(np.clip(np.asarray(p, float), CLIP, 1 - CLIP)) - logit(prior))
+    return np.asarray(logit(p, CLIP) - logit(prior, clip=0))
 
 
 def pav(labels: ArrayLike, scores: ArrayLike) -> NDArray[np.float64]:
@@ -135,7 +135,7 @@ def min_cllr(labels: ArrayLike, scores: ArrayLike) -> float:
     if not 0 < y.sum() < y.size:
         return np.nan
     with np.errstate(divide="ignore"):  # a block of one class has infinite evidence, at no cost
-        llr = logit(pav(y, scores)) - logit(y.mean())
+        llr = logit(pav(y, scores), clip=0) - logit(y.mean(), clip=0)
     return cllr(y, llr)
 
 
@@ -158,8 +158,3 @@ def fit_temperature(
 
     bound = np.log(100)
     return float(np.exp(minimize_scalar(loss, bounds=(-bound, bound), method="bounded").x))
-
-
-def sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return 1 / (1 + exp(-x)), without overflow."""
-    return np.asarray(expit(x), np.float64)
