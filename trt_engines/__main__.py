@@ -32,7 +32,7 @@ def cli() -> None:
 )
 def mtcnn(out: Path) -> None:
     """Export the face detector's three networks from facenet-pytorch's weights."""
-    from trt_engines.mtcnn import export_mtcnn
+    from trt_engines.export_mtcnn import export_mtcnn
 
     for path in export_mtcnn(out):
         click.echo(f"wrote {path}")

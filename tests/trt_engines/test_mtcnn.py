@@ -4,8 +4,9 @@ import torch
 from trt_engines.backends import OnnxRuntimeConfig, open_backend
 from trt_engines.errors import EngineError
 from trt_engines.export import checked_difference
+from trt_engines.export_mtcnn import export_mtcnn
 from trt_engines.manifest import SHIPPED, load_manifest
-from trt_engines.mtcnn import PARTS, export_mtcnn, load_network
+from trt_engines.mtcnn import PARTS, load_network
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from trt_engines.backends.refined import RefinedBackend
 from trt_engines.errors import EngineError, EngineMismatchError
 from trt_engines.graphs import AttackGraph, RefinementGraph
 from trt_engines.manifest import load_manifest, verified_file
+from trt_engines.mtcnn import load_network
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -68,8 +69,6 @@ class TorchBackend:
 
 def _build(manifest_path: Path, manifest: Manifest) -> nn.Module:
     if manifest.method is None:
-        from trt_engines.mtcnn import load_network
-
         return load_network(manifest.name)
     if manifest.weights is None or manifest.weights_sha256 is None:
         raise EngineError(
