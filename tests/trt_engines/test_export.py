@@ -7,7 +7,7 @@ import torch
 
 from models import build_model
 from trt_engines.errors import EngineError
-from trt_engines.export import MAX_DIFFERENCE, export_engine
+from trt_engines.export import MAX_DIFFERENCE, export_engine, write_engine
 from trt_engines.manifest import file_sha256, load_manifest
 
 
@@ -53,14 +53,16 @@ def test_exporting_says_nothing_of_every_node(export, tmp_path, caplog):
     assert [record.getMessage() for record in caplog.records] == ["as before"]
 
 
-def test_an_engine_that_cannot_be_written_is_an_error_that_names_its_folder(export, tmp_path):
+def test_an_engine_that_cannot_be_written_is_an_error_that_names_its_folder(exported, tmp_path):
+    manifest = load_manifest(exported / "tiny.manifest.json")
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(EngineError, match=r"file: can't write the engine: .*File exists"):
-        export(tmp_path / "file")
-    (tmp_path / "out" / "tiny.onnx").mkdir(parents=True)
+        write_engine(tmp_path / "file", manifest, b"graph", b"weights")
+    (tmp_path / "out" / "tiny.safetensors").mkdir(parents=True)
     with pytest.raises(EngineError, match=r"out: can't write the engine: .*Is a directory"):
-        export(tmp_path / "out")
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["tiny.onnx"]
+        write_engine(tmp_path / "out", manifest, b"graph", b"weights")
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["tiny.onnx", "tiny.safetensors"]  # no manifest, so no engine
 
 
 def test_model_is_left_as_it_was(export, tmp_path, crops):
