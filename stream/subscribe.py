@@ -18,13 +18,20 @@ Neither torch nor any other part of the analysis is imported: a consumer needs r
 
 from __future__ import annotations
 
+import signal
+import sys
+
+if __name__ == "__main__":
+    # Before all that takes time. A shell's background job, or a parent that shielded its own
+    # children, hands SIGINT on ignored.
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
 import json
 import logging
 import math
 import os
-import signal
 import socket
-import sys
 import time
 from collections import deque
 from functools import partial
@@ -328,9 +335,6 @@ def main(
 ) -> None:
     """Print messages as JSON lines until Ctrl-C."""
     logging.basicConfig(format="%(levelname)s %(message)s")
-    # A shell's background job, or a parent that shielded its own children, hands SIGINT on ignored.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     if url is None:
         _refuse(_without_url())
     try:
@@ -347,8 +351,6 @@ def main(
                 click.echo(json.dumps(message, ensure_ascii=False))
     except ConfigError as error:
         _refuse(str(error))
-    except KeyboardInterrupt:
-        sys.exit(0)
 
 
 def _refuse(why: str) -> NoReturn:

@@ -113,7 +113,7 @@ class RedisSink:
         if config.spool is None:
             _warn_without_temporary_folder()
         if self.backlog:
-            log.warning("from an earlier run: %s", self.backlog.account())
+            log.warning("%s: %d messages of an earlier run wait", config.spool, len(self.backlog))
             self.publish([])
 
     def publish(self, messages: Sequence[OutMessage]) -> None:

