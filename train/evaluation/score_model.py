@@ -11,10 +11,8 @@ import torch
 from models import ATTACK, FaceBatch, RefinedModel, in_float32
 from train.attacks.pairs import SyntheticDev
 from train.data.loaders import open_evaluation_loader
-from train.errors import TrainError
 from train.evaluation.distortion import distort
-from train.evaluation.metrics.roc import roc
-from train.evaluation.scores import FrameScore, checked_scores, video_samples
+from train.evaluation.scores import FrameScore, checked_scores
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -58,12 +56,13 @@ def score_part(
         for step in part_batches(model, data, part, recipe, ranks):
             outputs = in_float32(model(model.normalise(step.batch.images)))
             logits = model.attack_logit(outputs)
-            probabilities = torch.sigmoid(model.calibration(logits))
+            # In float64: a float32 probability is 1 from log-odds of 17 on.
+            probabilities = torch.sigmoid(model.calibration(logits).double())
             if refine and isinstance(model, RefinedModel):
                 low, high = model.refinement_band
                 undecided = (low <= probabilities) & (probabilities <= high)
                 features = model.refinement_features(outputs)[undecided]
-                probabilities[undecided] = torch.sigmoid(model.refine(features))
+                probabilities[undecided] = torch.sigmoid(model.refine(features).double())
             found += _rows(
                 [data.shards.records[row] for row in step.rows],
                 step.batch.labels.tolist(),
@@ -102,18 +101,6 @@ def part_batches(
             names = [data.shards.records[row].sample_id for row in step.rows]
             images = _distorted(images.cpu(), names)
         yield step._replace(batch=FaceBatch(images.to(ranks.device), step.batch.labels))
-
-
-def video_auc(scores: Sequence[FrameScore]) -> float:
-    """Return the area under the ROC curve of the videos' mean scores: what checkpoints compete by.
-
-    Raises:
-        TrainError: one class only.
-    """
-    samples = video_samples(scores)
-    if not (samples.n_bona_fide and samples.n_attack):
-        raise TrainError("dev holds one class only; choosing the best weights needs both")
-    return float(roc(samples.labels, samples.scores).auc())
 
 
 def _distorted(images: Tensor, names: Sequence[str]) -> Tensor:

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_va
 from scipy.special import expit, logit
 
 from train.errors import TrainError
+from train.evaluation.metrics.roc import roc
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -227,6 +228,37 @@ def video_samples(
     return _samples("video", kept, names, np.array(scores, float), blind)
 
 
+def video_auc(rows: Sequence[FrameScore]) -> float:
+    """Return the area under the ROC curve of the videos that have a face: "dev AUC" everywhere.
+
+    A video's score is the mean of its frames' log-odds as the network gives them: it is the same
+    before and after the calibration, and does not saturate as the mean of probabilities does.
+
+    Args:
+        rows: frames; where one has no `logit`, its score's log-odds stand in.
+
+    Raises:
+        TrainError: one class only, or log-odds that are no finite numbers.
+    """
+    videos: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
+    labels: dict[tuple[str, str], int] = {}
+    for row in rows:
+        if row.score is not None:
+            name = (row.dataset, row.video_id)
+            labels[name] = row.label
+            videos[name].append(float(_log_odds(row.score)) if row.logit is None else row.logit)
+    if set(labels.values()) != {0, 1}:
+        raise TrainError(
+            "the AUC needs faces of both classes; found "
+            f"{sum(label == 0 for label in labels.values())} bona fide videos and "
+            f"{sum(label == 1 for label in labels.values())} attacks with a face"
+        )
+    means = np.array([np.mean(videos[name]) for name in labels])
+    if not np.isfinite(means).all():
+        raise TrainError("log-odds are no finite numbers; did the network diverge?")
+    return float(roc(np.array([*labels.values()]), means).auc())
+
+
 def aggregated(scores: NDArray[np.float64], how: str = "mean") -> float:
     """Return one score of a video from those of its frames.
 
@@ -246,7 +278,7 @@ def aggregated(scores: NDArray[np.float64], how: str = "mean") -> float:
     if how == "max":
         return float(scores.max())
     if how == "logit_mean":
-        return float(expit(logit(np.clip(scores, _LOGIT_CLIP, 1 - _LOGIT_CLIP)).mean()))
+        return float(expit(_log_odds(scores).mean()))
     if how.startswith("top"):
         return float(np.sort(scores)[-int(how[3:]) :].mean())
     if how == "confident":
@@ -256,6 +288,10 @@ def aggregated(scores: NDArray[np.float64], how: str = "mean") -> float:
         if low.sum() > 0.9 * scores.size:
             return float(scores[low].mean())
     return float(scores.mean())
+
+
+def _log_odds(scores: float | NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(logit(np.clip(scores, _LOGIT_CLIP, 1 - _LOGIT_CLIP)))
 
 
 def _samples(

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.special import expit
 
 from train.errors import TrainError
 from train.evaluation.metrics.roc import roc
@@ -13,6 +14,7 @@ from train.evaluation.scores import (
     checked_scores,
     frame_samples,
     read_scores,
+    video_auc,
     video_samples,
     write_scores,
 )
@@ -191,6 +193,42 @@ def test_many_wrong_rows_are_counted():
 def test_a_video_of_both_labels_is_refused():
     with pytest.raises(TrainError, match=r"made/r1.*different video ids"):
         checked_scores([row(), row(frame=1, label=1, attack_type="swap")])
+
+
+LOG_ODDS = {"r1": [14.0, 14.0], "r2": [-3.0, 22.0], "f1": [25.0, 25.0], "f2": [20.0, -2.0]}
+
+
+def of_log_odds(videos, scale=1.0, offset=0.0):
+    return [
+        row(name, i, score=float(expit((x - offset) / scale)), logit=x)
+        for name, found in videos.items()
+        for i, x in enumerate(found)
+    ]
+
+
+def test_the_dev_auc_ranks_videos_by_their_mean_log_odds_where_probabilities_saturate():
+    rows = of_log_odds(LOG_ODDS)
+    assert video_auc(rows) == exactly(2 / 4)  # means 14, 9.5 against 25, 9
+    assert auc(video_samples(rows)) == exactly(3 / 4)  # which the mean probability gets wrong
+
+
+def test_the_dev_auc_is_the_same_number_before_and_after_calibration():
+    calibrated = of_log_odds(LOG_ODDS, scale=9.0, offset=11.0)
+    assert video_auc(calibrated) == video_auc(of_log_odds(LOG_ODDS))
+    by_score = [r.model_copy(update={"logit": None}) for r in calibrated]
+    assert video_auc(by_score) == video_auc(calibrated)
+
+
+def test_a_video_without_a_face_has_no_part_in_the_dev_auc():
+    rows = [*of_log_odds(LOG_ODDS), row("f9", score=None)]
+    assert video_auc(rows) == video_auc(of_log_odds(LOG_ODDS))
+
+
+def test_the_dev_auc_of_one_class_or_of_log_odds_that_are_no_numbers_is_refused():
+    with pytest.raises(TrainError, match="found 2 bona fide videos and 0 attacks with a face"):
+        video_auc([row("r1"), row("r2"), row("f1", score=None)])
+    with pytest.raises(TrainError, match="did the network diverge"):
+        video_auc([row("r1"), row("f1", logit=math.inf)])
 
 
 def test_an_empty_table_is_refused(tmp_path):
