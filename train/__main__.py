@@ -160,17 +160,17 @@ def evaluate_command(
     run: Path, protocol: str | None, prepared: tuple[Path, ...], out: Path | None
 ) -> None:
     """Score a run's best weights on dev and test faces, and report: report.html, report.json."""
-    from train.evaluation.run_report import evaluate_run
+    from train.evaluation.run_report import report_on_run
     from train.fit.checkpoint import trained_model
     from train.fit.ranks import joined
 
     folder = out or run / "report"
     with joined() as ranks:
-        report = evaluate_run(
+        report = report_on_run(
             run, trained_model(run), folder, ranks, protocol=protocol, prepared=prepared
         )
         if ranks.writes:
-            for warning in report.document.warnings:
+            for warning in report.document.cautions:
                 log.warning("%s", warning)
             click.echo(folder / "report.html")
 
@@ -307,8 +307,9 @@ def report_command(
     expected: Path | None,
 ) -> None:
     """Make a report of tables of scores (JSON Lines): OUT/report.html and OUT/report.json."""
-    from train.evaluation.published import figures_of, load_expected
-    from train.evaluation.report import ReportConfig, build_report, parse_threshold, write_report
+    from train.evaluation.page import write_report
+    from train.evaluation.published import load_published, published_for
+    from train.evaluation.report import ReportConfig, build_report, parse_threshold
     from train.evaluation.scores import read_scores
 
     try:
@@ -327,10 +328,10 @@ def report_command(
         read_scores(dev) if dev else None,
         {name: read_scores(Path(path)) for name, _, path in named},
         config,
-        expected=figures_of(protocol, load_expected(expected)) if expected else (),
+        published=published_for(protocol, load_published(expected)) if expected else (),
         about={"scores": ", ".join([*([f"dev={dev}"] if dev else []), *tests])},
     )
-    for warning in report.document.warnings:
+    for warning in report.document.cautions:
         log.warning("%s", warning)
     click.echo(write_report(report, out))
 

@@ -23,7 +23,7 @@ from pydantic import BaseModel, Field, ValidationError
 from models import crop_faces
 from stream.records import Verdict
 from train.errors import TrainError
-from train.evaluation.clip_tracks import StreamedTrack, stream_clip
+from train.evaluation.clip_tracks import ClipTrack, tracks_of_clip
 from train.evaluation.metrics.intervals import wilson
 from train.evaluation.metrics.roc import roc
 
@@ -75,7 +75,7 @@ class JudgedTrack:
 
     group: str
     label: Label
-    track: StreamedTrack
+    track: ClipTrack
 
 
 def load_labelled(path: Path) -> LabelledClips:
@@ -103,7 +103,7 @@ def judge(
         path = root / clip.path
         if not path.is_file():
             raise TrainError(f"{path}: missing; the list of labelled clips names it")
-        tracks = stream_clip(path, analyser, decode)
+        tracks = tracks_of_clip(path, analyser, decode)
         log.info("%s: %d tracks", clip.path, len(tracks))
         for track in tracks:
             label = clip.right if clip.right and track.centre_x > 0.5 else clip.label
@@ -140,7 +140,7 @@ def summarise(judged: Sequence[JudgedTrack]) -> dict[str, Any]:
     right.
     """
     cells: dict[str, dict[str, Any]] = {}
-    by_cell: defaultdict[tuple[str, str], list[StreamedTrack]] = defaultdict(list)
+    by_cell: defaultdict[tuple[str, str], list[ClipTrack]] = defaultdict(list)
     for item in judged:
         by_cell[item.group, item.label].append(item.track)
     for (group, label), tracks in sorted(by_cell.items()):

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, cast
 
 from train.data.selection import open_data
 from train.errors import TrainError
-from train.evaluation.published import figures_of
-from train.evaluation.report import ReportConfig, build_report, write_report
+from train.evaluation.page import write_report
+from train.evaluation.published import published_for
+from train.evaluation.report import ReportConfig, build_report
 from train.evaluation.score_model import score_part
 from train.evaluation.scores import write_scores
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def evaluate_run(
+def report_on_run(
     run: Path,
     trained: Trained,
     out: Path,
@@ -73,7 +74,7 @@ def evaluate_run(
         dev,
         tests,
         ReportConfig(protocol=data.protocol or "splits of the data sets", threshold=data.threshold),
-        expected=figures_of(data.protocol, recipe.expected or ()),
+        published=published_for(data.protocol, recipe.expected or ()),
         about={
             "run": run.name,
             "method": recipe.method,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 
-from models import ATTACK, FaceBatch, RefinedModel, in_float32
+from models import ATTACK, FaceBatch, RefinedModel, in_float32, sigmoid
 from train.attacks.pairs import SyntheticDev
 from train.data.loaders import open_evaluation_loader
 from train.evaluation.distortion import distort
@@ -51,25 +51,25 @@ def score_part(
             must be fitted.
     """
     cast("nn.Module", model).eval()
-    found: list[FrameScore] = []
+    rows: list[FrameScore] = []
     with torch.inference_mode():
         for step in part_batches(model, data, part, recipe, ranks):
             outputs = in_float32(model(model.normalise(step.batch.images)))
             logits = model.attack_logit(outputs)
-            # In float64: a float32 probability is 1 from log-odds of 17 on.
-            probabilities = torch.sigmoid(model.calibration(logits).double())
+            log_odds = model.calibration(logits)
             if refine and isinstance(model, RefinedModel):
                 low, high = model.refinement_band
+                probabilities = torch.sigmoid(log_odds)
                 undecided = (low <= probabilities) & (probabilities <= high)
                 features = model.refinement_features(outputs)[undecided]
-                probabilities[undecided] = torch.sigmoid(model.refine(features).double())
-            found += _rows(
+                log_odds[undecided] = model.refine(features)
+            rows += _rows(
                 [data.shards.records[row] for row in step.rows],
                 step.batch.labels.tolist(),
                 logits.tolist(),
-                probabilities.tolist(),
+                log_odds.tolist(),
             )
-    everyone = [score for scores in ranks.gathered(found) for score in scores]
+    everyone = [row for rows_of_rank in ranks.gathered(rows) for row in rows_of_rank]
     return checked_scores([*everyone, *map(_faceless, part.faceless)])
 
 
@@ -117,9 +117,12 @@ def _rows(
     records: Sequence[FaceRecord],
     labels: Sequence[int],
     logits: Sequence[float],
-    scores: Sequence[float],
+    log_odds: Sequence[float],
 ) -> Iterator[FrameScore]:
-    for record, label, logit, score in zip(records, labels, logits, scores, strict=True):
+    scores = sigmoid(log_odds).tolist()  # in float64: in float32 it is 1 from log-odds of 17 on
+    for record, label, logit, odds, score in zip(
+        records, labels, logits, log_odds, scores, strict=True
+    ):
         made = label != record.label  # an attack made from a bona fide face
         mark = "synthetic/" if made else ""
         yield FrameScore(
@@ -134,6 +137,7 @@ def _rows(
             pts_s=record.pts_s,
             track=record.track,
             logit=logit,
+            log_odds=odds,
             score=score,
         )
 

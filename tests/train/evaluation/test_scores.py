@@ -209,7 +209,9 @@ def of_log_odds(videos, scale=1.0, offset=0.0):
 def test_the_dev_auc_ranks_videos_by_their_mean_log_odds_where_probabilities_saturate():
     rows = of_log_odds(LOG_ODDS)
     assert video_auc(rows) == exactly(2 / 4)  # means 14, 9.5 against 25, 9
-    assert auc(video_samples(rows)) == exactly(3 / 4)  # which the mean probability gets wrong
+    assert auc(video_samples(rows, "mean")) == exactly(
+        3 / 4
+    )  # which the mean probability gets wrong
 
 
 def test_the_dev_auc_is_the_same_number_before_and_after_calibration():
