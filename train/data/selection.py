@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from models import ATTACK, BONA_FIDE
 from train.attacks.pairs import SyntheticPairs
-from train.data.datasets._sample import ListedVideo
+from train.data.datasets._registry import dataset_names, load_dataset
+from train.data.datasets._sample import LEVELS, Level, ListedVideo
 from train.data.loaders import Group, open_loader
+from train.data.overlap import Identity, Overlap, find_shared, told
 from train.data.prepare import read_problems
 from train.data.protocols import DevEer, TestSet, Threshold, VideoSet, load_protocol, resolve
 from train.data.shards import open_shards
@@ -23,6 +26,9 @@ if TYPE_CHECKING:
     from train.config import DataConfig, Recipe
     from train.data.shards import FaceRecord, Shards
     from train.fit.ranks import Ranks
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,6 +52,9 @@ class Data:
     test: dict[str, Part]
     threshold: Threshold
     protocol: str | None
+    disjoint: Level  # what train, dev and test must not share
+    identities: dict[str, list[Identity]]  # of `train`, `dev` and each test set: its videos
+    shared: dict[tuple[str, str], list[Overlap]]  # by two of these names; empty unless allowed
 
     def training_batches(
         self, recipe: Recipe, ranks: Ranks, spec: InputSpec, *, first_step: int
@@ -76,17 +85,27 @@ class Data:
         return (step.batch for step in loaded)
 
 
-def open_data(prepared: Sequence[Path], protocol: str | None, *, synthetic: bool = False) -> Data:
+def open_data(
+    prepared: Sequence[Path],
+    protocol: str | None,
+    *,
+    synthetic: bool = False,
+    allow_overlap: bool = False,
+) -> Data:
     """Open prepared folders and choose their rows by a protocol.
+
+    No file, source or subject may be on two sides, unless the protocol claims less.
 
     Args:
         prepared: folders.
         protocol: name in configs/protocols; None: the splits of the data sets, thresholds at dev's
             EER.
         synthetic: attacks are made from the bona fide faces, so that dev may hold no others.
+        allow_overlap: log what two sides share, and keep it in `Data.shared`, but go on.
 
     Raises:
-        TrainError: as `open_shards` and `resolve` do; or train or dev lacks a class.
+        TrainError: as `open_shards` and `resolve` do; train or dev lacks a class; or two sides
+            share what they must not.
     """
     shards = open_shards(*prepared)
     rows: defaultdict[str, list[int]] = defaultdict(list)
@@ -97,12 +116,14 @@ def open_data(prepared: Sequence[Path], protocol: str | None, *, synthetic: bool
     videos = {name: _listed(shards.records[found[0]]) for name, found in rows.items()}
     faceless = {video.video_id: video for folder in prepared for video in read_problems(folder)}
     if protocol is None:
-        return _by_split(shards, rows, videos, faceless, synthetic=synthetic)
+        return _checked(
+            _by_split(shards, rows, videos, faceless, synthetic=synthetic), allow_overlap
+        )
     wanted = load_protocol(protocol)
     listings: defaultdict[str, list[ListedVideo]] = defaultdict(list)
     for video in (*videos.values(), *faceless.values()):
         listings[video.dataset].append(video)
-    chosen = resolve(wanted, listings)
+    chosen = resolve(wanted, listings, allow_overlap=True)  # told below, files included
 
     def part(which: VideoSet, listed: Sequence[ListedVideo]) -> Part:
         return Part(
@@ -111,14 +132,56 @@ def open_data(prepared: Sequence[Path], protocol: str | None, *, synthetic: bool
             distorted=isinstance(which, TestSet) and which.distortion is not None,
         )
 
-    return Data(
+    train, dev = part(wanted.train, chosen.train), part(wanted.dev, chosen.dev)
+    tests = {name: part(wanted.test[name], listed) for name, listed in chosen.test.items()}
+    data = Data(
         shards,
-        part(wanted.train, chosen.train).rows,
-        part(wanted.dev, chosen.dev),
-        {name: part(wanted.test[name], listed) for name, listed in chosen.test.items()},
+        train.rows,
+        dev,
+        tests,
         wanted.threshold,
         wanted.name,
+        disjoint=wanted.level,
+        identities=_identities(shards, {"train": train, "dev": dev, **tests}),
+        shared={},
     )
+    return _checked(data, allow_overlap)
+
+
+def _identities(shards: Shards, parts: dict[str, Part]) -> dict[str, list[Identity]]:
+    """Return the videos of each part that gave faces."""
+    identities = {}
+    for name, part in parts.items():
+        records = (shards.records[row] for row in part.rows)
+        by_video = {
+            record.video_id: Identity(
+                record.video_id, record.source_sha256, record.source_id, record.subject
+            )
+            for record in records
+        }
+        identities[name] = list(by_video.values())
+    return identities
+
+
+def _level(datasets: set[str]) -> Level:
+    """Return what the splits of these data sets do not share."""
+    named = (name.removeprefix("synthetic/") for name in datasets)
+    known = [load_dataset(name).disjoint for name in named if name in dataset_names()]
+    return min([*known, "subject"], key=LEVELS.index)
+
+
+def _checked(data: Data, allow_overlap: bool) -> Data:
+    """Refuse, or log and keep, what two sides share."""
+    shared = find_shared(data.identities, data.disjoint)
+    messages = [told(overlaps, *names) for names, overlaps in shared.items()]
+    if messages and not allow_overlap:
+        raise TrainError(
+            f"{data.protocol or 'splits'}: {'; '.join(messages)}. A score on what was learned from "
+            "says nothing: move them to one side, or go on all the same with --allow-overlap"
+        )
+    for message in messages:
+        log.warning("overlap allowed: %s", message)
+    return replace(data, shared=shared)
 
 
 def groups(records: Sequence[FaceRecord], rows: Sequence[int], config: DataConfig) -> list[Group]:
@@ -195,13 +258,17 @@ def _by_split(
     labels = {shards.records[row].label for row in dev.rows}
     if dev.rows and len(labels) < 2 and not synthetic:
         raise TrainError("the dev faces are of one class only; choosing needs both")
+    tests = {"test": test} if test.rows else {}
     return Data(
         shards,
         train.rows,
         dev,
-        {"test": test} if test.rows else {},
+        tests,
         DevEer(kind="dev_eer"),
         None,
+        disjoint=_level({video.dataset for video in videos.values()}),
+        identities=_identities(shards, {"train": train, "dev": dev, **tests}),
+        shared={},
     )
 
 
