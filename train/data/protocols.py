@@ -312,6 +312,42 @@ def resolve(
     return resolved
 
 
+def resolve_tests(protocol: Protocol, listings: Mapping[str, Sequence[ListedVideo]]) -> Resolved:
+    """Pick what a protocol tests on, and its dev videos where any of them is listed.
+
+    Nothing is picked to train, so that a test set can be judged without the training data.
+
+    Args:
+        protocol: which.
+        listings: by name of the data set, at least those of its test sets.
+
+    Raises:
+        TrainError: a data set of a test set is missing; a query, or an attack type it names,
+            matches no video; a set lacks a class.
+    """
+    wanted = {
+        name
+        for part in protocol.test.values()
+        for query in part.videos
+        for name in query.dataset or ()
+    }
+    absent = wanted - listings.keys()
+    if absent:
+        raise TrainError(f"{protocol.name}: tests on the data set {some(absent)}")
+    videos = [video for listed in listings.values() for video in listed]
+    has_dev = any(query.matches(video) for query in protocol.dev.videos for video in videos)
+    resolved = Resolved(
+        train=[],
+        dev=_select(f"{protocol.name}: dev", protocol.dev, videos) if has_dev else [],
+        test={
+            name: _select(f"{protocol.name}: test {name}", part, videos)
+            for name, part in protocol.test.items()
+        },
+    )
+    _check_both(protocol.name, {"dev": resolved.dev or None, **_named_tests(resolved)})
+    return resolved
+
+
 def _select(where: str, wanted: VideoSet, videos: Sequence[ListedVideo]) -> list[ListedVideo]:
     matched: dict[str, ListedVideo] = {}
     for query in wanted.videos:
@@ -346,10 +382,17 @@ def _select(where: str, wanted: VideoSet, videos: Sequence[ListedVideo]) -> list
 def _check_classes(protocol: Protocol, resolved: Resolved) -> None:
     if all(video.label == ATTACK for video in resolved.train):
         raise TrainError(f"{protocol.name}: train holds no bona fide video")
-    tests = {f"test {name}": part for name, part in resolved.test.items()}
-    for name, part in {"dev": resolved.dev, **tests}.items():
-        if len({video.label for video in part}) < 2:
-            raise TrainError(f"{protocol.name}: {name} holds one class only; errors need both")
+    _check_both(protocol.name, {"dev": resolved.dev, **_named_tests(resolved)})
+
+
+def _check_both(name: str, parts: Mapping[str, Sequence[ListedVideo] | None]) -> None:
+    for part, videos in parts.items():
+        if videos is not None and len({video.label for video in videos}) < 2:
+            raise TrainError(f"{name}: {part} holds one class only; errors need both")
+
+
+def _named_tests(resolved: Resolved) -> dict[str, Sequence[ListedVideo]]:
+    return {f"test {name}": videos for name, videos in resolved.test.items()}
 
 
 def _check_subjects(protocol: Protocol, resolved: Resolved) -> None:

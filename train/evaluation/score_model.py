@@ -78,10 +78,10 @@ def part_batches(
 ) -> Iterator[Loaded]:
     """Yield this rank's share of a part's faces, on its device, without augmentation.
 
-    Where the recipe makes its attacks, attacks are made from dev's bona fide faces too, and a batch
-    holds the bona fide faces, then their attacks; no test set is treated so.
+    Where attacks are made from a part's bona fide faces, a batch holds those faces, then their
+    attacks; no test set is treated so.
     """
-    synthetic = bool(recipe.data.synthetic) and part is data.dev
+    synthetic = part.synthetic
     rows = part.rows
     if synthetic:
         rows = [row for row in rows if data.shards.records[row].label != ATTACK]

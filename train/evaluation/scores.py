@@ -37,7 +37,12 @@ _REPEAT: Final = 1e-3  # scores of one sample in two batches may differ by round
 _NAMED: Final = 5  # rows that an error names before it counts the rest
 
 
-def _known_aggregate(name: str) -> str:
+def known_aggregate(name: str) -> str:
+    """Return the name of a way to make a video's score.
+
+    Raises:
+        ValueError: there is none of this name.
+    """
     if not _AGGREGATES.fullmatch(name):
         raise ValueError(
             f"unknown aggregate {name!r}; expected mean, median, max, top<k>, logit_mean or "
@@ -46,7 +51,7 @@ def _known_aggregate(name: str) -> str:
     return name
 
 
-Aggregate: TypeAlias = Annotated[str, AfterValidator(_known_aggregate)]
+Aggregate: TypeAlias = Annotated[str, AfterValidator(known_aggregate)]
 
 
 # By default NaN would be written as null, and a network that diverged would pass for no face.
@@ -313,7 +318,7 @@ def aggregated(scores: NDArray[np.float64], how: str) -> float:
     Raises:
         ValueError: unknown aggregate.
     """
-    _known_aggregate(how)
+    known_aggregate(how)
     if how == "median":
         return float(np.median(scores))
     if how == "max":
