@@ -304,19 +304,25 @@ def judge_command(labelled: Path, manifest: Path, root: Path, out: Path) -> None
     """Judge an engine on LABELLED clips (YAML), per track, through the streaming path."""
     from stream.analyse import open_analyser
     from stream.stages.detect import open_detector
-    from train.evaluation.clips import judge, judge_stills, load_labelled, save_report
+    from train.evaluation.clips import judge_clips, judge_stills, load_labelled, write_judgement
     from trt_engines.backends import open_backend
     from trt_engines.manifest import load_manifest
 
     config = _stream_config(manifest)
     wanted = load_labelled(labelled)
     with open_analyser(config) as analyser:
-        judged = judge(wanted, root, analyser, config.decode)
+        judged = judge_clips(wanted, root, analyser, config.decode)
     engine = load_manifest(manifest)
     with open_detector(config.detect, config.backend) as detector:
         backend = open_backend(manifest, config.backend)
         stills = judge_stills(wanted, root, detector, backend, engine.input)
-    summary = save_report(out, judged, stills, engine.onnx_sha256)
+    summary = write_judgement(
+        out,
+        judged,
+        stills,
+        onnx_sha256=engine.onnx_sha256,
+        min_scores=config.fuse.min_scores,
+    )
     for name, cell in summary["rates"].items():
         click.echo(
             f"{name:45} {cell['rate']} {cell['errors']}/{cell['decided']} decided"
@@ -324,11 +330,13 @@ def judge_command(labelled: Path, manifest: Path, root: Path, out: Path) -> None
         )
     for label, area in summary["auc_of_last_track_score"].items():
         click.echo(
-            f"AUC {label:12} {area['auc']:.3f}"
+            f"AUC {label:12} {'n/a' if area['auc'] is None else format(area['auc'], '.3f')}"
             f" ({area['bona_fide']} bona fide, {area['attacks']} attack tracks)"
         )
     for still in stills:
-        click.echo(f"still {still['path']:40} {still['label']:10} p = {still['probability']}")
+        p = still["probability"]
+        said = "no face" if p is None else f"p = {p:.4f}"
+        click.echo(f"still {still['path']:40} {still['label']:10} {said}")
 
 
 @main.command("report")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from train.evaluation.measures import SetMeasures
     from train.evaluation.scores import FrameScore, Level
@@ -30,6 +30,7 @@ def cautions_of(
     for of_set in sets:
         if of_set.level == "video" or not _same_samples(of_set, videos[of_set.name]):
             yield from _of_set(of_set, tables[of_set.name])
+    yield from _too_few(videos.values())
 
 
 def _of_set(of_set: SetMeasures, rows: Sequence[FrameScore]) -> Iterator[str]:
@@ -47,16 +48,6 @@ def _of_set(of_set: SetMeasures, rows: Sequence[FrameScore]) -> Iterator[str]:
         )
     if len({row.score for row in rows if row.score is not None}) == 1:
         yield f"{where}: all scores are equal; the detector says the same of everything."
-    too_few = [
-        measure.name.partition(":")[2]
-        for measure in of_set.measures
-        if measure.name.startswith("tpr_at_fpr") and measure.value is None
-    ]
-    if too_few and of_set.name != DEV:
-        yield (
-            f"{where}: {n0} bona fide samples are too few for TPR at FPR {', '.join(too_few)}, "
-            "which need one over FPR."
-        )
     few = min(of_set.n_clusters.values())
     if few < _FEW_CLUSTERS:
         yield f"{where}: a class has only {few} people or source videos, so intervals are rough."
@@ -71,6 +62,23 @@ def _of_set(of_set: SetMeasures, rows: Sequence[FrameScore]) -> Iterator[str]:
         )
     if of_set.threshold.value is None:
         yield f"{where}: the threshold is infinite, so nothing counts as an attack."
+
+
+def _too_few(sets: Iterable[SetMeasures]) -> Iterator[str]:
+    """Yield which test sets are too small for detection rates at few false alarms."""
+    small = [
+        f"{of_set.name} ({of_set.n_bona_fide})"
+        for of_set in sets
+        if of_set.name != DEV
+        and of_set.n_bona_fide
+        and of_set.n_attack
+        and any(m.name.startswith("tpr_at_fpr") and m.value is None for m in of_set.measures)
+    ]
+    if small:
+        yield (
+            "TPR at a low FPR needs one bona fide video over FPR or more; too few have "
+            f"{', '.join(small)}."
+        )
 
 
 def _same_samples(frames: SetMeasures, videos: SetMeasures) -> bool:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_SPAN: Final = 0.05  # of the points that a smoothed value rests on
+_SPAN: Final = 0.05  # share of the points that a smoothed value is the mean of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,14 +31,10 @@ class Curve:
     values: NDArray[np.float64]
 
     def smoothed(self) -> NDArray[np.float64]:
-        """Return (N,) an exponential mean of the values so far, none of them from later steps."""
-        keep = 1 - 1 / max(1.0, _SPAN * self.values.size)
-        total = weight = 0.0
-        means = np.empty_like(self.values)
-        for i, value in enumerate(self.values):
-            total, weight = keep * total + value, keep * weight + 1
-            means[i] = total / weight
-        return means
+        """Return (N,) the mean of each value and its neighbours, as many on both sides."""
+        window = np.ones(max(1, round(_SPAN * self.values.size)))
+        counts = np.convolve(np.ones_like(self.values), window, "same")  # fewer at the ends
+        return np.convolve(self.values, window, "same") / counts
 
 
 @dataclass(frozen=True, slots=True, eq=False)

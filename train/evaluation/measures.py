@@ -40,12 +40,12 @@ APCER_LIMITS: Final = (0.1, 0.05, 0.01)
 # What each measure is; `{}` stands for what follows the colon of its name.
 VARIANTS: Final = {
     "apcer": "share of attacks of type {} that is missed (ISO/IEC 30107-3)",
-    "apcer_max": "apcer of the worst attack type (ISO/IEC 30107-3)",
+    "apcer_max": "APCER of the worst attack type (ISO/IEC 30107-3)",
     "apcer_pooled": "share of all attacks that is missed, types not told apart",
     "bpcer": "share of bona fide samples that alarm (ISO/IEC 30107-3)",
-    "acer": "mean of apcer_max and bpcer",
-    "acer_pooled": "mean of apcer_pooled and bpcer; some papers print it as ACER",
-    "hter": "mean of apcer_pooled (FAR) and bpcer (FRR)",
+    "acer": "mean of the worst type's APCER and BPCER",
+    "acer_pooled": "mean of pooled APCER and BPCER; some papers print it as ACER",
+    "hter": "mean of pooled APCER (FAR) and BPCER (FRR)",
     "accuracy": "share of samples judged rightly; depends on the mix of classes",
     "balanced_accuracy": "mean of the two classes' shares judged rightly",
     "accuracy_at_half": "accuracy at threshold 0.5",
@@ -63,11 +63,11 @@ VARIANTS: Final = {
     "ece_equal_mass": f"mean calibration error, {ECE_BINS} bins of as many samples",
     "mce": f"largest calibration error of {ECE_BINS} bins of equal width",
     "cllr": "bits; 0 perfect, 1 no information, more misleading; prior taken out",
-    "min_cllr": "cllr after the best monotone calibration on this very set",
-    "calibration_loss": "cllr - min_cllr",
+    "min_cllr": "Cllr after the best monotone calibration on this very set",
+    "calibration_loss": "Cllr less min Cllr",
     "temperature": "what log-odds should still be divided by; 1 where calibrated",
-    "dev_auc": "what the weights were chosen by, as in validation.csv: auc of the videos with a "
-    "face, by the mean of the network's log-odds before calibration",
+    "dev_auc": "AUC of the videos with a face, by the mean of the network's log-odds before "
+    "calibration: what stands in validation.csv",
 }
 
 # Measures of the whole curve that are given for each attack type too: `auc:print`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -11,13 +12,14 @@ import numpy as np
 import yaml
 
 from models import whole_file
-from train.evaluation.plots import draw_curves, draw_plots, draw_types
+from train.evaluation.plots import PIXELS_PER_INCH, draw_curves, draw_plots, draw_types
 from train.evaluation.report import LEVELS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from train.evaluation.curves import Curves
+    from train.evaluation.measures import SetMeasures
     from train.evaluation.report import Report, ReportDocument
     from train.evaluation.scores import Level, Samples
 
@@ -49,7 +51,12 @@ _LABELS: Final = {
     "min_cllr": "min Cllr",
     "calibration_loss": "calibration loss",
     "temperature": "temperature",
-    "dev_auc": "dev AUC of validation.csv",
+    "dev_auc": "dev AUC",
+}
+_ORACLES: Final = {
+    "hter:test_eer": "HTER at the test set's EER",
+    "acer:test_eer": "ACER at the test set's EER",
+    "acer:test_best_acer": "ACER, least over all thresholds",
 }
 _RULES: Final = {
     "dev_eer": "EER on dev",
@@ -63,6 +70,10 @@ _PLAIN: Final = (
     *("auc", "average_precision", "dev_auc", "log_loss", "brier", "ece", "ece_equal_mass", "mce"),
     *("cllr", "min_cllr", "calibration_loss", "temperature"),
 )
+
+
+_PNG_WIDTH: Final = struct.Struct(">I")
+_PAGE_PER_INCH: Final = 92  # of a picture's inches, in pixels of the page
 
 
 def write_report(
@@ -133,12 +144,18 @@ def _page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"label": _label, "shown": _shown, "rule": _RULES.__getitem__}
+    environment.filters |= {
+        "label": _label,
+        "shown": _shown,
+        "rule": _RULES.__getitem__,
+        "worst_type": _worst_type,
+    }
     run = document.provenance.run if document.provenance else None
     return environment.get_template("report.html.jinja").render(
         document=document,
         levels=levels,
         pictures={name: _data_uri("png", png) for name, png in pictures.items()},
+        widths={name: _width(png) for name, png in pictures.items()},
         crops={name: _data_uri("jpeg", jpeg) for name, jpeg in crops.items()},
         recipe=yaml.safe_dump(run.recipe, sort_keys=False) if run else "",
     )
@@ -147,7 +164,22 @@ def _page(
 def _label(name: str) -> str:
     """Return what people call a measure."""
     kind, _, rest = name.partition(":")
-    return f"{_LABELS[kind]} {_RULES.get(rest, rest)}".strip()
+    return _ORACLES.get(name) or f"{_LABELS[kind]} {rest}".strip()
+
+
+def _worst_type(of_set: SetMeasures) -> str:
+    """Return the attack type that is missed most, with counts; nothing without attacks."""
+    of_types = [m for m in of_set.measures if m.name.startswith("apcer:") and m.value is not None]
+    if not of_types:
+        return ""
+    worst = max(of_types, key=lambda measure: measure.value or 0.0)
+    return f"{worst.name.partition(':')[2]}: {worst.errors} of {worst.n_attack}"
+
+
+def _width(png: bytes) -> int:
+    """Return how wide the page shows a picture, which has more pixels for fine screens."""
+    pixels: int = _PNG_WIDTH.unpack_from(png, 16)[0]
+    return round(pixels / PIXELS_PER_INCH * _PAGE_PER_INCH)
 
 
 def _shown(value: float, name: str) -> str:

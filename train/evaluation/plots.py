@@ -15,7 +15,7 @@ from train.evaluation.metrics.calibration import reliability
 from train.evaluation.metrics.roc import roc
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
@@ -29,9 +29,10 @@ _DET_TICKS: Final = (1e-4, 1e-3, 1e-2, 0.05, 0.1, 0.2, 0.4)
 _BONA_FIDE: Final = "#1b7f79"
 _ATTACK: Final = "#c8442f"
 _INK: Final = "0.25"
-_DPI: Final = 160
-_HISTOGRAM_BINS: Final = 40
+PIXELS_PER_INCH: Final = 160
+_HISTOGRAM_BINS: Final = 25
 _COLUMNS: Final = 4  # of histograms at most
+_MANY: Final = 40  # points, from which on a curve is smoothed and has no markers
 _NOT_A_LOSS: Final = ("learning_rate",)  # columns of losses.csv
 
 
@@ -97,34 +98,29 @@ def draw_curves(curves: Curves, kept_step: int) -> bytes:
     rows = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (title, columns, scale) in zip(rows, panels, strict=True):
         for i, (name, curve) in enumerate(columns.items()):
-            _curve(axes, name, curve, colormaps["tab10"](i % 10))
+            colour = colormaps["tab10"](i % 10)
+            noisy = columns is terms and curve.steps.size > _MANY
+            if noisy:
+                axes.plot(curve.steps, curve.values, color=colour, linewidth=0.6, alpha=0.3)
+            axes.plot(
+                curve.steps,
+                curve.smoothed() if noisy else curve.values,
+                color=colour,
+                linewidth=1.6,
+                marker=None if curve.steps.size > _MANY else "o",
+                markersize=3,
+                label=name.replace("_", " "),
+            )
         axes.axvline(kept_step, color=_INK, linewidth=1, linestyle=":", label="weights kept")
         axes.set_yscale(scale)
+        if columns is dev:
+            axes.set_ylim(top=1.01)
         axes.set_title(title, fontsize=9, loc="left")
         axes.grid(color="0.93", linewidth=0.8)
         axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
         _plain(axes)
     rows[-1].set_xlabel("step", fontsize=9)
     return _png(figure)
-
-
-def _curve(axes: Axes, name: str, curve: Curve, colour: Sequence[float]) -> None:
-    """Draw a column: smoothed over many points, all of them faintly behind."""
-    many = curve.steps.size > 40
-    if many:
-        axes.plot(curve.steps, curve.values, color=colour, linewidth=0.6, alpha=0.3)
-    shown = curve.smoothed() if many else curve.values
-    marker = "" if many else "o"
-    axes.plot(
-        curve.steps,
-        shown,
-        marker,
-        color=colour,
-        linewidth=1.6,
-        linestyle="-",
-        markersize=3,
-        label=name,
-    )
 
 
 def _scale_of(terms: Mapping[str, Curve]) -> str:
@@ -268,7 +264,7 @@ def _reliability(sets: Mapping[str, Samples]) -> bytes:
 def _square(title: str, x: str, y: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(4.6, 5.0), layout="constrained")
     axes = figure.subplots()
-    axes.set_title(title, fontsize=11)
+    figure.suptitle(title, fontsize=11)  # a title of square axes would be cut off
     axes.set_xlabel(x, fontsize=9)
     axes.set_ylabel(y, fontsize=9)
     axes.set_box_aspect(1)
@@ -286,7 +282,7 @@ def _plain(axes: Axes) -> None:
 
 def _finish(figure: Figure, axes: Axes, drawn: Mapping[str, object]) -> bytes:
     if drawn:
-        axes.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.12))
+        figure.legend(fontsize=8, frameon=False, loc="outside lower center")
     else:
         axes.text(0.5, 0.5, "no set has both classes", ha="center", transform=axes.transAxes)
     return _png(figure)
@@ -295,7 +291,7 @@ def _finish(figure: Figure, axes: Axes, drawn: Mapping[str, object]) -> bytes:
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     # The file names no program version, so that the same scores give the same bytes.
-    figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=PIXELS_PER_INCH, metadata={"Software": None})
     return buffer.getvalue()
 
 
