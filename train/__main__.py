@@ -207,6 +207,8 @@ def evaluate_command(
     from train.fit.checkpoint import trained_model
     from train.fit.ranks import joined
 
+    if every_split and (protocol or not prepared):
+        raise click.UsageError("--every-split goes with --prepared, and without --protocol")
     folder = out or run / "report"
     wanted = Evaluation(
         protocol=protocol,
@@ -219,9 +221,9 @@ def evaluate_command(
     )
     with joined() as ranks:
         made = origin(datetime.now(UTC), sys.argv[1:], ranks.device)
-        report = report_on_run(run, trained_model(run), folder, ranks, wanted, made)
+        of_run = report_on_run(run, trained_model(run), ranks, wanted, made)
         if ranks.writes:
-            _tell(report, folder / "report.html")
+            _tell(of_run.report, of_run.write(folder))
 
 
 @main.command("export")
@@ -389,8 +391,7 @@ def report_command(
             data={name: scored_table(path, tables[name]) for name, path in files.items()},
         ),
     )
-    write_report(report, out)
-    _tell(report, out / "report.html")
+    _tell(report, write_report(report, out))
 
 
 def _tell(report: Report, page: Path) -> None:
