@@ -1,20 +1,32 @@
 """The report of tables of scores: every figure with its variant, threshold source and counts."""
 
 import base64
+import hashlib
 import json
 import math
 import re
+from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from sklearn.metrics import roc_auc_score
 
 from train.__main__ import main
 from train.data.protocols import DevBpcer, DevEer, FixedThreshold
 from train.errors import TrainError
+from train.evaluation.metrics.roc import roc
 from train.evaluation.page import write_report
+from train.evaluation.plots import _grid, _histogram
 from train.evaluation.published import PublishedMeasure, load_published
-from train.evaluation.report import ReportConfig, build_report, parse_threshold
+from train.evaluation.report import (
+    ReportConfig,
+    ReportDocument,
+    build_report,
+    json_schema,
+    parse_threshold,
+)
 from train.evaluation.scores import FrameScore, write_scores
 
 A = {
@@ -24,6 +36,13 @@ A = {
 }
 B = {None: [0.02, 0.08, 0.15, 0.30], "any": [0.25, 0.45, 0.70, 0.90]}
 PNG = b"\x89PNG\r\n\x1a\n"
+
+
+DOCS = Path(__file__).resolve().parents[3] / "docs"
+
+
+def refuse(constant):
+    raise AssertionError(f"{constant} is not JSON")
 
 
 def table(scores, dataset="a", subject=None):
@@ -126,6 +145,49 @@ def test_measures_of_the_worked_example_carry_variant_source_and_counts():
     assert {name: got[name] for name in rest} == {k: exactly(v) for k, v in rest.items()}
 
 
+def test_confusion_is_counted_at_every_threshold_that_is_shown():
+    operating, half, eer, least = of(report(None, {"a": table(A)}, "fixed=0.4"), "a").confusion
+    counts = [
+        (c.attacks_detected, c.attacks_missed, c.bona_fide_passed, c.bona_fide_alarmed)
+        for c in (operating, half, eer, least)
+    ]
+    assert counts == [(6, 1, 4, 1), (5, 2, 4, 1), (6, 1, 4, 1), (7, 0, 3, 2)]
+    assert operating.missed_by_type == {"print": 1, "replay": 0}
+    assert [c.threshold.rule for c in (half, eer, least)] == [
+        "fixed",
+        "test_eer",
+        "test_best_acer",
+    ]
+
+
+def test_each_attack_type_has_its_area_and_eer_against_all_bona_fide_samples():
+    rng = np.random.default_rng(2)
+    scores = {None: rng.uniform(0, 0.8, 30), "print": rng.uniform(0.3, 1, 20), "mask": [0.9] * 9}
+    document = report(None, {"a": table(scores)}, "fixed=0.5")
+    for level in ("video", "frame"):
+        found = of(document, "a", level)
+        for kind in ("print", "mask"):
+            both = [*scores[None], *scores[kind]]
+            labels = [0] * 30 + [1] * len(scores[kind])
+            area = found.measure(f"auc:{kind}")
+            assert area.value == exactly(roc_auc_score(labels, both))
+            assert (area.n_bona_fide, area.n_attack) == (30, len(scores[kind]))
+            eer = found.measure(f"eer_interpolated:{kind}")
+            assert eer.value == exactly(float(roc(labels, both).eer_interpolated()))
+    low, high = of(document, "a").measure("auc:print").bootstrap95
+    assert low < of(document, "a").measure("auc:print").value < high
+
+
+def test_areas_equal_scikit_learns_for_scores_next_to_0_and_1():
+    rng = np.random.default_rng(3)
+    live, swap = 10.0 ** -rng.uniform(0.1, 15, 60), 1 - 10.0 ** -rng.uniform(0.1, 15, 60)
+    live[:20], swap[:20] = 1 - live[:20], 1 - swap[:20]
+    document = report(None, {"a": table({None: live, "swap": swap})}, "fixed=0.5")
+    expected = roc_auc_score([0] * 60 + [1] * 60, [*live, *swap])
+    for level in ("video", "frame"):
+        assert of(document, "a", level).measure("auc").value == exactly(expected)
+
+
 def test_cllr_takes_out_the_prior_that_scores_were_meant_for():
     found = of(report(None, {"a": table(A)}, "fixed=0.4", prior=7 / 12), "a")
     assert values(found)["cllr"] == exactly(0.6384038795248643)
@@ -139,7 +201,8 @@ def test_a_detection_rate_at_fewer_false_alarms_than_can_be_seen_has_a_reason_in
     refused = found.measure("tpr_at_fpr:0.001")
     assert refused.value is None
     assert refused.reason == "needs 1000 bona fide samples or more, found 150"
-    assert any("150 bona fide samples are too few" in w for w in document.cautions)
+    (caution,) = [c for c in document.cautions if "TPR at a low FPR" in c]  # not one a level
+    assert "too few have a (150)" in caution
 
 
 def test_oracles_are_marked_and_never_the_operating_point():
@@ -260,14 +323,14 @@ def test_the_temperature_of_calibrated_dev_scores_is_one():
     assert of(document, "a").measure("temperature") is None
 
 
-# Warnings
+# Cautions
 
 
 def cautions_of(dev, tests, *args, **options):
     return "\n".join(report(dev, tests, *args, **options).cautions)
 
 
-def test_a_set_of_one_class_gets_a_warning_and_reasons():
+def test_a_set_of_one_class_gets_a_caution_and_reasons():
     document = report(None, {"a": table({None: [0.1, 0.6]})}, "fixed=0.5")
     assert "a, videos: there are no attacks, so only BPCER says anything." in document.cautions
     found = of(document, "a")
@@ -278,38 +341,38 @@ def test_a_set_of_one_class_gets_a_warning_and_reasons():
     assert "no bona fide samples, so only APCER" in attacks
 
 
-def test_reversed_labels_get_a_warning():
+def test_reversed_labels_get_a_caution():
     reversed_ = drawn(50, 1, "a", shift=-2.0)
     found = cautions_of(None, {"a": reversed_}, "fixed=0.5")
     assert re.search(r"a, videos: AUC is 0\.0\d+, far below 0\.5.*reversed", found)
     assert "reversed" not in cautions_of(None, {"a": drawn(50, 1, "a")}, "fixed=0.5")
 
 
-def test_scores_without_any_difference_get_a_warning():
+def test_scores_without_any_difference_get_a_caution():
     same = table({None: [0.5] * 30, "swap": [0.5] * 30})
     assert "all scores are equal" in cautions_of(None, {"a": same}, "fixed=0.5")
 
 
-def test_a_threshold_chosen_on_test_scores_gets_a_warning():
+def test_a_threshold_chosen_on_test_scores_gets_a_caution():
     rows = drawn(40, 1, "a")
     found = cautions_of(rows, {"a": rows[5:]})
     assert "a: 75 of its videos are in dev too. The threshold was chosen on test scores" in found
 
 
-def test_people_in_both_dev_and_test_get_a_warning():
+def test_people_in_both_dev_and_test_get_a_caution():
     dev = table(B, "a", subject="anna")
     test = [r.model_copy(update={"video_id": f"t{r.video_id}"}) for r in dev]
     assert "a: 1 of its people are in dev too" in cautions_of(dev, {"a": test})
     assert "are in dev too" not in cautions_of(table(B, "b"), {"a": table(A)})
 
 
-def test_faces_lost_in_one_class_more_than_in_the_other_get_a_warning():
+def test_faces_lost_in_one_class_more_than_in_the_other_get_a_caution():
     blind = table({None: [0.1] * 40, "swap": [0.9] * 36 + [None] * 4})
     found = cautions_of(None, {"a": blind}, "fixed=0.5")
     assert "no face was found in 0.0% of the bona fide samples and in 10.0% of the attacks" in found
 
 
-def test_few_people_get_a_warning():
+def test_few_people_get_a_caution():
     assert "a class has only 5 people or source videos" in cautions_of(
         None, {"a": table(A)}, "fixed=0.5"
     )
@@ -363,7 +426,7 @@ def test_published_figures_stand_beside_ours(other, ours, within):
     assert not any("counterpart" in warning for warning in document.cautions)
 
 
-def test_a_published_figure_without_counterpart_gets_a_warning():
+def test_a_published_figure_without_counterpart_gets_a_caution():
     document = report(None, {"a": table(A)}, "fixed=0.4", published=[figure(test="b")])
     assert any("no counterpart" in warning for warning in document.cautions)
 
@@ -402,9 +465,6 @@ def written(tmp_path_factory):
 def test_the_json_holds_every_figure_and_no_number_that_json_has_not(written):
     built, page = written
 
-    def refuse(constant):
-        raise AssertionError(constant)
-
     content = json.loads((page.parent / "report.json").read_text(), parse_constant=refuse)
     assert content["format"] == "facewarden/report/v1"
     assert len(content["sets"]) == 6
@@ -416,22 +476,22 @@ def test_the_json_holds_every_figure_and_no_number_that_json_has_not(written):
 def test_the_page_is_self_contained_and_escapes_what_it_shows(written):
     _, page = written
     text = page.read_text()
-    assert not re.search(r"(src|href)=\"(?!data:image/png;base64,)", text)
+    assert not re.search(r"(src|href)=\"(?!data:image/(png|jpeg);base64,)", text)
     assert "@import" not in text
     assert "url(" not in text
     assert "<script" not in text
     assert "runs/&lt;b&gt;x&lt;/b&gt;" in text
-    assert len(re.findall(r'src="data:', text)) == 8
+    assert "prefers-color-scheme: dark" in text
 
 
-def test_the_page_shows_figures_oracles_and_warnings(written):
+def test_the_page_shows_measures_oracles_and_cautions(written):
     built, page = written
     text = page.read_text()
     far = of(built.document, "far")
     assert f"{far.measure('auc').value:.4f}" in text
     assert f"{100 * far.measure('acer').value:.2f} %" in text
     assert f"{100 * far.measure('hter:test_eer').value:.2f} % *" in text
-    assert "apcer swap" in text
+    assert "APCER, worst type" in text
     assert "there are no attacks, so only BPCER says anything." in text
     assert "needs 100 bona fide samples or more, found 60" in text
 
@@ -439,12 +499,41 @@ def test_the_page_shows_figures_oracles_and_warnings(written):
 def test_the_pictures_of_the_page_lie_beside_it(written):
     _, page = written
     inline = re.findall(r"base64,([^\"]+)", page.read_text())
-    files = {path.name: path.read_bytes() for path in page.parent.glob("*.png")}
-    assert len(files) == 8
-    assert len(set(files.values())) == 4  # every video here is one frame
+    files = {path.stem: path.read_bytes() for path in page.parent.glob("*.png")}
+    # Every video here is one frame, so frames would only repeat the videos.
+    assert set(files) == {
+        *(f"video_{plot}" for plot in ("det", "roc", "reliability", "scores")),
+        *("video_types_dev", "video_types_far"),
+    }
     assert {base64.b64decode(image) for image in inline} == set(files.values())
     assert all(content.startswith(PNG) for content in files.values())
     assert {p.suffix for p in page.parent.iterdir()} == {".png", ".json", ".html"}
+
+
+def test_the_legend_of_a_histogram_lies_above_the_bars():
+    (axes,), figure = _grid(1)
+    _histogram(axes, np.full(9, 0.5), np.full(9, 0.55), 0.5, "print")
+    figure.canvas.draw()
+    assert axes.get_legend().get_window_extent().y0 >= axes.bbox.y1
+    assert axes.title.get_window_extent().y0 >= axes.get_legend().get_window_extent().y1 - 1
+
+
+def test_frames_are_shown_where_they_are_not_the_videos(tmp_path):
+    rows = [
+        r.model_copy(update={"video_id": f"v{r.video_id[:-1]}", "frame": i})
+        for i, r in enumerate(table(A))
+    ]
+    page = write_report(build_report(None, {"a": rows}, config("fixed=0.4")), tmp_path)
+    assert "<h2>Frames</h2>" in page.read_text()
+    assert (tmp_path / "frame_types_a.png").exists()
+
+
+def test_a_rate_of_all_samples_shows_its_counts(tmp_path):
+    built = build_report(None, {"a": table(A)}, config("fixed=0"))
+    bpcer = of(built.document, "a").measure("bpcer")
+    assert (bpcer.value, bpcer.errors, bpcer.n_bona_fide) == (1.0, 5, 5)
+    assert "<td>100.00 %" in (text := write_report(built, tmp_path).read_text())
+    assert "5 of 5" in text
 
 
 def test_the_command_makes_a_report_of_files(tmp_path):
@@ -462,13 +551,63 @@ def test_the_command_makes_a_report_of_files(tmp_path):
     ("options", "message"),
     [
         (["--test", "a"], "expected NAME=FILE"),
+        (["--test", "=x"], "expected NAME=FILE"),
+        (["--test", "a="], "expected NAME=FILE"),
+        (["--test", "a/b=x"], "can't name a test set"),
+        (["--test", "dev=x"], "can't name a test set"),
         (["--test", "a=x", "--test", "a=y"], "each name once"),
         (["--test", "a=x", "--aggregate", "best"], "unknown aggregate 'best'"),
         (["--test", "a=x", "--threshold", "best"], "expected dev_eer"),
-        (["--test", "a=absent.jsonl", "--threshold", "fixed=0.5"], "absent.jsonl: can't read"),
+        (["--test", "a=x", "--threshold", "fixed=nan"], "expected dev_eer"),
+        (["--test", "a=x", "--threshold", "dev_eer=1"], "expected dev_eer"),
     ],
 )
-def test_wrong_options_of_the_command_are_named(options, message, tmp_path):
+def test_wrong_options_of_the_command_end_it_with_code_2(options, message, tmp_path):
+    result = CliRunner().invoke(main, ["report", "--out", str(tmp_path), *options])
+    assert result.exit_code == 2
+    assert message in result.output.replace("\n", " ")
+
+
+def test_a_table_that_is_missing_is_named(tmp_path):
+    options = ["--test", f"a={tmp_path / 'absent.jsonl'}", "--threshold", "fixed=0.5"]
     result = CliRunner().invoke(main, ["report", "--out", str(tmp_path), *options])
     assert isinstance(result.exception, TrainError)
-    assert message in str(result.exception)
+    assert "absent.jsonl: can't read" in str(result.exception)
+
+
+@pytest.mark.parametrize("name", ["1.jsonl", "[a].jsonl", "a=b #2.jsonl"])
+def test_a_file_of_scores_may_have_any_name(name, tmp_path):
+    write_scores(tmp_path / name, table(A))
+    options = ["--test", f"a={tmp_path / name}", "--threshold", "fixed=0.5"]
+    result = CliRunner().invoke(main, ["report", "--out", str(tmp_path / "out"), *options])
+    assert result.exit_code == 0, result.exception
+    content = json.loads((tmp_path / "out" / "report.json").read_text())
+    digest = hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+    assert content["provenance"]["data"]["a"]["sha256"] == digest
+    assert content["provenance"]["run"] is None
+
+
+# The schema
+
+
+def test_the_published_schema_is_what_the_models_say():
+    stored = (DOCS / "report.schema.json").read_text(encoding="utf-8")
+    assert stored == json.dumps(json_schema(), indent=1) + "\n"
+
+
+@pytest.mark.parametrize(
+    "tests",
+    [
+        {"a": table(A), "b": table(B, "b")},
+        {"a": table({None: [0.1]})},
+        {"a": table({"swap": [0.9]})},
+        {"a": table({None: [0.5], "swap": [0.5]})},
+        {"a": [*table(A), *table({"mask": [None]}, "m")]},
+    ],
+)
+@pytest.mark.parametrize("rule", ["fixed=0.5", "dev_bpcer=0.01", "fixed=1"])
+def test_a_report_is_valid_by_its_schema_and_is_read_again_whatever_the_sets(tests, rule):
+    document = report(table(B, "d"), tests, rule)
+    text = document.model_dump_json()
+    jsonschema.Draft202012Validator(json_schema()).validate(json.loads(text, parse_constant=refuse))
+    assert ReportDocument.model_validate_json(text) == document
