@@ -25,7 +25,7 @@ _PICTURE_PX: Final = 112
 _JPEG_QUALITY: Final = 85
 
 
-class WorstCase(ReportPart):
+class WorstVideo(ReportPart):
     """A video, and the one of its frames that speaks most for the wrong class."""
 
     sample_id: str = Field(description="Of that frame.")
@@ -41,8 +41,8 @@ class WorstCase(ReportPart):
 class WorstCases(ReportPart):
     """Of one test set."""
 
-    bona_fide: tuple[WorstCase, ...] = Field(description="Highest score first.")
-    attacks: tuple[WorstCase, ...] = Field(description="Lowest score first.")
+    bona_fide: tuple[WorstVideo, ...] = Field(description="Highest score first.")
+    attacks: tuple[WorstVideo, ...] = Field(description="Lowest score first.")
 
 
 def worst_cases(rows: Sequence[FrameScore], aggregate: str, threshold: float, n: int) -> WorstCases:
@@ -62,7 +62,7 @@ def worst_cases(rows: Sequence[FrameScore], aggregate: str, threshold: float, n:
             frames[f"{row.dataset}/{row.video_id}"].append(row)
     videos = video_samples(rows, aggregate, "exclude")
 
-    def cases(label: int) -> tuple[WorstCase, ...]:
+    def cases(label: int) -> tuple[WorstVideo, ...]:
         sign = 1 - 2 * label  # a high score is wrong of bona fide videos, a low one of attacks
         of_class = np.flatnonzero(videos.labels == label)
         order = of_class[np.argsort(-sign * videos.evidence[of_class], kind="stable")]
@@ -74,9 +74,9 @@ def worst_cases(rows: Sequence[FrameScore], aggregate: str, threshold: float, n:
     return WorstCases(bona_fide=cases(0), attacks=cases(1))
 
 
-def _case(frames: Sequence[FrameScore], score: float, sign: int, threshold: float) -> WorstCase:
+def _case(frames: Sequence[FrameScore], score: float, sign: int, threshold: float) -> WorstVideo:
     worst = max(frames, key=lambda row: sign * (row.score or 0.0))
-    return WorstCase(
+    return WorstVideo(
         sample_id=worst.sample_id,
         dataset=worst.dataset,
         video_id=worst.video_id,

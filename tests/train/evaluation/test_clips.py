@@ -124,7 +124,7 @@ def test_the_command_judges_clips_and_pictures_without_a_face(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"clips: [{path: a, group: b, lable: print}]", "unknown key; did you mean 'label'"),
+        (b"clips: [{path: a, group: b, labl: print}]", "unknown key; did you mean 'label'"),
         (b"clips: [\xff]", "can't read the list"),
         (b"clips: [", "can't read the list"),
         (b"", "clips.yaml: "),
