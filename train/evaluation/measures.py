@@ -444,7 +444,6 @@ class _Maker:
         known = finite(float(value))
         if known is None and reason is None:
             reason = f"of {n_bona_fide} bona fide samples and {n_attack} attacks"
-        interval = None if known is None or drawn is None else percentile_interval(drawn)
         # Frames are not independent.
         countable = known is not None and errors is not None and self._samples.level == "video"
         return Measure(
@@ -452,7 +451,7 @@ class _Maker:
             variant=variant_of(name),
             value=known,
             reason=reason,
-            bootstrap95=interval if interval and all(map(math.isfinite, interval)) else None,
+            bootstrap95=None if known is None or drawn is None else percentile_interval(drawn),
             wilson95=wilson(errors or 0, n_bona_fide + n_attack) if countable else None,
             threshold=threshold,
             errors=None if known is None else errors,
