@@ -66,8 +66,9 @@ bench-models: setup ## cost of every network, written into docs/methods.md
 soak: setup ## 30 minutes with two cameras, one of which dies every two minutes
 	$(PY) -m benchmarks.soak
 
-schema: setup ## rewrite docs/messages.schema.json
+schema: setup ## rewrite docs/messages.schema.json and docs/report.schema.json
 	$(PY) -m stream.messages > docs/messages.schema.json
+	$(PY) -m train.evaluation.report > docs/report.schema.json
 
 demo: setup ## a generated clip, end to end, under a minute
 	$(PY) -m demo

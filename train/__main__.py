@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -13,16 +14,21 @@ import yaml
 
 from stream.errors import StreamError
 from train.errors import TrainError
+from train.evaluation.options import AggregateName, NamedFile, ThresholdRule
 from trt_engines.errors import EngineError
 
 if TYPE_CHECKING:
     from stream.config import StreamConfig
+    from train.data.protocols import Threshold
+    from train.evaluation.report import Report
     from trt_engines.manifest import Precision
 
 log = logging.getLogger("train")
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 _FILE = click.Path(dir_okay=False, path_type=Path)
+_RULES = "dev_eer, dev_bpcer=0.01 (at most that share of bona fide alarms) or fixed=0.5"
+_HOW = "Frames to video's score: logit_mean, mean, median, max, top<k> or confident."
 
 
 def _options(settings: tuple[str, ...]) -> dict[str, object]:
@@ -153,26 +159,71 @@ def fit_command(
 
 @main.command("evaluate")
 @click.option("--run", type=_FOLDER, required=True, help="Folder of the finished run.")
-@click.option("--protocol", help="Name in configs/protocols; default: the recipe's own.")
+@click.option(
+    "--protocol",
+    help="Name in configs/protocols; default: the recipe's own, or the splits of --prepared.",
+)
 @click.option("--prepared", type=_FOLDER, multiple=True, help="Faces; default: the recipe's.")
 @click.option("--out", type=_FOLDER, help="Folder of the report; default: RUN/report.")
+@click.option(
+    "--every-split",
+    is_flag=True,
+    help="Without a protocol: test on every face of --prepared, not on split test alone.",
+)
+@click.option(
+    "--allow-overlap",
+    is_flag=True,
+    help="Report, instead of refusing, faces or people that the run learned from.",
+)
+@click.option("--threshold", type=ThresholdRule(), help=f"{_RULES}; default: the protocol's.")
+@click.option(
+    "--aggregate", type=AggregateName(), default="logit_mean", show_default=True, help=_HOW
+)
+@click.option(
+    "--worst",
+    type=click.IntRange(min=0),
+    default=6,
+    show_default=True,
+    help="Worst cases of each class in the report, with their faces; 0: none.",
+)
 def evaluate_command(
-    run: Path, protocol: str | None, prepared: tuple[Path, ...], out: Path | None
+    run: Path,
+    protocol: str | None,
+    prepared: tuple[Path, ...],
+    out: Path | None,
+    every_split: bool,
+    allow_overlap: bool,
+    threshold: Threshold | None,
+    aggregate: str,
+    worst: int,
 ) -> None:
-    """Score a run's best weights on dev and test faces, and report: report.html, report.json."""
-    from train.evaluation.run_report import evaluate_run
+    """Score a run's best weights on dev and test faces, and report: report.html, report.json.
+
+    With --prepared alone, any faces will do: the threshold comes from dev faces beside them, if
+    there are any of both classes, or else from the run's own.
+    """
+    from train.evaluation.provenance import origin
+    from train.evaluation.run_report import Evaluation, report_on_run
     from train.fit.checkpoint import trained_model
     from train.fit.ranks import joined
 
+    if every_split and (protocol or not prepared):
+        raise click.UsageError("--every-split goes with --prepared, and without --protocol")
     folder = out or run / "report"
+    wanted = Evaluation(
+        protocol=protocol,
+        prepared=prepared,
+        every_split=every_split,
+        allow_overlap=allow_overlap,
+        threshold=threshold,
+        aggregate=aggregate,
+        worst=worst,
+    )
     with joined() as ranks:
-        report = evaluate_run(
-            run, trained_model(run), folder, ranks, protocol=protocol, prepared=prepared
-        )
+        made = origin(datetime.now(UTC), sys.argv[1:], ranks.device)
+        of_run = report_on_run(run, trained_model(run), ranks, wanted, made)
         if ranks.writes:
-            for warning in report.document.warnings:
-                log.warning("%s", warning)
-            click.echo(folder / "report.html")
+            _tell(of_run.report, of_run.write(folder))
 
 
 @main.command("export")
@@ -255,19 +306,25 @@ def judge_command(labelled: Path, manifest: Path, root: Path, out: Path) -> None
     """Judge an engine on LABELLED clips (YAML), per track, through the streaming path."""
     from stream.analyse import open_analyser
     from stream.stages.detect import open_detector
-    from train.evaluation.clips import judge, judge_stills, load_labelled, save_report
+    from train.evaluation.clips import judge_clips, judge_stills, load_labelled, write_judgement
     from trt_engines.backends import open_backend
     from trt_engines.manifest import load_manifest
 
     config = _stream_config(manifest)
     wanted = load_labelled(labelled)
     with open_analyser(config) as analyser:
-        judged = judge(wanted, root, analyser, config.decode)
+        judged = judge_clips(wanted, root, analyser, config.decode)
     engine = load_manifest(manifest)
     with open_detector(config.detect, config.backend) as detector:
         backend = open_backend(manifest, config.backend)
         stills = judge_stills(wanted, root, detector, backend, engine.input)
-    summary = save_report(out, judged, stills, engine.onnx_sha256)
+    summary = write_judgement(
+        out,
+        judged,
+        stills,
+        onnx_sha256=engine.onnx_sha256,
+        min_scores=config.fuse.min_scores,
+    )
     for name, cell in summary["rates"].items():
         click.echo(
             f"{name:45} {cell['rate']} {cell['errors']}/{cell['decided']} decided"
@@ -275,64 +332,72 @@ def judge_command(labelled: Path, manifest: Path, root: Path, out: Path) -> None
         )
     for label, area in summary["auc_of_last_track_score"].items():
         click.echo(
-            f"AUC {label:12} {area['auc']:.3f}"
+            f"AUC {label:12} {'n/a' if area['auc'] is None else format(area['auc'], '.3f')}"
             f" ({area['bona_fide']} bona fide, {area['attacks']} attack tracks)"
         )
     for still in stills:
-        click.echo(f"still {still['path']:40} {still['label']:10} p = {still['probability']}")
+        p = still["probability"]
+        said = "no face" if p is None else f"p = {p:.4f}"
+        click.echo(f"still {still['path']:40} {still['label']:10} {said}")
 
 
 @main.command("report")
 @click.option("--dev", type=_FILE, help="Scores that the threshold is chosen on.")
-@click.option("--test", "tests", multiple=True, required=True, metavar="NAME=FILE", help="Scores.")
+@click.option(
+    "--test", "tests", type=NamedFile(), multiple=True, required=True, help="Scores of a test set."
+)
 @click.option("--out", type=_FOLDER, required=True, help="Folder of the report.")
 @click.option("--protocol", default="scores", help="Its name, for people.")
 @click.option(
-    "--threshold",
-    default="dev_eer",
-    show_default=True,
-    help="dev_eer, dev_bpcer=0.01 (at most that share of bona fide alarms) or fixed=0.5.",
+    "--threshold", type=ThresholdRule(), default="dev_eer", show_default=True, help=f"{_RULES}."
 )
-@click.option("--aggregate", default="mean", show_default=True, help="Frames to video's score.")
+@click.option(
+    "--aggregate", type=AggregateName(), default="logit_mean", show_default=True, help=_HOW
+)
 @click.option("--no-face", type=click.Choice(["half", "exclude", "error"]), default="half")
 @click.option("--expected", type=_FILE, help="YAML with `expected:`, such as the recipe.")
 def report_command(
     dev: Path | None,
-    tests: tuple[str, ...],
+    tests: tuple[tuple[str, Path], ...],
     out: Path,
     protocol: str,
-    threshold: str,
+    threshold: Threshold,
     aggregate: str,
     no_face: Literal["half", "exclude", "error"],
     expected: Path | None,
 ) -> None:
     """Make a report of tables of scores (JSON Lines): OUT/report.html and OUT/report.json."""
-    from train.evaluation.published import figures_of, load_expected
-    from train.evaluation.report import ReportConfig, build_report, parse_threshold, write_report
+    import torch
+
+    from train.evaluation.page import write_report
+    from train.evaluation.provenance import Provenance, origin, scored_table
+    from train.evaluation.published import load_published, published_for
+    from train.evaluation.report import ReportConfig, build_report
     from train.evaluation.scores import read_scores
 
-    try:
-        config = ReportConfig(
-            protocol=protocol,
-            threshold=parse_threshold(threshold),
-            aggregate=aggregate,
-            no_face=no_face,
-        )
-    except ValueError as error:
-        raise TrainError(f"options of the report: {error}") from error
-    named = [test.partition("=") for test in tests]
-    if any(not path for _, _, path in named) or len({name for name, _, _ in named}) < len(named):
-        raise TrainError(f"--test: expected NAME=FILE, each name once, found {' '.join(tests)}")
+    named = dict(tests)
+    if len(named) < len(tests):
+        raise click.BadParameter("each name once", param_hint="--test")
+    files = {**({"dev": dev} if dev else {}), **named}
+    tables = {name: read_scores(path) for name, path in files.items()}
     report = build_report(
-        read_scores(dev) if dev else None,
-        {name: read_scores(Path(path)) for name, _, path in named},
-        config,
-        expected=figures_of(protocol, load_expected(expected)) if expected else (),
-        about={"scores": ", ".join([*([f"dev={dev}"] if dev else []), *tests])},
+        tables.get("dev"),
+        {name: tables[name] for name in named},
+        ReportConfig(protocol=protocol, threshold=threshold, aggregate=aggregate, no_face=no_face),
+        published=published_for(protocol, load_published(expected)) if expected else (),
+        about={"scores": ", ".join(f"{name}={path}" for name, path in files.items())},
+        provenance=Provenance(
+            made=origin(datetime.now(UTC), sys.argv[1:], torch.device("cpu")),
+            data={name: scored_table(path, tables[name]) for name, path in files.items()},
+        ),
     )
-    for warning in report.document.warnings:
-        log.warning("%s", warning)
-    click.echo(write_report(report, out))
+    _tell(report, write_report(report, out))
+
+
+def _tell(report: Report, page: Path) -> None:
+    for caution in report.document.cautions:
+        log.warning("%s", caution)
+    click.echo(page)
 
 
 if __name__ == "__main__":

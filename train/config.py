@@ -12,7 +12,7 @@ from models import load_method
 from train.attacks import FAMILIES
 from train.data.loaders import AugmentConfig, LoaderConfig, TorchLoaderConfig
 from train.errors import TrainError
-from train.evaluation.published import ExpectedFigure
+from train.evaluation.published import PublishedMeasure
 
 
 class _Part(BaseModel, frozen=True, extra="forbid"):
@@ -123,7 +123,7 @@ class Recipe(_Part):
     log_every: int = Field(20, ge=1)
     checkpoint_every: int = Field(500, ge=1)
     validate_every: int = Field(1000, ge=1, description="Scores dev; the best by dev AUC is kept.")
-    expected: tuple[ExpectedFigure, ...] | None = Field(
+    expected: tuple[PublishedMeasure, ...] | None = Field(
         None, description="Published figures safe to compare with; null where none was found."
     )
 

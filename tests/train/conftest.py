@@ -417,6 +417,55 @@ def _face(number: int) -> tuple[FaceRecord, bytes]:
     return record, encode_crop(np.asarray(crop))
 
 
+def _record(video: str, frame: int = 0, **known: object) -> FaceRecord:
+    attack_type = known.pop("attack_type", None)
+    dataset = known.pop("dataset", "two_folders")
+    return FaceRecord.model_validate(
+        {
+            "sample_id": f"{dataset}:{video}@{frame}",
+            "dataset": dataset,
+            "video_id": f"{dataset}:{video}",
+            "source_id": f"{dataset}:{video}",
+            "split": "train",
+            "label": int(attack_type is not None),
+            "attack_type": attack_type,
+            "frame": frame,
+            "track": 0,
+            "box": (16, 16, 48, 48),
+            "landmarks": [(24, 26), (40, 26), (32, 32), (26, 40), (38, 40)],
+            "face_px": 32,
+            "source_sha256": "",
+            "licence": "none",
+            **known,
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def face_record() -> Callable[..., FaceRecord]:
+    """Make the record of a face, by the name of its video; keyword arguments change it."""
+    return _record
+
+
+@pytest.fixture
+def write_faces(tmp_path) -> Callable[..., Path]:
+    """Write a prepared folder of noise with these records, `faces` below `tmp_path`."""
+
+    def written(
+        records: Sequence[FaceRecord], name: str = "faces", prepared: PreparedConfig | None = None
+    ) -> Path:
+        about = prepared or PreparedConfig(size_px=64, margin=2.0, code_version="test")
+        rng = np.random.default_rng(0)
+        with ShardWriter(tmp_path / name, about) as shards:
+            for record in records:
+                noise = rng.integers(0, 256, (about.size_px, about.size_px, 3), dtype=np.uint8)
+                shards.add([(record, encode_crop(noise))])
+        (tmp_path / name / "problems.jsonl").touch()
+        return tmp_path / name
+
+    return written
+
+
 @pytest.fixture(scope="session")
 def stored_faces() -> list[tuple[FaceRecord, bytes]]:
     """40 faces of 96 px, as `ShardWriter` takes them."""

@@ -17,7 +17,7 @@ from train.data.smoke_faces import write_smoke_faces
 from train.errors import TrainError
 from train.evaluation.clips import load_labelled
 from train.evaluation.measures import VARIANTS
-from train.evaluation.published import ExpectedFigure, figures_of
+from train.evaluation.published import PublishedMeasure, published_for
 from train.fit.loop import new_model
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs" / "train"
@@ -119,11 +119,11 @@ def test_a_wrong_key_or_value_is_an_error_that_names_file_and_key(change, messag
 def test_a_figure_stands_beside_results_of_its_own_protocol_only():
     found = {"test": "ffpp", "metric": "auc", "source": "a table"}
     c23, c40 = (
-        ExpectedFigure(protocol=f"ffpp_intra_{c}", value=0.9, **found) for c in ("c23", "c40")
+        PublishedMeasure(protocol=f"ffpp_intra_{c}", value=0.9, **found) for c in ("c23", "c40")
     )
-    every = ExpectedFigure(value=0.8, **found)
-    assert figures_of("ffpp_intra_c23", [c23, c40, every]) == (c23, every)
-    assert figures_of(None, [c23, c40, every]) == (every,)
+    every = PublishedMeasure(value=0.8, **found)
+    assert published_for("ffpp_intra_c23", [c23, c40, every]) == (c23, every)
+    assert published_for(None, [c23, c40, every]) == (every,)
 
 
 @pytest.fixture

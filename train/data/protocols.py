@@ -24,14 +24,15 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 from models import ATTACK, BONA_FIDE
-from train.data.datasets._sample import BONA_FIDE_TYPE, Family, ListedVideo, Split
+from train.data.datasets._sample import BONA_FIDE_TYPE, Family, Level, ListedVideo, Split
 from train.data.datasets._tree import some
+from train.data.overlap import Identity, find_shared, told
 from train.errors import TrainError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-FOLDER: Final = Path(__file__).resolve().parents[1] / "configs" / "protocols"
+FOLDER: Final = Path(__file__).resolve().parents[2] / "configs" / "protocols"
 
 
 def _as_tuple(value: object) -> object:
@@ -170,14 +171,20 @@ class Protocol(BaseModel, frozen=True, extra="forbid"):
 
     name: str = Field(description="Of the file, with the suffix of the member of a family.")
     description: str
-    disjoint: Literal["subject", "source", "video"] = Field(
+    disjoint: Level | Literal["known"] = Field(
         description="What train, dev and test must not share; `subject` includes `source`, and"
-        " `source` includes `video`."
+        " `source` includes `video`. `known`: sources, and those subjects that are told."
     )
     train: VideoSet
     dev: VideoSet
     test: dict[str, TestSet] = Field(min_length=1)
     threshold: Threshold
+
+    @model_validator(mode="after")
+    def _sets_have_names_of_their_own(self) -> Self:
+        if taken := {"train", "dev"} & self.test.keys():
+            raise ValueError(f"a test set can't be named {some(taken)}")
+        return self
 
     @model_validator(mode="after")
     def _dev_is_not_test(self) -> Self:
@@ -187,6 +194,11 @@ class Protocol(BaseModel, frozen=True, extra="forbid"):
             if split is None or "test" in split:
                 raise ValueError("dev must name its split, and that can't be test")
         return self
+
+    @property
+    def level(self) -> Level:
+        """How far train, dev and test are compared."""
+        return "subject" if self.disjoint == "known" else self.disjoint
 
     def datasets(self) -> tuple[str, ...]:
         """Return the names of the data sets that resolving needs, sorted."""
@@ -264,12 +276,18 @@ def load_protocol(name: str, folder: Path = FOLDER) -> Protocol:
     raise TrainError(f"unknown protocol {name!r}; known: {', '.join(alike or known)}")
 
 
-def resolve(protocol: Protocol, listings: Mapping[str, Sequence[ListedVideo]]) -> Resolved:
+def resolve(
+    protocol: Protocol,
+    listings: Mapping[str, Sequence[ListedVideo]],
+    *,
+    allow_overlap: bool = False,
+) -> Resolved:
     """Pick a protocol's videos from what the data sets list.
 
     Args:
         protocol: which.
         listings: by name of the data set, at least those of `protocol.datasets()`.
+        allow_overlap: let train, dev and test share what they may not.
 
     Raises:
         TrainError: a data set is missing; a query, or an attack type it names, matches no video; a
@@ -288,7 +306,45 @@ def resolve(protocol: Protocol, listings: Mapping[str, Sequence[ListedVideo]]) -
         },
     )
     _check_classes(protocol, resolved)
-    _check_disjoint(protocol, resolved)
+    _check_subjects(protocol, resolved)
+    if not allow_overlap:
+        _check_disjoint(protocol, resolved)
+    return resolved
+
+
+def resolve_tests(protocol: Protocol, listings: Mapping[str, Sequence[ListedVideo]]) -> Resolved:
+    """Pick what a protocol tests on, and its dev videos where any of them is listed.
+
+    Nothing is picked to train, so that a test set can be judged without the training data.
+
+    Args:
+        protocol: which.
+        listings: by name of the data set, at least those of its test sets.
+
+    Raises:
+        TrainError: a data set of a test set is missing; a query, or an attack type it names,
+            matches no video; a set lacks a class.
+    """
+    wanted = {
+        name
+        for part in protocol.test.values()
+        for query in part.videos
+        for name in query.dataset or ()
+    }
+    absent = wanted - listings.keys()
+    if absent:
+        raise TrainError(f"{protocol.name}: tests on the data set {some(absent)}")
+    videos = [video for listed in listings.values() for video in listed]
+    has_dev = any(query.matches(video) for query in protocol.dev.videos for video in videos)
+    resolved = Resolved(
+        train=[],
+        dev=_select(f"{protocol.name}: dev", protocol.dev, videos) if has_dev else [],
+        test={
+            name: _select(f"{protocol.name}: test {name}", part, videos)
+            for name, part in protocol.test.items()
+        },
+    )
+    _check_both(protocol.name, {"dev": resolved.dev or None, **_named_tests(resolved)})
     return resolved
 
 
@@ -326,39 +382,36 @@ def _select(where: str, wanted: VideoSet, videos: Sequence[ListedVideo]) -> list
 def _check_classes(protocol: Protocol, resolved: Resolved) -> None:
     if all(video.label == ATTACK for video in resolved.train):
         raise TrainError(f"{protocol.name}: train holds no bona fide video")
-    tests = {f"test {name}": part for name, part in resolved.test.items()}
-    for name, part in {"dev": resolved.dev, **tests}.items():
-        if len({video.label for video in part}) < 2:
-            raise TrainError(f"{protocol.name}: {name} holds one class only; errors need both")
+    _check_both(protocol.name, {"dev": resolved.dev, **_named_tests(resolved)})
+
+
+def _check_both(name: str, parts: Mapping[str, Sequence[ListedVideo] | None]) -> None:
+    for part, videos in parts.items():
+        if videos is not None and len({video.label for video in videos}) < 2:
+            raise TrainError(f"{name}: {part} holds one class only; errors need both")
+
+
+def _named_tests(resolved: Resolved) -> dict[str, Sequence[ListedVideo]]:
+    return {f"test {name}": videos for name, videos in resolved.test.items()}
+
+
+def _check_subjects(protocol: Protocol, resolved: Resolved) -> None:
+    videos = [*resolved.train, *resolved.dev, *(v for part in resolved.test.values() for v in part)]
+    unknown = {video.dataset for video in videos if not video.subject}
+    if protocol.disjoint == "subject" and unknown:
+        raise TrainError(
+            f"{protocol.name}: claims disjoint subjects, but {some(unknown)} does not tell"
+            " them; say `disjoint: source`"
+        )
 
 
 def _check_disjoint(protocol: Protocol, resolved: Resolved) -> None:
-    parts = {"train": resolved.train, "dev": resolved.dev}
-    parts |= {f"test {name}": videos for name, videos in resolved.test.items()}
-    levels: dict[str, Callable[[ListedVideo], str | None]] = {
-        "video": lambda video: video.video_id,
-        "source": lambda video: video.source_id,
-        "subject": lambda video: video.subject,
+    parts = {"train": resolved.train, "dev": resolved.dev, **resolved.test}
+    identities = {
+        name: [Identity(v.video_id, "", v.source_id, v.subject) for v in videos]
+        for name, videos in parts.items()
     }
-    checked = list(levels)[: list(levels).index(protocol.disjoint) + 1]
-    for level in checked:
-        keys = {name: {levels[level](v) for v in videos} for name, videos in parts.items()}
-        unknown = sorted({v.dataset for part in parts.values() for v in part if not v.subject})
-        if level == "subject" and unknown:
-            raise TrainError(
-                f"{protocol.name}: claims disjoint subjects, but {some(unknown)} does not tell"
-                " them; say `disjoint: source`"
-            )
-        for ours, theirs in _pairs_to_compare(parts):
-            shared = keys[ours] & keys[theirs]
-            if shared:
-                raise TrainError(
-                    f"{protocol.name}: {len(shared)} {level}s are in {ours} and in {theirs}:"
-                    f" {some([str(key) for key in shared])}"
-                )
-
-
-def _pairs_to_compare(names: Iterable[str]) -> list[tuple[str, str]]:
-    """Return train with dev and both with each test set; test sets may overlap."""
-    tests = [name for name in names if name.startswith("test ")]
-    return [("train", "dev"), *((ours, test) for ours in ("train", "dev") for test in tests)]
+    shared = find_shared(identities, protocol.level)
+    if shared:
+        messages = [told(overlaps, *names) for names, overlaps in shared.items()]
+        raise TrainError(f"{protocol.name}: {'; '.join(messages)}")

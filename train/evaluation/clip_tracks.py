@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StreamedTrack:
+class ClipTrack:
     """One face of one clip, from its first to its last look."""
 
     clip: str
@@ -34,7 +34,7 @@ class StreamedTrack:
     verdict: Verdict  # at the end
 
 
-def stream_clip(path: Path, analyser: Analyser, decode: DecodeConfig) -> list[StreamedTrack]:
+def tracks_of_clip(path: Path, analyser: Analyser, decode: DecodeConfig) -> list[ClipTrack]:
     """Run one clip through an analyser; returns its tracks that were looked at.
 
     Raises:
@@ -60,11 +60,11 @@ def stream_clip(path: Path, analyser: Analyser, decode: DecodeConfig) -> list[St
     return [_track(path.name, n, scores, n in alarmed) for n, scores in tracks.items()]
 
 
-def _track(clip: str, number: int, scores: list[TrackScore], alarmed: bool) -> StreamedTrack:
+def _track(clip: str, number: int, scores: list[TrackScore], alarmed: bool) -> ClipTrack:
     last = scores[-1]
     stamp, box = last.sighting.stamp, last.sighting.detection.box
     decided = [s.probability for s in scores if s.verdict in (Verdict.ATTACK, Verdict.BONA_FIDE)]
-    return StreamedTrack(
+    return ClipTrack(
         clip=clip,
         track_id=number,
         centre_x=float(box[0] + box[2]) / 2 / stamp.width,

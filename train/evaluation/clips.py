@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,10 +19,11 @@ import yaml
 from PIL import Image, ImageOps
 from pydantic import BaseModel, Field, ValidationError
 
-from models import crop_faces
+from models import crop_faces, one_line, whole_file
 from stream.records import Verdict
 from train.errors import TrainError
-from train.evaluation.clip_tracks import StreamedTrack, stream_clip
+from train.evaluation.clip_tracks import ClipTrack, tracks_of_clip
+from train.evaluation.measures import finite
 from train.evaluation.metrics.intervals import wilson
 from train.evaluation.metrics.roc import roc
 
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from stream.analyse import Analyser
     from stream.config import DecodeConfig
     from stream.stages.detect import FaceDetector
-    from train.evaluation.metrics.roc import Roc
     from trt_engines.backends import Backend
 
 log = logging.getLogger(__name__)
@@ -75,7 +74,7 @@ class JudgedTrack:
 
     group: str
     label: Label
-    track: StreamedTrack
+    track: ClipTrack
 
 
 def load_labelled(path: Path) -> LabelledClips:
@@ -86,11 +85,13 @@ def load_labelled(path: Path) -> LabelledClips:
     """
     try:
         return LabelledClips.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, yaml.YAMLError, ValidationError) as error:
+    except ValidationError as error:
+        raise TrainError(f"{path}: {one_line(error, LabelledClips)}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise TrainError(f"{path}: can't read the list of labelled clips: {error}") from error
 
 
-def judge(
+def judge_clips(
     labelled: LabelledClips, root: Path, analyser: Analyser, decode: DecodeConfig
 ) -> list[JudgedTrack]:
     """Stream every clip and join its tracks with the truth.
@@ -103,7 +104,7 @@ def judge(
         path = root / clip.path
         if not path.is_file():
             raise TrainError(f"{path}: missing; the list of labelled clips names it")
-        tracks = stream_clip(path, analyser, decode)
+        tracks = tracks_of_clip(path, analyser, decode)
         log.info("%s: %d tracks", clip.path, len(tracks))
         for track in tracks:
             label = clip.right if clip.right and track.centre_x > 0.5 else clip.label
@@ -118,75 +119,114 @@ def judge_stills(
     classifier: Backend,
     spec: InputSpec,
 ) -> list[dict[str, Any]]:
-    """Return path, group, label and probability (None: no face) of each picture."""
-    found = []
+    """Return path, group, label and probability (None: no face) of each picture.
+
+    Raises:
+        TrainError: a listed picture is missing or damaged.
+    """
+    stills = []
     for still in labelled.stills:
-        with Image.open(root / still.path) as picture:
-            image = torch.from_numpy(np.array(ImageOps.exif_transpose(picture).convert("RGB")))
+        image = _picture(root / still.path)
         (detections,) = detector.detect([image], [None])
         probability = None
         if detections:
             largest = max(detections, key=lambda d: float(d.box[2] - d.box[0]))
             crop = crop_faces(image, largest.box[None], spec)
             probability = classifier.infer(crop)["probability"].item()
-        found.append({**still.model_dump(mode="json"), "probability": probability})
-    return found
+        stills.append({**still.model_dump(mode="json"), "probability": probability})
+    return stills
 
 
-def summarise(judged: Sequence[JudgedTrack]) -> dict[str, Any]:
+def _picture(path: Path) -> torch.Tensor:
+    """Return a picture as it is to be looked at: (H, W, 3) RGB."""
+    try:
+        with Image.open(path) as picture:
+            return torch.from_numpy(np.array(ImageOps.exif_transpose(picture).convert("RGB")))
+    except (OSError, SyntaxError) as error:  # a damaged PNG is a SyntaxError to Pillow
+        raise TrainError(f"{path}: can't read the picture: {error}") from error
+
+
+def summarise(judged: Sequence[JudgedTrack], *, min_scores: int) -> dict[str, Any]:
     """Return rates with counts: per group and label, and AUC of each kind of attack.
 
     Tracks without a verdict (undecided, abstain) are counted apart: they neither alarm nor count as
-    right.
+    right. What has no value, for lack of tracks, is None.
+
+    Args:
+        judged: tracks and the truth.
+        min_scores: looks from which on streaming decides; tracks with fewer have no part in the
+            AUC.
     """
-    cells: dict[str, dict[str, Any]] = {}
-    by_cell: defaultdict[tuple[str, str], list[StreamedTrack]] = defaultdict(list)
+    by_cell: defaultdict[tuple[str, str], list[ClipTrack]] = defaultdict(list)
+    last_scores: defaultdict[str, list[float]] = defaultdict(list)
     for item in judged:
         by_cell[item.group, item.label].append(item.track)
-    for (group, label), tracks in sorted(by_cell.items()):
-        decided = [t for t in tracks if t.verdict in (Verdict.ATTACK, Verdict.BONA_FIDE)]
-        alarmed = sum(t.alarmed for t in tracks)
-        wrong = alarmed if label == "bona_fide" else sum(not t.alarmed for t in decided)
-        n = len(decided)
-        cells[f"{group} / {label}"] = {
-            "rate": "BPCER" if label == "bona_fide" else "APCER",
-            "tracks": len(tracks),
-            "decided": n,
-            "alarmed": alarmed,
-            "errors": wrong,
-            "value": wrong / n if n else math.nan,
-            "wilson_95": wilson(min(wrong, n), n) if n else (math.nan, math.nan),
-        }
-    peaks: defaultdict[str, list[float]] = defaultdict(list)
-    for item in judged:
-        if item.track.last is not None and item.track.n_scores >= 3:
-            peaks[item.label].append(item.track.last)
-    areas = {
-        label: {
-            "auc": float(_roc(peaks["bona_fide"], scores).auc()),
-            "bona_fide": len(peaks["bona_fide"]),
-            "attacks": len(scores),
-        }
-        for label, scores in sorted(peaks.items())
-        if label != "bona_fide"
+        if item.track.last is not None and item.track.n_scores >= min_scores:
+            last_scores[item.label].append(item.track.last)
+    bona_fide = last_scores.pop("bona_fide", [])
+    return {
+        "rates": {
+            f"{group} / {label}": _rate(label, tracks)
+            for (group, label), tracks in sorted(by_cell.items())
+        },
+        "auc_of_last_track_score": {
+            label: {
+                "auc": _auc(bona_fide, attacks),
+                "bona_fide": len(bona_fide),
+                "attacks": len(attacks),
+            }
+            for label, attacks in sorted(last_scores.items())
+        },
     }
-    return {"rates": cells, "auc_of_last_track_score": areas}
 
 
-def _roc(bona_fide: Sequence[float], attacks: Sequence[float]) -> Roc:
-    return roc([0] * len(bona_fide) + [1] * len(attacks), [*bona_fide, *attacks])
+def _rate(label: str, tracks: Sequence[ClipTrack]) -> dict[str, Any]:
+    """Return the error rate of tracks of one label, with its counts."""
+    alarmed = sum(track.alarmed for track in tracks)
+    decided = sum(
+        track.alarmed or track.verdict in (Verdict.ATTACK, Verdict.BONA_FIDE) for track in tracks
+    )
+    errors = alarmed if label == "bona_fide" else decided - alarmed
+    return {
+        "rate": "BPCER" if label == "bona_fide" else "APCER",
+        "tracks": len(tracks),
+        "decided": decided,
+        "alarmed": alarmed,
+        "errors": errors,
+        "value": errors / decided if decided else None,
+        "wilson_95": wilson(errors, decided) if decided else None,
+    }
 
 
-def save_report(
+def _auc(bona_fide: Sequence[float], attacks: Sequence[float]) -> float | None:
+    labels = [0] * len(bona_fide) + [1] * len(attacks)
+    return finite(float(roc(labels, [*bona_fide, *attacks]).auc()))
+
+
+def write_judgement(
     path: Path,
     judged: Sequence[JudgedTrack],
     stills: Sequence[dict[str, Any]],
-    manifest_sha256: str,
+    *,
+    onnx_sha256: str,
+    min_scores: int,
 ) -> dict[str, Any]:
-    """Write summary and tracks as JSON; returns the summary."""
-    summary = summarise(judged)
+    """Write summary and tracks as JSON; returns the summary.
+
+    Args:
+        path: of the file.
+        judged: tracks and the truth.
+        stills: as of `judge_stills`.
+        onnx_sha256: of the engine.
+        min_scores: see `summarise`.
+
+    Raises:
+        OSError: the folder can't be made, is full, or may not be written.
+    """
+    summary = summarise(judged, min_scores=min_scores)
     tracks = [{"group": j.group, "label": j.label, **asdict(j.track)} for j in judged]
-    report = {"onnx_sha256": manifest_sha256, **summary, "stills": stills, "tracks": tracks}
+    content = {"onnx_sha256": onnx_sha256, **summary, "stills": stills, "tracks": tracks}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    with whole_file(path) as whole:
+        whole.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return summary

@@ -1,4 +1,4 @@
-"""All figures of one set of samples, each with its variant, threshold, counts and intervals."""
+"""All measures of one set of samples, each with its variant, threshold, counts and intervals."""
 
 from __future__ import annotations
 
@@ -23,27 +23,29 @@ from train.evaluation.metrics.calibration import (
 from train.evaluation.metrics.error_rates import counts_of, error_masks
 from train.evaluation.metrics.intervals import percentile_interval, resample, wilson
 from train.evaluation.metrics.roc import bpcer_at_apcer, least_acer, roc
-from train.evaluation.scores import Level
+from train.evaluation.scores import Level, video_auc
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from numpy.typing import NDArray
 
     from train.evaluation.metrics.error_rates import ErrorCounts
     from train.evaluation.metrics.roc import Roc
-    from train.evaluation.scores import Samples
+    from train.evaluation.scores import FrameScore, Samples
 
 FPR_LIMITS: Final = (1e-2, 1e-3, 1e-4)
 APCER_LIMITS: Final = (0.1, 0.05, 0.01)
 
-# What each figure is; `{}` stands for what follows the colon of its name.
+# What each measure is; `{}` stands for what follows the colon of its name.
 VARIANTS: Final = {
     "apcer": "share of attacks of type {} that is missed (ISO/IEC 30107-3)",
-    "apcer_max": "apcer of the worst attack type (ISO/IEC 30107-3)",
+    "apcer_max": "APCER of the worst attack type (ISO/IEC 30107-3)",
     "apcer_pooled": "share of all attacks that is missed, types not told apart",
     "bpcer": "share of bona fide samples that alarm (ISO/IEC 30107-3)",
-    "acer": "mean of apcer_max and bpcer",
-    "acer_pooled": "mean of apcer_pooled and bpcer; some papers print it as ACER",
-    "hter": "mean of apcer_pooled (FAR) and bpcer (FRR)",
+    "acer": "mean of the worst type's APCER and BPCER",
+    "acer_pooled": "mean of pooled APCER and BPCER; some papers print it as ACER",
+    "hter": "mean of pooled APCER (FAR) and BPCER (FRR)",
     "accuracy": "share of samples judged rightly; depends on the mix of classes",
     "balanced_accuracy": "mean of the two classes' shares judged rightly",
     "accuracy_at_half": "accuracy at threshold 0.5",
@@ -61,45 +63,81 @@ VARIANTS: Final = {
     "ece_equal_mass": f"mean calibration error, {ECE_BINS} bins of as many samples",
     "mce": f"largest calibration error of {ECE_BINS} bins of equal width",
     "cllr": "bits; 0 perfect, 1 no information, more misleading; prior taken out",
-    "min_cllr": "cllr after the best monotone calibration on this very set",
-    "calibration_loss": "cllr - min_cllr",
+    "min_cllr": "Cllr after the best monotone calibration on this very set",
+    "calibration_loss": "Cllr less min Cllr",
     "temperature": "what log-odds should still be divided by; 1 where calibrated",
+    "dev_auc": "AUC of the videos with a face, by the mean of the network's log-odds before "
+    "calibration: what stands in validation.csv",
 }
+
+# Measures of the whole curve that are given for each attack type too: `auc:print`.
+OF_TYPES: Final = ("auc", "eer_interpolated")
 
 Rate: TypeAlias = "NDArray[np.float64]"
 Rule: TypeAlias = Literal["dev_eer", "dev_bpcer", "fixed", "test_eer", "test_best_acer"]
 Interval: TypeAlias = tuple[float, float]
 
 
-class ChosenThreshold(BaseModel, frozen=True):
+class ReportPart(
+    BaseModel,
+    frozen=True,
+    extra="forbid",
+    allow_inf_nan=False,  # JSON has neither
+    validate_by_name=True,
+    validate_by_alias=True,
+    serialize_by_alias=True,
+):
+    """Base of what `report.json` is made of."""
+
+
+class ChosenThreshold(ReportPart):
     """An operating point and where it comes from."""
 
     rule: Rule
-    value: float | None = Field(description="None: infinite, nothing counts as an attack.")
+    value: float | None = Field(description="null: infinite, nothing counts as an attack.")
     source: str = Field(description="For people: which data it was chosen on.")
     oracle: bool = Field(False, description="Chosen on the very data it is used on.")
 
+    @property
+    def number(self) -> float:
+        """The value, infinity included."""
+        return math.inf if self.value is None else self.value
 
-class Figure(BaseModel, frozen=True):
+
+class Measure(ReportPart):
     """One number."""
 
-    name: str
+    name: str = Field(description="Its kind; after a colon the attack type, limit or rule.")
     variant: str = Field(description="Which of the definitions in use this is.")
     value: float | None
     reason: str | None = Field(None, description="Why there is no value.")
     bootstrap95: Interval | None = Field(None, description="By clusters; thresholds stay fixed.")
     wilson95: Interval | None = Field(None, description="Of single rates of videos.")
     threshold: ChosenThreshold | None = Field(
-        None, description="None: of the scores, or of the whole curve."
+        None, description="null: of the scores, or of the whole curve."
+    )
+    errors: int | None = Field(
+        None, description="Of a single rate: its numerator; the denominator is the two n together."
     )
     n_bona_fide: int = Field(description="Bona fide samples it is computed from.")
     n_attack: int = Field(description="Attacks it is computed from.")
 
 
-class SetFigures(BaseModel, frozen=True):
+class Confusion(ReportPart):
+    """How many samples were judged how at a threshold."""
+
+    threshold: ChosenThreshold
+    attacks_detected: int
+    attacks_missed: int
+    bona_fide_passed: int
+    bona_fide_alarmed: int
+    missed_by_type: dict[str, int]
+
+
+class SetMeasures(ReportPart):
     """What is known of one set at one level."""
 
-    name: str
+    name: str = Field(description="`dev`, or the test set's.")
     level: Level
     threshold: ChosenThreshold
     n_bona_fide: int
@@ -107,11 +145,12 @@ class SetFigures(BaseModel, frozen=True):
     n_by_type: dict[str, int]
     n_no_face: dict[str, int] = Field(description="Samples without any face, by class.")
     n_clusters: dict[str, int] = Field(description="People or source videos, by class.")
-    figures: tuple[Figure, ...]
+    measures: tuple[Measure, ...] = Field(alias="figures")
+    confusion: tuple[Confusion, ...] = Field(description="At every threshold that is shown.")
 
-    def figure(self, name: str) -> Figure | None:
-        """Return the figure of this name, if the set has it."""
-        return next((figure for figure in self.figures if figure.name == name), None)
+    def measure(self, name: str) -> Measure | None:
+        """Return the measure of this name, if the set has it."""
+        return next((measure for measure in self.measures if measure.name == name), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,16 +161,16 @@ class Bootstrap:
     seed: int
 
 
-def set_figures(
+def set_measures(
     name: str,
     samples: Samples,
     threshold: ChosenThreshold,
     bootstrap: Bootstrap,
     *,
     prior: float,
-    is_dev: bool,
-) -> SetFigures:
-    """Compute every figure of a set.
+    dev: Sequence[FrameScore] | None,
+) -> SetMeasures:
+    """Compute every measure of a set.
 
     Args:
         name: of the set.
@@ -139,19 +178,21 @@ def set_figures(
         threshold: the operating point.
         bootstrap: of the intervals.
         prior: share of attacks that the probabilities were meant for.
-        is_dev: whether it is the set that thresholds and calibration were chosen on.
+        dev: of the set that weights, calibration and thresholds were chosen on, its frames.
     """
     maker = _Maker(samples, bootstrap)
-    figures = [
+    oracles = {} if dev else maker.oracles(name)
+    measures = [
         *maker.at_threshold(threshold),
         *maker.at_half(),
         *maker.of_the_curve(),
+        *maker.of_types(),
         *maker.of_probabilities(prior),
-        *([maker.temperature()] if is_dev else maker.of_oracles(name)),
+        *(maker.of_dev(dev) if dev else maker.of_oracles(oracles)),
     ]
     labels = samples.labels
     types, counts = np.unique(samples.attack_types[labels == 1], return_counts=True)
-    return SetFigures(
+    return SetMeasures(
         name=name,
         level=samples.level,
         threshold=threshold,
@@ -163,7 +204,8 @@ def set_figures(
             kind: len(np.unique(samples.clusters[labels == label]))
             for kind, label in (("bona_fide", 0), ("attack", 1))
         },
-        figures=tuple(figures),
+        measures=tuple(measures),
+        confusion=tuple(map(maker.confusion, (threshold, _HALF, *oracles.values()))),
     )
 
 
@@ -172,12 +214,20 @@ def finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
+_AT_ORACLES: Final[Mapping[str, Rule]] = {
+    "hter:test_eer": "test_eer",
+    "acer:test_eer": "test_eer",
+    "acer:test_best_acer": "test_best_acer",
+}
+_HALF: Final = ChosenThreshold(rule="fixed", value=0.5, source="custom of the literature")
+
+
 class _Maker:
-    """Computes figures of one set, which share its ROC and its bootstrap draws."""
+    """Computes measures of one set, which share its ROC and its bootstrap draws."""
 
     def __init__(self, samples: Samples, bootstrap: Bootstrap) -> None:
         self._samples = samples
-        self._curve = roc(samples.labels, samples.scores)
+        self._curve = roc(samples.labels, samples.evidence)
         self._resampling = resample(
             samples.labels,
             samples.clusters,
@@ -185,14 +235,14 @@ class _Maker:
             seed=bootstrap.seed,
         )
 
-    def at_threshold(self, threshold: ChosenThreshold) -> list[Figure]:
+    def at_threshold(self, threshold: ChosenThreshold) -> list[Measure]:
         """Error rates at the operating point."""
-        counts, drawn = self._counts(np.inf if threshold.value is None else threshold.value)
+        counts, drawn = self._counts(threshold.number)
         n0, n1 = self._samples.n_bona_fide, self._samples.n_attack
         missed, alarms = int(counts.missed.sum()), int(counts.alarms)
 
-        def add(name: str, value: Rate, values: Rate, **counted: Any) -> Figure:
-            return self._figure(name, value, values, threshold, **counted)
+        def add(name: str, value: Rate, values: Rate, **counted: Any) -> Measure:
+            return self._measure(name, value, values, threshold, **counted)
 
         return [
             *(
@@ -215,48 +265,84 @@ class _Maker:
             add("balanced_accuracy", counts.balanced_accuracy, drawn.balanced_accuracy),
         ]
 
-    def at_half(self) -> list[Figure]:
+    def at_half(self) -> list[Measure]:
         """Accuracies at 0.5, which papers on deepfakes print."""
-        half = ChosenThreshold(rule="fixed", value=0.5, source="custom of the literature")
         counts, drawn = self._counts(0.5)
         balanced = counts.balanced_accuracy, drawn.balanced_accuracy
         return [
-            self._figure("accuracy_at_half", counts.accuracy, drawn.accuracy, half),
-            self._figure("balanced_accuracy_at_half", *balanced, half),
+            self._measure("accuracy_at_half", counts.accuracy, drawn.accuracy, _HALF),
+            self._measure("balanced_accuracy_at_half", *balanced, _HALF),
         ]
 
-    def of_the_curve(self) -> list[Figure]:
-        """Figures of all thresholds together."""
-        curve, samples = self._curve, self._samples
-        data = samples.labels, samples.scores
+    def confusion(self, threshold: ChosenThreshold) -> Confusion:
+        """Return how many samples were judged how."""
+        counts, _ = self._counts(threshold.number)
+        missed, alarmed = int(counts.missed.sum()), int(counts.alarms)
+        return Confusion(
+            threshold=threshold,
+            attacks_detected=self._samples.n_attack - missed,
+            attacks_missed=missed,
+            bona_fide_passed=self._samples.n_bona_fide - alarmed,
+            bona_fide_alarmed=alarmed,
+            missed_by_type=dict(zip(counts.types, counts.missed.tolist(), strict=True)),
+        )
 
-        def drawn_figures(drawn: Roc) -> Rate:
-            rates = [drawn.tpr_at_bpcer(limit) for limit in FPR_LIMITS]
+    def of_the_curve(self) -> list[Measure]:
+        """Measures of all thresholds together."""
+        curve, samples = self._curve, self._samples
+        ranked = samples.labels, samples.evidence
+
+        def of_replicates(curves: Roc) -> Rate:
+            rates = [curves.tpr_at_bpcer(limit) for limit in FPR_LIMITS]
             return np.stack(
-                [drawn.auc(), drawn.average_precision(), drawn.eer_interpolated(), *rates]
+                [curves.auc(), curves.average_precision(), curves.eer_interpolated(), *rates]
             )
 
-        auc, precision, eer, *rates = self._resampling.over_rocs(*data, drawn_figures)
-        found = [
-            self._figure("auc", curve.auc(), auc),
-            self._figure("average_precision", curve.average_precision(), precision),
-            self._figure("eer_interpolated", curve.eer_interpolated(), eer),
-            self._figure("eer_nearest", curve.eer_nearest()[0]),
-            self._figure("eer_convex_hull", curve.eer_convex_hull()),
+        auc, precision, eer, *rates = self._resampling.over_rocs(*ranked, of_replicates)
+        measures = [
+            self._measure("auc", curve.auc(), auc),
+            self._measure("average_precision", curve.average_precision(), precision),
+            self._measure("eer_interpolated", curve.eer_interpolated(), eer),
+            self._measure("eer_nearest", curve.eer_nearest()[0]),
+            self._measure("eer_convex_hull", curve.eer_convex_hull()),
         ]
         for limit, drawn in zip(FPR_LIMITS, rates, strict=True):
             name, n = f"tpr_at_fpr:{limit:g}", samples.n_bona_fide
             if limit < 1 / max(n, 1):
                 reason = f"needs {1 / limit:.0f} bona fide samples or more, found {n}"
-                found.append(self._figure(name, math.nan, reason=reason))
+                measures.append(self._measure(name, math.nan, reason=reason))
             else:
-                found.append(self._figure(name, curve.tpr_at_bpcer(limit), drawn))
+                measures.append(self._measure(name, curve.tpr_at_bpcer(limit), drawn))
         for limit in APCER_LIMITS:
-            value, _ = bpcer_at_apcer(*data, samples.attack_types, limit)
-            found.append(self._figure(f"bpcer_at_apcer:{limit:g}", value))
-        return found
+            value, _ = bpcer_at_apcer(*ranked, samples.attack_types, limit)
+            measures.append(self._measure(f"bpcer_at_apcer:{limit:g}", value))
+        return measures
 
-    def of_probabilities(self, prior: float) -> list[Figure]:
+    def of_types(self) -> list[Measure]:
+        """Measures of the curve of each attack type, against all bona fide samples."""
+        samples = self._samples
+        bona_fide = samples.labels == 0
+
+        def of_replicates(curves: Roc) -> Rate:
+            return np.stack([curves.auc(), curves.eer_interpolated()])
+
+        measures = []
+        for species in np.unique(samples.attack_types[~bona_fide]):
+            chosen = bona_fide | (samples.attack_types == species)
+            ranked = samples.labels[chosen], samples.evidence[chosen]
+            curve, n = roc(*ranked), (samples.n_bona_fide, int((chosen & ~bona_fide).sum()))
+            # Frames are many, their types too: intervals of videos alone.
+            drawn: list[Rate | None] = [None, None]
+            if samples.level == "video":
+                drawn = [*self._resampling.of(chosen).over_rocs(*ranked, of_replicates)]
+            values = (curve.auc(), curve.eer_interpolated())
+            measures += [
+                self._measure(f"{kind}:{species}", value, replicates, n=n)
+                for kind, value, replicates in zip(OF_TYPES, values, drawn, strict=True)
+            ]
+        return measures
+
+    def of_probabilities(self, prior: float) -> list[Measure]:
         """How far scores mean what they say."""
         y, p = self._samples.labels, self._samples.scores
         bits = cllr_costs(y, log_likelihood_ratio(p, prior))
@@ -271,41 +357,59 @@ class _Maker:
         wide, even = reliability(y, p), reliability(y, p, equal_mass=True)
         least = min_cllr(y, p)
         return [
-            self._figure("log_loss", log_loss[0], log_loss[1:]),
-            self._figure("brier", brier[0], brier[1:]),
-            self._figure("ece", wide.ece),
-            self._figure("ece_equal_mass", even.ece),
-            self._figure("mce", wide.mce),
-            self._figure("cllr", cllr[0], cllr[1:]),
-            self._figure("min_cllr", least),
-            self._figure("calibration_loss", cllr[0] - least),
+            self._measure("log_loss", log_loss[0], log_loss[1:]),
+            self._measure("brier", brier[0], brier[1:]),
+            self._measure("ece", wide.ece),
+            self._measure("ece_equal_mass", even.ece),
+            self._measure("mce", wide.mce),
+            self._measure("cllr", cllr[0], cllr[1:]),
+            self._measure("min_cllr", least),
+            self._measure("calibration_loss", cllr[0] - least),
         ]
 
-    def temperature(self) -> Figure:
-        """Return what the log-odds should still be divided by."""
-        samples, value = self._samples, math.nan
+    def of_dev(self, rows: Sequence[FrameScore]) -> list[Measure]:
+        """What the set was used for: choosing the weights, calibrating."""
+        samples, temperature, area = self._samples, math.nan, math.nan
         if samples.n_bona_fide and samples.n_attack:
             log_odds = log_likelihood_ratio(samples.scores)
-            value = fit_temperature(log_odds, samples.labels.astype(float))
-        return self._figure("temperature", value)
+            temperature = fit_temperature(log_odds, samples.labels.astype(float))
+            area = video_auc(rows)
+        return [
+            self._measure("temperature", temperature),
+            *([self._measure("dev_auc", area)] if samples.level == "video" else []),
+        ]
 
-    def of_oracles(self, name: str) -> list[Figure]:
-        """Error rates at thresholds chosen on the test set: never an operating point."""
+    def oracles(self, name: str) -> dict[Rule, ChosenThreshold]:
+        """Return the thresholds chosen on the set itself, of this name."""
         samples = self._samples
         _, at_eer = self._curve.eer_nearest()
-        best, at_best = least_acer(samples.labels, samples.scores, samples.attack_types)
+        _, at_best = least_acer(samples.labels, samples.evidence, samples.attack_types)
+        chosen: dict[Rule, float] = {"test_eer": at_eer, "test_best_acer": at_best}
+        return {
+            rule: ChosenThreshold(
+                rule=rule,
+                value=finite(samples.threshold_at(evidence)),
+                source=f"{name} itself",
+                oracle=True,
+            )
+            for rule, evidence in chosen.items()
+            if not math.isnan(evidence)  # of one class: there is none
+        }
 
-        def oracle(rule: Rule, at: float) -> ChosenThreshold:
-            source = f"{name} itself"
-            return ChosenThreshold(rule=rule, value=finite(at), source=source, oracle=True)
-
-        counts, drawn = self._counts(at_eer)
-        eer, least = oracle("test_eer", at_eer), oracle("test_best_acer", at_best)
-        return [
-            self._figure("hter:test_eer", counts.hter, drawn.hter, eer),
-            self._figure("acer:test_eer", counts.acer, drawn.acer, eer),
-            self._figure("acer:test_best_acer", best, None, least),
-        ]
+    def of_oracles(self, oracles: Mapping[Rule, ChosenThreshold]) -> list[Measure]:
+        """Error rates at thresholds chosen on the test set: never an operating point."""
+        measures = []
+        for name, rule in _AT_ORACLES.items():
+            threshold = oracles.get(rule)
+            if threshold is None:
+                measures.append(self._measure(name, math.nan))
+                continue
+            counts, drawn = self._counts(threshold.number)
+            kind = name.partition(":")[0]
+            # No interval for the least ACER: each replicate would have another threshold.
+            replicates = getattr(drawn, kind) if rule == "test_eer" else None
+            measures.append(self._measure(name, getattr(counts, kind), replicates, threshold))
+        return measures
 
     def _counts(self, threshold: float) -> tuple[ErrorCounts, ErrorCounts]:
         """Return the counts of the set and of every replicate."""
@@ -314,7 +418,7 @@ class _Maker:
         drawn = np.rint(self._resampling.sums(marks)).astype(np.int64)
         return counts_of(types, marks.sum(0)), counts_of(types, drawn)
 
-    def _figure(
+    def _measure(
         self,
         name: str,
         value: float | Rate,
@@ -324,8 +428,8 @@ class _Maker:
         n: tuple[int, int] | None = None,
         errors: int | None = None,
         reason: str | None = None,
-    ) -> Figure:
-        """Put a figure together.
+    ) -> Measure:
+        """Put a measure together.
 
         Args:
             name: of `VARIANTS`, with the attack type or the limit after a colon.
@@ -340,20 +444,25 @@ class _Maker:
         known = finite(float(value))
         if known is None and reason is None:
             reason = f"of {n_bona_fide} bona fide samples and {n_attack} attacks"
-        kind, _, limit = name.partition(":")
-        countable = (
-            known is not None and self._samples.level == "video"
-        )  # frames aren't independent
-        return Figure(
+        # Frames are not independent.
+        countable = known is not None and errors is not None and self._samples.level == "video"
+        return Measure(
             name=name,
-            variant=VARIANTS[kind].format(limit),
+            variant=variant_of(name),
             value=known,
             reason=reason,
             bootstrap95=None if known is None or drawn is None else percentile_interval(drawn),
-            wilson95=wilson(errors, n_bona_fide + n_attack)
-            if errors is not None and countable
-            else None,
+            wilson95=wilson(errors or 0, n_bona_fide + n_attack) if countable else None,
             threshold=threshold,
+            errors=None if known is None else errors,
             n_bona_fide=n_bona_fide,
             n_attack=n_attack,
         )
+
+
+def variant_of(name: str) -> str:
+    """Say what the measure of this name is."""
+    kind, _, limit = name.partition(":")
+    if kind in OF_TYPES and limit:
+        return f"{VARIANTS[kind]}; {limit} against all bona fide samples"
+    return VARIANTS[kind].format(limit)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Literal
 
 import yaml
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
+from models import one_line
 from train.errors import TrainError
 from train.evaluation.scores import Level
 
@@ -15,16 +16,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-class ExpectedFigure(BaseModel, frozen=True, extra="forbid"):
+class PublishedMeasure(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """What a method's authors, or others, report for a protocol."""
 
     protocol: str | None = Field(
-        None, description="Name in configs/protocols, without which it means nothing; None: any."
+        None, description="Name in configs/protocols, without which it means nothing; null: any."
     )
     train: str | None = Field(None, description="What it was trained on, for people.")
     test: str = Field(description="Name of the protocol's test set.")
     level: Level = "frame"
-    metric: str = Field(description="Name of the figure in our reports, such as auc.")
+    metric: str = Field(description="Name of the measure in our reports, such as auc.")
     value: float | None = Field(description="null: looked for, and none was found.")
     unit: Literal["share", "percent"] = "share"
     tolerance: float | None = Field(None, ge=0, description="In the same unit.")
@@ -35,7 +36,13 @@ class ExpectedFigure(BaseModel, frozen=True, extra="forbid"):
     )
 
 
-def load_expected(path: Path) -> list[ExpectedFigure]:
+class _Listed(BaseModel):
+    """A YAML file, of which no other key matters here."""
+
+    expected: tuple[PublishedMeasure, ...] | None = None
+
+
+def load_published(path: Path) -> tuple[PublishedMeasure, ...]:
     """Read the list under `expected:` of a YAML file, a recipe for instance; none if it has none.
 
     Raises:
@@ -43,17 +50,15 @@ def load_expected(path: Path) -> list[ExpectedFigure]:
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        found = content.get("expected") if isinstance(content, dict) else None
-        return _LIST.validate_python(found or [])
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError) as error:
-        raise TrainError(f"{path}: can't read the expected figures: {error}") from error
+        return _Listed.model_validate(content or {}).expected or ()
+    except ValidationError as error:
+        raise TrainError(f"{path}: the published figures: {one_line(error, _Listed)}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise TrainError(f"{path}: can't read the published figures: {error}") from error
 
 
-def figures_of(
-    protocol: str | None, figures: Iterable[ExpectedFigure]
-) -> tuple[ExpectedFigure, ...]:
+def published_for(
+    protocol: str | None, measures: Iterable[PublishedMeasure]
+) -> tuple[PublishedMeasure, ...]:
     """Return the figures that may stand beside results of a protocol (None: of no protocol)."""
-    return tuple(figure for figure in figures if figure.protocol in (None, protocol))
-
-
-_LIST: Final = TypeAdapter(list[ExpectedFigure])
+    return tuple(measure for measure in measures if measure.protocol in (None, protocol))

@@ -1,4 +1,4 @@
-"""The evaluation report: from tables of scores to one JSON file and one page for people.
+"""The evaluation report's numbers: from tables of scores to what `report.json` holds.
 
 The operating point is chosen on dev scores, or given; a threshold chosen on test scores appears
 only beside it, marked as an oracle's.
@@ -6,25 +6,31 @@ only beside it, marked as an oracle's.
 
 from __future__ import annotations
 
-import base64
-import math
+import json
 import re
+import sys
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-import jinja2
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from train.data.protocols import DevBpcer, DevEer, FixedThreshold, Threshold
 from train.errors import TrainError
-from train.evaluation.cautions import DEV, warnings_of
-from train.evaluation.measures import Bootstrap, ChosenThreshold, SetFigures, finite, set_figures
+from train.evaluation.cautions import DEV, cautions_of
+from train.evaluation.measures import (
+    Bootstrap,
+    ChosenThreshold,
+    ReportPart,
+    SetMeasures,
+    finite,
+    set_measures,
+)
 from train.evaluation.metrics.intervals import REPLICATES, SEED, mean_and_spread
 from train.evaluation.metrics.roc import roc
-from train.evaluation.plots import report_plots
-from train.evaluation.published import ExpectedFigure
+from train.evaluation.provenance import Provenance
+from train.evaluation.published import PublishedMeasure
 from train.evaluation.scores import (
+    VIDEO_SCORE,
     Aggregate,
     Level,
     NoFace,
@@ -32,6 +38,7 @@ from train.evaluation.scores import (
     frame_samples,
     video_samples,
 )
+from train.evaluation.worst_cases import WorstCases, worst_cases
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -47,48 +54,53 @@ _SUMMARISED: Final = (
 _FILE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+&-]*")
 
 
-class ReportConfig(BaseModel, frozen=True, extra="forbid"):
-    """How scores become figures."""
+class ReportConfig(ReportPart):
+    """How scores become measures."""
 
     protocol: str = Field(description="Name of the protocol, for people.")
     threshold: Threshold = Field(description="The rule of the operating point.")
-    aggregate: Aggregate = Field("mean", description="How frames make a video's score.")
+    aggregate: Aggregate = Field(VIDEO_SCORE, description="How frames make a video's score.")
     no_face: NoFace = Field("half", description="What a video without any face counts as.")
     prior: float = Field(
         0.5, gt=0, lt=1, description="Share of attacks that the probabilities are meant for."
     )
     replicates: int = Field(REPLICATES, ge=100, description="Of the bootstrap.")
     seed: int = Field(SEED, ge=0, description="Of the bootstrap.")
+    worst: int = Field(6, ge=0, description="Worst cases of each class and test set.")
 
 
-class Comparison(BaseModel, frozen=True):
+class Comparison(ReportPart):
     """A published figure and ours, in its unit."""
 
-    expected: ExpectedFigure
+    published: PublishedMeasure = Field(alias="expected")
     ours: float | None
     within_tolerance: bool | None = Field(description="null: nothing to compare.")
 
 
-class Spread(BaseModel, frozen=True):
-    """A figure over the test sets; standard deviation with ddof = 1."""
+class Spread(ReportPart):
+    """A measure over the test sets; standard deviation with ddof = 1."""
 
-    figure: str
+    measure: str = Field(alias="figure")
     level: Level
     mean: float
     standard_deviation: float
     n_sets: int
 
 
-class ReportDocument(BaseModel, frozen=True):
+class ReportDocument(ReportPart):
     """What is written as JSON."""
 
     format: Literal["facewarden/report/v1"] = "facewarden/report/v1"
-    about: dict[str, str] = Field(description="What was evaluated: run, weights, code.")
+    about: dict[str, str] = Field(description="What was evaluated, for people.")
     config: ReportConfig
-    warnings: tuple[str, ...]
-    sets: tuple[SetFigures, ...] = Field(description="Dev, if given, and the test sets.")
+    cautions: tuple[str, ...] = Field(
+        alias="warnings", description="What to know before believing the measures."
+    )
+    sets: tuple[SetMeasures, ...] = Field(description="Dev, if given, and the test sets.")
     over_test_sets: tuple[Spread, ...]
-    expected: tuple[Comparison, ...]
+    published: tuple[Comparison, ...] = Field(alias="expected")
+    worst: dict[str, WorstCases] = Field(description="By test set.")
+    provenance: Provenance | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -104,10 +116,12 @@ def build_report(
     tests: Mapping[str, Iterable[FrameScore]],
     config: ReportConfig,
     *,
-    expected: Sequence[ExpectedFigure] = (),
+    published: Sequence[PublishedMeasure] = (),
+    cautions: Sequence[str] = (),
     about: Mapping[str, str] | None = None,
+    provenance: Provenance | None = None,
 ) -> Report:
-    """Compute every figure of every set, for frames and for videos.
+    """Compute every measure of every set, for frames and for videos.
 
     The threshold of frames is chosen on dev frames, that of videos on dev videos.
 
@@ -115,8 +129,10 @@ def build_report(
         dev: scores of the development set; needed by rules that choose on it.
         tests: name -> scores; at least one.
         config: how.
-        expected: published figures to set beside ours.
+        published: figures to set beside ours.
+        cautions: what the scores do not show; they stand before those that they do.
         about: what was evaluated, for people.
+        provenance: where the scores come from.
 
     Raises:
         TrainError: no test set, scores that `checked_scores` refuses, a set without any face, a
@@ -124,10 +140,7 @@ def build_report(
     """
     tables = {} if dev is None else {DEV: _checked(DEV, dev)}
     for name, rows in tests.items():
-        if name == DEV or not _FILE_NAME.fullmatch(name):
-            raise TrainError(
-                f"{name!r} can't name a test set: letters, digits and ._+&- only, and not {DEV!r}"
-            )
+        check_name(name)
         tables[name] = _checked(name, rows)
     if not tests:
         raise TrainError("a report needs the scores of at least one test set")
@@ -141,40 +154,48 @@ def build_report(
         level: choose_threshold(config.threshold, samples.get((DEV, level))) for level in LEVELS
     }
     sets = tuple(
-        set_figures(
-            name, found, thresholds[level], bootstrap, prior=config.prior, is_dev=name == DEV
+        set_measures(
+            name,
+            of_set,
+            thresholds[level],
+            bootstrap,
+            prior=config.prior,
+            dev=tables[DEV] if name == DEV else None,
         )
-        for (name, level), found in samples.items()
+        for (name, level), of_set in samples.items()
     )
     document = ReportDocument(
         about=dict(about or {}),
         config=config,
-        warnings=(*warnings_of(tables, sets), *_without_counterpart(expected, sets)),
+        cautions=(
+            *cautions,
+            *cautions_of(tables, sets),
+            *_without_counterpart(published, sets),
+        ),
         sets=sets,
         over_test_sets=tuple(_spreads(sets)),
-        expected=tuple(_compared(item, sets) for item in expected),
+        published=tuple(_compared(measure, sets) for measure in published),
+        worst={
+            name: worst_cases(
+                tables[name], config.aggregate, thresholds["video"].number, config.worst
+            )
+            for name in tests
+        },
+        provenance=provenance,
     )
     return Report(document=document, samples=samples)
 
 
-def write_report(report: Report, folder: Path) -> Path:
-    """Write `report.json`, `report.html` and the page's pictures; return the page's path.
+def check_name(name: str) -> None:
+    """Refuse what can't name a test set.
 
-    The page holds its pictures and needs no network.
+    Raises:
+        TrainError: unfit for a file's name, or taken.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    pictures: dict[str, bytes] = {}
-    for level in LEVELS:
-        sets = {name: s for (name, other), s in report.samples.items() if other == level}
-        thresholds = {s.name: _as_number(s) for s in report.document.sets if s.level == level}
-        for name, png in report_plots(sets, thresholds).items():
-            pictures[f"{level}_{name}"] = png
-    page = _page(report.document, pictures)
-    for name, png in pictures.items():
-        _write(folder / f"{name}.png", png)
-    _write(folder / "report.json", report.document.model_dump_json(indent=1).encode() + b"\n")
-    _write(folder / "report.html", page.encode())
-    return folder / "report.html"
+    if name == DEV or not _FILE_NAME.fullmatch(name):
+        raise TrainError(
+            f"{name!r} can't name a test set: letters, digits and ._+&- only, and not {DEV!r}"
+        )
 
 
 def choose_threshold(rule: Threshold, dev: Samples | None) -> ChosenThreshold:
@@ -187,20 +208,20 @@ def choose_threshold(rule: Threshold, dev: Samples | None) -> ChosenThreshold:
         return ChosenThreshold(rule="fixed", value=rule.value, source="given")
     needed = "both classes" if isinstance(rule, DevEer) else "bona fide samples"
     if dev is None or not dev.n_bona_fide or (isinstance(rule, DevEer) and not dev.n_attack):
-        found = f"{dev.n_bona_fide} and {dev.n_attack} attacks" if dev else "no dev scores"
+        has = f"{dev.n_bona_fide} and {dev.n_attack} attacks" if dev else "no dev scores"
         raise TrainError(
-            f"threshold rule {rule.kind} needs {needed} in the dev set, found {found}; give such a "
+            f"threshold rule {rule.kind} needs {needed} in the dev set, found {has}; give such a "
             "set or a fixed threshold"
         )
-    curve = roc(dev.labels, dev.scores)
+    curve = roc(dev.labels, dev.evidence)
     counts = f"{dev.n_bona_fide} bona fide {dev.level}s and {dev.n_attack} attacks of dev"
     if isinstance(rule, DevBpcer):
-        value = curve.threshold_at_bpcer(rule.at)
+        evidence = curve.threshold_at_bpcer(rule.at)
         source = f"lowest with BPCER <= {rule.at:g} on {counts}"
     else:
-        value = curve.eer_nearest()[1]
+        evidence = curve.eer_nearest()[1]
         source = f"EER (nearest operating point) on {counts}"
-    return ChosenThreshold(rule=rule.kind, value=finite(value), source=source)
+    return ChosenThreshold(rule=rule.kind, value=finite(dev.threshold_at(evidence)), source=source)
 
 
 def parse_threshold(text: str) -> Threshold:
@@ -210,7 +231,8 @@ def parse_threshold(text: str) -> Threshold:
         TrainError: anything else.
     """
     kind, _, number = text.partition("=")
-    values = {"dev_bpcer": {"at": number}, "fixed": {"value": number}}.get(kind, {})
+    key = {"dev_bpcer": "at", "fixed": "value"}.get(kind, "number")
+    values = {key: number} if number else {}
     try:
         rule: Threshold = _THRESHOLD.validate_python({"kind": kind, **values})
     except ValidationError as error:
@@ -221,6 +243,14 @@ def parse_threshold(text: str) -> Threshold:
 
 
 _THRESHOLD: Final[TypeAdapter[Threshold]] = TypeAdapter(Threshold)
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON schema of `report.json`."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **ReportDocument.model_json_schema(mode="serialization"),
+    }
 
 
 def _checked(name: str, rows: Iterable[FrameScore]) -> list[FrameScore]:
@@ -238,65 +268,50 @@ def _samples(name: str, level: Level, rows: Sequence[FrameScore], config: Report
     return video_samples(rows, config.aggregate, config.no_face)
 
 
-def _as_number(figures: SetFigures) -> float:
-    value = figures.threshold.value
-    return math.inf if value is None else value
-
-
-def _spreads(sets: Sequence[SetFigures]) -> Iterator[Spread]:
-    """Yield mean and spread of the figures that every one of several test sets has."""
+def _spreads(sets: Sequence[SetMeasures]) -> Iterator[Spread]:
+    """Yield mean and spread of the measures that every one of several test sets has."""
     for level in LEVELS:
         tests = [s for s in sets if s.level == level and s.name != DEV]
         for name in _SUMMARISED:
-            values = [f.value for f in (s.figure(name) for s in tests) if f and f.value is not None]
+            values = [
+                measure.value
+                for measure in (s.measure(name) for s in tests)
+                if measure and measure.value is not None
+            ]
             if len(values) == len(tests) > 1:
                 mean, spread = mean_and_spread(values)
                 yield Spread(
-                    figure=name, level=level, mean=mean, standard_deviation=spread,
+                    measure=name,
+                    level=level,
+                    mean=mean,
+                    standard_deviation=spread,
                     n_sets=len(values),
-                )  # fmt: skip
+                )
 
 
-def _compared(expected: ExpectedFigure, sets: Sequence[SetFigures]) -> Comparison:
-    figures = [s for s in sets if (s.name, s.level) == (expected.test, expected.level)]
-    figure = figures[0].figure(expected.metric) if figures else None
-    if figure is None or figure.value is None:
-        return Comparison(expected=expected, ours=None, within_tolerance=None)
-    ours = figure.value * (100 if expected.unit == "percent" else 1)
-    if expected.value is None or expected.tolerance is None:
-        return Comparison(expected=expected, ours=ours, within_tolerance=None)
-    near = abs(ours - expected.value) <= expected.tolerance
-    return Comparison(expected=expected, ours=ours, within_tolerance=near)
+def _compared(published: PublishedMeasure, sets: Sequence[SetMeasures]) -> Comparison:
+    of_set = [s for s in sets if (s.name, s.level) == (published.test, published.level)]
+    measure = of_set[0].measure(published.metric) if of_set else None
+    if measure is None or measure.value is None:
+        return Comparison(published=published, ours=None, within_tolerance=None)
+    ours = measure.value * (100 if published.unit == "percent" else 1)
+    if published.value is None or published.tolerance is None:
+        return Comparison(published=published, ours=ours, within_tolerance=None)
+    near = abs(ours - published.value) <= published.tolerance
+    return Comparison(published=published, ours=ours, within_tolerance=near)
 
 
 def _without_counterpart(
-    expected: Sequence[ExpectedFigure], sets: Sequence[SetFigures]
+    published: Sequence[PublishedMeasure], sets: Sequence[SetMeasures]
 ) -> Iterator[str]:
-    known = {(s.name, s.level, figure.name) for s in sets for figure in s.figures}
-    for item in expected:
+    known = {(s.name, s.level, measure.name) for s in sets for measure in s.measures}
+    for item in published:
         if (item.test, item.level, item.metric) not in known:
             yield (
-                f"The expected figure {item.metric!r} of test set {item.test!r}, {item.level}s, "
+                f"The published {item.metric!r} of test set {item.test!r}, {item.level}s, "
                 "has no counterpart in this report."
             )
 
 
-def _page(document: ReportDocument, pictures: Mapping[str, bytes]) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.jinja").render(
-        document=document,
-        levels=LEVELS,
-        images={name: base64.b64encode(png).decode() for name, png in pictures.items()},
-    )
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(json_schema(), indent=1) + "\n")

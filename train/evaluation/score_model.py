@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 
-from models import ATTACK, FaceBatch, RefinedModel, in_float32
+from models import ATTACK, FaceBatch, RefinedModel, in_float32, sigmoid
 from train.attacks.pairs import SyntheticDev
 from train.data.loaders import open_evaluation_loader
-from train.errors import TrainError
 from train.evaluation.distortion import distort
-from train.evaluation.metrics.roc import roc
-from train.evaluation.scores import FrameScore, checked_scores, video_samples
+from train.evaluation.scores import FrameScore, checked_scores
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -53,24 +51,25 @@ def score_part(
             must be fitted.
     """
     cast("nn.Module", model).eval()
-    found: list[FrameScore] = []
+    rows: list[FrameScore] = []
     with torch.inference_mode():
         for step in part_batches(model, data, part, recipe, ranks):
             outputs = in_float32(model(model.normalise(step.batch.images)))
             logits = model.attack_logit(outputs)
-            probabilities = torch.sigmoid(model.calibration(logits))
+            log_odds = model.calibration(logits)
             if refine and isinstance(model, RefinedModel):
                 low, high = model.refinement_band
+                probabilities = torch.sigmoid(log_odds)
                 undecided = (low <= probabilities) & (probabilities <= high)
                 features = model.refinement_features(outputs)[undecided]
-                probabilities[undecided] = torch.sigmoid(model.refine(features))
-            found += _rows(
+                log_odds[undecided] = model.refine(features)
+            rows += _rows(
                 [data.shards.records[row] for row in step.rows],
                 step.batch.labels.tolist(),
                 logits.tolist(),
-                probabilities.tolist(),
+                log_odds.tolist(),
             )
-    everyone = [score for scores in ranks.gathered(found) for score in scores]
+    everyone = [row for rows_of_rank in ranks.gathered(rows) for row in rows_of_rank]
     return checked_scores([*everyone, *map(_faceless, part.faceless)])
 
 
@@ -79,10 +78,10 @@ def part_batches(
 ) -> Iterator[Loaded]:
     """Yield this rank's share of a part's faces, on its device, without augmentation.
 
-    Where the recipe makes its attacks, attacks are made from dev's bona fide faces too, and a batch
-    holds the bona fide faces, then their attacks; no test set is treated so.
+    Where attacks are made from a part's bona fide faces, a batch holds those faces, then their
+    attacks; no test set is treated so.
     """
-    synthetic = bool(recipe.data.synthetic) and part is data.dev
+    synthetic = part.synthetic
     rows = part.rows
     if synthetic:
         rows = [row for row in rows if data.shards.records[row].label != ATTACK]
@@ -104,18 +103,6 @@ def part_batches(
         yield step._replace(batch=FaceBatch(images.to(ranks.device), step.batch.labels))
 
 
-def video_auc(scores: Sequence[FrameScore]) -> float:
-    """Return the area under the ROC curve of the videos' mean scores: what checkpoints compete by.
-
-    Raises:
-        TrainError: one class only.
-    """
-    samples = video_samples(scores)
-    if not (samples.n_bona_fide and samples.n_attack):
-        raise TrainError("dev holds one class only; choosing the best weights needs both")
-    return float(roc(samples.labels, samples.scores).auc())
-
-
 def _distorted(images: Tensor, names: Sequence[str]) -> Tensor:
     """Damage each picture (N, 3, S, S), in every run alike."""
     damaged = []
@@ -130,9 +117,12 @@ def _rows(
     records: Sequence[FaceRecord],
     labels: Sequence[int],
     logits: Sequence[float],
-    scores: Sequence[float],
+    log_odds: Sequence[float],
 ) -> Iterator[FrameScore]:
-    for record, label, logit, score in zip(records, labels, logits, scores, strict=True):
+    scores = sigmoid(log_odds).tolist()  # in float64: in float32 it is 1 from log-odds of 17 on
+    for record, label, logit, odds, score in zip(
+        records, labels, logits, log_odds, scores, strict=True
+    ):
         made = label != record.label  # an attack made from a bona fide face
         mark = "synthetic/" if made else ""
         yield FrameScore(
@@ -147,6 +137,7 @@ def _rows(
             pts_s=record.pts_s,
             track=record.track,
             logit=logit,
+            log_odds=odds,
             score=score,
         )
 

@@ -26,7 +26,8 @@ from models import (
     load_method,
 )
 from train.errors import TrainError
-from train.evaluation.score_model import score_part, video_auc
+from train.evaluation.score_model import score_part
+from train.evaluation.scores import video_auc
 from train.fit.checkpoint import load_checkpoint, save_checkpoint, save_weights
 from train.fit.journal import Journal
 from train.fit.objective import Objective, detached
@@ -132,7 +133,7 @@ def fit(recipe: Recipe, run: Path, data: Data, ranks: Ranks) -> None:
                 area = video_auc(scores)
                 if journal is not None:
                     journal.validation(step, {"dev_auc": area, "faces": len(scores)})
-                if best is None or area > best:
+                if best is None or area >= best:  # of equals the latest: it has learned longest
                     best = area
                     if ranks.writes:
                         save_weights(run / "best.pt", recipe, step, kept)

@@ -325,14 +325,14 @@ def test_the_order_of_a_listing_does_not_matter(load):
 
 def test_a_video_in_train_and_test_is_refused(load):
     protocol = load(train={"videos": [{"dataset": "a"}], "frames_per_video": 1})["mine"]
-    with pytest.raises(TrainError, match="3 videos are in train and in dev: a:dev"):
+    with pytest.raises(TrainError, match=r"in train and in dev: 3 videos .a:dev"):
         resolve(protocol, {"a": listing()})
 
 
 @pytest.mark.parametrize("ours", ["train", "dev"])
 def test_a_source_that_is_tested_too_is_refused(ours, load):
     leak = video("copy", ours, source_id="a:testNone")
-    with pytest.raises(TrainError, match=f"1 sources are in {ours} and in test a: a:testNone"):
+    with pytest.raises(TrainError, match=f"in {ours} and in test set a: 1 sources .a:testNone"):
         resolve(load()["mine"], {"a": [*listing(), leak]})
 
 
@@ -346,7 +346,7 @@ def test_a_subject_that_is_tested_too_is_refused(load):
     protocol = load(disjoint="subject")["mine"]
     assert resolve(protocol, {"a": people})
     leak = video("copy", "train", subject="a:test")
-    with pytest.raises(TrainError, match="1 subjects are in train and in test a: a:test"):
+    with pytest.raises(TrainError, match=r"in train and in test set a: .*1 subjects .a:test"):
         resolve(protocol, {"a": [*people, leak]})
 
 
@@ -369,7 +369,7 @@ def test_faceforensics_training_videos_show_as_leaks_in_a_test_on_deeperforensic
             }
         },
     )["mine"]
-    with pytest.raises(TrainError, match="sources are in train and in test x: ffpp:youtube/"):
+    with pytest.raises(TrainError, match=r"in train and in test set x: \d+ sources .ffpp:youtube/"):
         resolve(protocol, {name: listings(name) for name in protocol.datasets()})
 
 

@@ -10,7 +10,8 @@ from train.data.prepare import Problem
 from train.data.selection import groups, open_data
 from train.data.shards import FaceRecord, PreparedConfig, ShardWriter, encode_crop
 from train.errors import TrainError
-from train.evaluation.score_model import score_part, video_auc
+from train.evaluation.score_model import score_part
+from train.evaluation.scores import video_auc
 from train.fit.ranks import Ranks
 
 ALONE = Ranks(0, 1, torch.device("cpu"))

@@ -1,19 +1,32 @@
 """The report of tables of scores: every figure with its variant, threshold source and counts."""
 
 import base64
+import hashlib
 import json
 import math
 import re
+from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from sklearn.metrics import roc_auc_score
 
 from train.__main__ import main
 from train.data.protocols import DevBpcer, DevEer, FixedThreshold
 from train.errors import TrainError
-from train.evaluation.published import ExpectedFigure, load_expected
-from train.evaluation.report import ReportConfig, build_report, parse_threshold, write_report
+from train.evaluation.metrics.roc import roc
+from train.evaluation.page import write_report
+from train.evaluation.plots import _grid, _histogram
+from train.evaluation.published import PublishedMeasure, load_published
+from train.evaluation.report import (
+    ReportConfig,
+    ReportDocument,
+    build_report,
+    json_schema,
+    parse_threshold,
+)
 from train.evaluation.scores import FrameScore, write_scores
 
 A = {
@@ -23,6 +36,13 @@ A = {
 }
 B = {None: [0.02, 0.08, 0.15, 0.30], "any": [0.25, 0.45, 0.70, 0.90]}
 PNG = b"\x89PNG\r\n\x1a\n"
+
+
+DOCS = Path(__file__).resolve().parents[3] / "docs"
+
+
+def refuse(constant):
+    raise AssertionError(f"{constant} is not JSON")
 
 
 def table(scores, dataset="a", subject=None):
@@ -54,8 +74,8 @@ def config(threshold="dev_eer", **other):
     )
 
 
-def report(dev, tests, *args, expected=(), **options):
-    return build_report(dev, tests, config(*args, **options), expected=expected).document
+def report(dev, tests, *args, published=(), **options):
+    return build_report(dev, tests, config(*args, **options), published=published).document
 
 
 def of(document, name, level="video"):
@@ -64,7 +84,7 @@ def of(document, name, level="video"):
 
 
 def values(found):
-    return {figure.name: figure.value for figure in found.figures}
+    return {measure.name: measure.value for measure in found.measures}
 
 
 def exactly(value):
@@ -72,7 +92,7 @@ def exactly(value):
 
 
 @pytest.mark.parametrize("level", ["video", "frame"])
-def test_figures_at_a_dev_threshold_equal_the_worked_example(level):
+def test_measures_at_a_dev_threshold_equal_the_worked_example(level):
     found = of(report(table(B, "b"), {"a": table(A)}), "a", level)
     assert found.threshold.value == exactly(0.30)
     assert (found.threshold.rule, found.threshold.oracle) == ("dev_eer", False)
@@ -85,7 +105,7 @@ def test_figures_at_a_dev_threshold_equal_the_worked_example(level):
     assert got["accuracy_at_half"] == exactly(0.75)
 
 
-def test_figures_of_the_worked_example_carry_variant_source_and_counts():
+def test_measures_of_the_worked_example_carry_variant_source_and_counts():
     found = of(report(None, {"a": table(A)}, "fixed=0.4"), "a")
     expected = {
         "apcer:print": (1 / 3, 0, 3),
@@ -99,14 +119,14 @@ def test_figures_of_the_worked_example_carry_variant_source_and_counts():
         "accuracy": (0.8333333333, 5, 7),
     }
     for name, (value, n_bona_fide, n_attack) in expected.items():
-        figure = found.figure(name)
-        assert (figure.value, figure.n_bona_fide, figure.n_attack) == (
+        measure = found.measure(name)
+        assert (measure.value, measure.n_bona_fide, measure.n_attack) == (
             exactly(value),
             n_bona_fide,
             n_attack,
         )
-        assert (figure.threshold.rule, figure.threshold.value) == ("fixed", 0.4)
-        assert figure.variant
+        assert (measure.threshold.rule, measure.threshold.value) == ("fixed", 0.4)
+        assert measure.variant
     assert found.n_by_type == {"print": 3, "replay": 4}
     rest = {
         "auc": 0.8857142857142857,
@@ -125,6 +145,49 @@ def test_figures_of_the_worked_example_carry_variant_source_and_counts():
     assert {name: got[name] for name in rest} == {k: exactly(v) for k, v in rest.items()}
 
 
+def test_confusion_is_counted_at_every_threshold_that_is_shown():
+    operating, half, eer, least = of(report(None, {"a": table(A)}, "fixed=0.4"), "a").confusion
+    counts = [
+        (c.attacks_detected, c.attacks_missed, c.bona_fide_passed, c.bona_fide_alarmed)
+        for c in (operating, half, eer, least)
+    ]
+    assert counts == [(6, 1, 4, 1), (5, 2, 4, 1), (6, 1, 4, 1), (7, 0, 3, 2)]
+    assert operating.missed_by_type == {"print": 1, "replay": 0}
+    assert [c.threshold.rule for c in (half, eer, least)] == [
+        "fixed",
+        "test_eer",
+        "test_best_acer",
+    ]
+
+
+def test_each_attack_type_has_its_area_and_eer_against_all_bona_fide_samples():
+    rng = np.random.default_rng(2)
+    scores = {None: rng.uniform(0, 0.8, 30), "print": rng.uniform(0.3, 1, 20), "mask": [0.9] * 9}
+    document = report(None, {"a": table(scores)}, "fixed=0.5")
+    for level in ("video", "frame"):
+        found = of(document, "a", level)
+        for kind in ("print", "mask"):
+            both = [*scores[None], *scores[kind]]
+            labels = [0] * 30 + [1] * len(scores[kind])
+            area = found.measure(f"auc:{kind}")
+            assert area.value == exactly(roc_auc_score(labels, both))
+            assert (area.n_bona_fide, area.n_attack) == (30, len(scores[kind]))
+            eer = found.measure(f"eer_interpolated:{kind}")
+            assert eer.value == exactly(float(roc(labels, both).eer_interpolated()))
+    low, high = of(document, "a").measure("auc:print").bootstrap95
+    assert low < of(document, "a").measure("auc:print").value < high
+
+
+def test_areas_equal_scikit_learns_for_scores_next_to_0_and_1():
+    rng = np.random.default_rng(3)
+    live, swap = 10.0 ** -rng.uniform(0.1, 15, 60), 1 - 10.0 ** -rng.uniform(0.1, 15, 60)
+    live[:20], swap[:20] = 1 - live[:20], 1 - swap[:20]
+    document = report(None, {"a": table({None: live, "swap": swap})}, "fixed=0.5")
+    expected = roc_auc_score([0] * 60 + [1] * 60, [*live, *swap])
+    for level in ("video", "frame"):
+        assert of(document, "a", level).measure("auc").value == exactly(expected)
+
+
 def test_cllr_takes_out_the_prior_that_scores_were_meant_for():
     found = of(report(None, {"a": table(A)}, "fixed=0.4", prior=7 / 12), "a")
     assert values(found)["cllr"] == exactly(0.6384038795248643)
@@ -134,23 +197,24 @@ def test_cllr_takes_out_the_prior_that_scores_were_meant_for():
 def test_a_detection_rate_at_fewer_false_alarms_than_can_be_seen_has_a_reason_instead():
     document = report(None, {"a": drawn(150, 1, "a")}, "fixed=0.5")
     found = of(document, "a")
-    assert found.figure("tpr_at_fpr:0.01").value is not None
-    refused = found.figure("tpr_at_fpr:0.001")
+    assert found.measure("tpr_at_fpr:0.01").value is not None
+    refused = found.measure("tpr_at_fpr:0.001")
     assert refused.value is None
     assert refused.reason == "needs 1000 bona fide samples or more, found 150"
-    assert any("150 bona fide samples are too few" in w for w in document.warnings)
+    (caution,) = [c for c in document.cautions if "TPR at a low FPR" in c]  # not one a level
+    assert "too few have a (150)" in caution
 
 
 def test_oracles_are_marked_and_never_the_operating_point():
     found = of(report(table(B, "b"), {"a": table(A)}), "a")
-    oracles = {f.name for f in found.figures if f.threshold and f.threshold.oracle}
+    oracles = {f.name for f in found.measures if f.threshold and f.threshold.oracle}
     assert oracles == {"hter:test_eer", "acer:test_eer", "acer:test_best_acer"}
-    assert {f.threshold.rule for f in found.figures if f.name in oracles} == {
+    assert {f.threshold.rule for f in found.measures if f.name in oracles} == {
         "test_eer",
         "test_best_acer",
     }
-    assert found.figure("hter:test_eer").threshold.value == exactly(0.40)
-    assert found.figure("acer:test_best_acer").threshold.value == exactly(0.30)
+    assert found.measure("hter:test_eer").threshold.value == exactly(0.40)
+    assert found.measure("acer:test_best_acer").threshold.value == exactly(0.30)
 
 
 def test_no_oracle_can_be_asked_for_as_the_operating_point():
@@ -188,11 +252,11 @@ def test_bootstrap_intervals_hold_the_value_and_repeat_with_the_seed():
     first, second = (of(report(None, tests, "fixed=0.5"), "a") for _ in range(2))
     assert first == second
     for name in ("auc", "bpcer", "acer", "eer_interpolated", "log_loss", "cllr"):
-        low, high = first.figure(name).bootstrap95
-        assert low <= first.figure(name).value <= high
+        low, high = first.measure(name).bootstrap95
+        assert low <= first.measure(name).value <= high
         assert high - low < 0.5
     other = of(report(None, tests, "fixed=0.5", seed=7), "a")
-    assert other.figure("auc").bootstrap95 != first.figure("auc").bootstrap95
+    assert other.measure("auc").bootstrap95 != first.measure("auc").bootstrap95
 
 
 def test_intervals_are_wide_where_all_frames_are_of_few_videos():
@@ -212,7 +276,7 @@ def test_intervals_are_wide_where_all_frames_are_of_few_videos():
     ]
     many = [r.model_copy(update={"video_id": f"{r.video_id}-{r.frame}"}) for r in rows]
     few_videos, many_videos = (
-        of(report(None, {"a": t}, "fixed=0.5"), "a", "frame").figure("auc") for t in (rows, many)
+        of(report(None, {"a": t}, "fixed=0.5"), "a", "frame").measure("auc") for t in (rows, many)
     )
     assert few_videos.value == many_videos.value
     width = np.ptp(few_videos.bootstrap95)
@@ -221,10 +285,10 @@ def test_intervals_are_wide_where_all_frames_are_of_few_videos():
 
 def test_single_rates_of_videos_have_wilsons_interval_and_frames_have_none():
     document = report(None, {"a": table(A)}, "fixed=0.4")
-    bpcer = of(document, "a").figure("bpcer")
+    bpcer = of(document, "a").measure("bpcer")
     assert bpcer.wilson95 == (exactly(0.0362241086), exactly(0.6244653702))
-    assert of(document, "a").figure("acer").wilson95 is None
-    assert of(document, "a", "frame").figure("bpcer").wilson95 is None
+    assert of(document, "a").measure("acer").wilson95 is None
+    assert of(document, "a", "frame").measure("bpcer").wilson95 is None
 
 
 def test_videos_without_a_face_are_published_and_judged_by_the_policy():
@@ -234,17 +298,17 @@ def test_videos_without_a_face_are_published_and_judged_by_the_policy():
         for policy in ("exclude", "error")
     )
     assert left_out.n_no_face == wrong.n_no_face == {"bona_fide": 1, "attack": 1}
-    assert left_out.figure("bpcer").n_bona_fide == 5
-    assert wrong.figure("bpcer").value == exactly(2 / 6)
-    assert wrong.figure("apcer:mask").value == 1.0
+    assert left_out.measure("bpcer").n_bona_fide == 5
+    assert wrong.measure("bpcer").value == exactly(2 / 6)
+    assert wrong.measure("apcer:mask").value == 1.0
 
 
 def test_mean_and_spread_over_test_sets_are_of_samples():
     tests = {"first": drawn(100, 1, "x"), "second": drawn(100, 2, "y", shift=0.5)}
     document = report(drawn(100, 3, "z"), tests)
-    areas = [of(document, name).figure("auc").value for name in tests]
+    areas = [of(document, name).measure("auc").value for name in tests]
     (spread,) = [
-        s for s in document.over_test_sets if (s.figure, s.level) == ("auc", "video")
+        s for s in document.over_test_sets if (s.measure, s.level) == ("auc", "video")
     ]  # dev is not one of them
     assert (spread.mean, spread.n_sets) == (exactly(np.mean(areas)), 2)
     assert spread.standard_deviation == exactly(np.std(areas, ddof=1))
@@ -255,61 +319,61 @@ def test_the_temperature_of_calibrated_dev_scores_is_one():
     p = rng.uniform(0, 1, 4000)
     attack = rng.uniform(0, 1, 4000) < p
     document = report(table({None: p[~attack], "swap": p[attack]}, "d"), {"a": table(A)})
-    assert of(document, "dev").figure("temperature").value == pytest.approx(1, abs=0.1)
-    assert of(document, "a").figure("temperature") is None
+    assert of(document, "dev").measure("temperature").value == pytest.approx(1, abs=0.1)
+    assert of(document, "a").measure("temperature") is None
 
 
-# Warnings
+# Cautions
 
 
-def warnings_of(dev, tests, *args, **options):
-    return "\n".join(report(dev, tests, *args, **options).warnings)
+def cautions_of(dev, tests, *args, **options):
+    return "\n".join(report(dev, tests, *args, **options).cautions)
 
 
-def test_a_set_of_one_class_gets_a_warning_and_reasons():
+def test_a_set_of_one_class_gets_a_caution_and_reasons():
     document = report(None, {"a": table({None: [0.1, 0.6]})}, "fixed=0.5")
-    assert "a, videos: there are no attacks, so only BPCER says anything." in document.warnings
+    assert "a, videos: there are no attacks, so only BPCER says anything." in document.cautions
     found = of(document, "a")
-    assert found.figure("bpcer").value == 0.5
-    assert found.figure("auc").value is None
-    assert found.figure("auc").reason == "of 2 bona fide samples and 0 attacks"
-    attacks = warnings_of(None, {"a": table({"swap": [0.9]})}, "fixed=0.5")
+    assert found.measure("bpcer").value == 0.5
+    assert found.measure("auc").value is None
+    assert found.measure("auc").reason == "of 2 bona fide samples and 0 attacks"
+    attacks = cautions_of(None, {"a": table({"swap": [0.9]})}, "fixed=0.5")
     assert "no bona fide samples, so only APCER" in attacks
 
 
-def test_reversed_labels_get_a_warning():
+def test_reversed_labels_get_a_caution():
     reversed_ = drawn(50, 1, "a", shift=-2.0)
-    found = warnings_of(None, {"a": reversed_}, "fixed=0.5")
+    found = cautions_of(None, {"a": reversed_}, "fixed=0.5")
     assert re.search(r"a, videos: AUC is 0\.0\d+, far below 0\.5.*reversed", found)
-    assert "reversed" not in warnings_of(None, {"a": drawn(50, 1, "a")}, "fixed=0.5")
+    assert "reversed" not in cautions_of(None, {"a": drawn(50, 1, "a")}, "fixed=0.5")
 
 
-def test_scores_without_any_difference_get_a_warning():
+def test_scores_without_any_difference_get_a_caution():
     same = table({None: [0.5] * 30, "swap": [0.5] * 30})
-    assert "all scores are equal" in warnings_of(None, {"a": same}, "fixed=0.5")
+    assert "all scores are equal" in cautions_of(None, {"a": same}, "fixed=0.5")
 
 
-def test_a_threshold_chosen_on_test_scores_gets_a_warning():
+def test_a_threshold_chosen_on_test_scores_gets_a_caution():
     rows = drawn(40, 1, "a")
-    found = warnings_of(rows, {"a": rows[5:]})
+    found = cautions_of(rows, {"a": rows[5:]})
     assert "a: 75 of its videos are in dev too. The threshold was chosen on test scores" in found
 
 
-def test_people_in_both_dev_and_test_get_a_warning():
+def test_people_in_both_dev_and_test_get_a_caution():
     dev = table(B, "a", subject="anna")
     test = [r.model_copy(update={"video_id": f"t{r.video_id}"}) for r in dev]
-    assert "a: 1 of its people are in dev too" in warnings_of(dev, {"a": test})
-    assert "are in dev too" not in warnings_of(table(B, "b"), {"a": table(A)})
+    assert "a: 1 of its people are in dev too" in cautions_of(dev, {"a": test})
+    assert "are in dev too" not in cautions_of(table(B, "b"), {"a": table(A)})
 
 
-def test_faces_lost_in_one_class_more_than_in_the_other_get_a_warning():
+def test_faces_lost_in_one_class_more_than_in_the_other_get_a_caution():
     blind = table({None: [0.1] * 40, "swap": [0.9] * 36 + [None] * 4})
-    found = warnings_of(None, {"a": blind}, "fixed=0.5")
+    found = cautions_of(None, {"a": blind}, "fixed=0.5")
     assert "no face was found in 0.0% of the bona fide samples and in 10.0% of the attacks" in found
 
 
-def test_few_people_get_a_warning():
-    assert "a class has only 5 people or source videos" in warnings_of(
+def test_few_people_get_a_caution():
+    assert "a class has only 5 people or source videos" in cautions_of(
         None, {"a": table(A)}, "fixed=0.5"
     )
 
@@ -338,9 +402,9 @@ def test_a_report_without_test_sets_is_refused():
 # Published figures
 
 
-def published(**other):
+def figure(**other):
     given = {"test": "a", "level": "video", "metric": "auc", "value": 0.9, "source": "Table 2"}
-    return ExpectedFigure(**{**given, **other})
+    return PublishedMeasure(**{**given, **other})
 
 
 @pytest.mark.parametrize(
@@ -355,16 +419,16 @@ def published(**other):
     ],
 )
 def test_published_figures_stand_beside_ours(other, ours, within):
-    document = report(None, {"a": table(A)}, "fixed=0.4", expected=[published(**other)])
-    (row,) = document.expected
+    document = report(None, {"a": table(A)}, "fixed=0.4", published=[figure(**other)])
+    (row,) = document.published
     assert row.ours == (None if ours is None else pytest.approx(ours, abs=1e-7))
     assert row.within_tolerance is within
-    assert not any("counterpart" in warning for warning in document.warnings)
+    assert not any("counterpart" in warning for warning in document.cautions)
 
 
-def test_a_published_figure_without_counterpart_gets_a_warning():
-    document = report(None, {"a": table(A)}, "fixed=0.4", expected=[published(test="b")])
-    assert any("no counterpart" in warning for warning in document.warnings)
+def test_a_published_figure_without_counterpart_gets_a_caution():
+    document = report(None, {"a": table(A)}, "fixed=0.4", published=[figure(test="b")])
+    assert any("no counterpart" in warning for warning in document.cautions)
 
 
 def test_published_figures_are_read_from_a_recipe(tmp_path):
@@ -373,12 +437,12 @@ def test_published_figures_are_read_from_a_recipe(tmp_path):
         "method: lgsc\nexpected:\n"
         "  - {test: a, level: frame, metric: auc, value: null, source: not found}\n"
     )
-    assert load_expected(path) == [published(level="frame", value=None, source="not found")]
+    assert load_published(path) == (figure(level="frame", value=None, source="not found"),)
     path.write_text("method: lgsc\nexpected: null\n")
-    assert load_expected(path) == []
+    assert load_published(path) == ()
     path.write_text("expected: [{metric: auc}]\n")
-    with pytest.raises(TrainError, match=r"recipe\.yaml: can't read the expected figures"):
-        load_expected(path)
+    with pytest.raises(TrainError, match=r"recipe\.yaml: the published figures: expected\.0\.test"):
+        load_published(path)
 
 
 # Files
@@ -392,7 +456,7 @@ def written(tmp_path_factory):
         drawn(60, 1, "near"),
         tests,
         config(no_face="exclude"),
-        expected=[published(test="far", source="<script>alert(1)</script>")],
+        published=[figure(test="far", source="<script>alert(1)</script>")],
         about={"run": "runs/<b>x</b>"},
     )
     return built, write_report(built, folder)
@@ -401,36 +465,33 @@ def written(tmp_path_factory):
 def test_the_json_holds_every_figure_and_no_number_that_json_has_not(written):
     built, page = written
 
-    def refuse(constant):
-        raise AssertionError(constant)
-
     content = json.loads((page.parent / "report.json").read_text(), parse_constant=refuse)
     assert content["format"] == "facewarden/report/v1"
     assert len(content["sets"]) == 6
     auc = next(f for f in content["sets"][1]["figures"] if f["name"] == "auc")
-    assert auc["value"] == of(built.document, "far").figure("auc").value
+    assert auc["value"] == of(built.document, "far").measure("auc").value
     assert content["config"]["threshold"] == {"kind": "dev_eer"}
 
 
 def test_the_page_is_self_contained_and_escapes_what_it_shows(written):
     _, page = written
     text = page.read_text()
-    assert not re.search(r"(src|href)=\"(?!data:image/png;base64,)", text)
+    assert not re.search(r"(src|href)=\"(?!data:image/(png|jpeg);base64,)", text)
     assert "@import" not in text
     assert "url(" not in text
     assert "<script" not in text
     assert "runs/&lt;b&gt;x&lt;/b&gt;" in text
-    assert len(re.findall(r'src="data:', text)) == 8
+    assert "prefers-color-scheme: dark" in text
 
 
-def test_the_page_shows_figures_oracles_and_warnings(written):
+def test_the_page_shows_measures_oracles_and_cautions(written):
     built, page = written
     text = page.read_text()
     far = of(built.document, "far")
-    assert f"{far.figure('auc').value:.4f}" in text
-    assert f"{100 * far.figure('acer').value:.2f} %" in text
-    assert f"{100 * far.figure('hter:test_eer').value:.2f} % *" in text
-    assert "apcer swap" in text
+    assert f"{far.measure('auc').value:.4f}" in text
+    assert f"{100 * far.measure('acer').value:.2f} %" in text
+    assert f"{100 * far.measure('hter:test_eer').value:.2f} % *" in text
+    assert "APCER, worst type" in text
     assert "there are no attacks, so only BPCER says anything." in text
     assert "needs 100 bona fide samples or more, found 60" in text
 
@@ -438,12 +499,41 @@ def test_the_page_shows_figures_oracles_and_warnings(written):
 def test_the_pictures_of_the_page_lie_beside_it(written):
     _, page = written
     inline = re.findall(r"base64,([^\"]+)", page.read_text())
-    files = {path.name: path.read_bytes() for path in page.parent.glob("*.png")}
-    assert len(files) == 8
-    assert len(set(files.values())) == 4  # every video here is one frame
+    files = {path.stem: path.read_bytes() for path in page.parent.glob("*.png")}
+    # Every video here is one frame, so frames would only repeat the videos.
+    assert set(files) == {
+        *(f"video_{plot}" for plot in ("det", "roc", "reliability", "scores")),
+        *("video_types_dev", "video_types_far"),
+    }
     assert {base64.b64decode(image) for image in inline} == set(files.values())
     assert all(content.startswith(PNG) for content in files.values())
     assert {p.suffix for p in page.parent.iterdir()} == {".png", ".json", ".html"}
+
+
+def test_the_legend_of_a_histogram_lies_above_the_bars():
+    (axes,), figure = _grid(1)
+    _histogram(axes, np.full(9, 0.5), np.full(9, 0.55), 0.5, "print")
+    figure.canvas.draw()
+    assert axes.get_legend().get_window_extent().y0 >= axes.bbox.y1
+    assert axes.title.get_window_extent().y0 >= axes.get_legend().get_window_extent().y1 - 1
+
+
+def test_frames_are_shown_where_they_are_not_the_videos(tmp_path):
+    rows = [
+        r.model_copy(update={"video_id": f"v{r.video_id[:-1]}", "frame": i})
+        for i, r in enumerate(table(A))
+    ]
+    page = write_report(build_report(None, {"a": rows}, config("fixed=0.4")), tmp_path)
+    assert "<h2>Frames</h2>" in page.read_text()
+    assert (tmp_path / "frame_types_a.png").exists()
+
+
+def test_a_rate_of_all_samples_shows_its_counts(tmp_path):
+    built = build_report(None, {"a": table(A)}, config("fixed=0"))
+    bpcer = of(built.document, "a").measure("bpcer")
+    assert (bpcer.value, bpcer.errors, bpcer.n_bona_fide) == (1.0, 5, 5)
+    assert "<td>100.00 %" in (text := write_report(built, tmp_path).read_text())
+    assert "5 of 5" in text
 
 
 def test_the_command_makes_a_report_of_files(tmp_path):
@@ -461,13 +551,63 @@ def test_the_command_makes_a_report_of_files(tmp_path):
     ("options", "message"),
     [
         (["--test", "a"], "expected NAME=FILE"),
+        (["--test", "=x"], "expected NAME=FILE"),
+        (["--test", "a="], "expected NAME=FILE"),
+        (["--test", "a/b=x"], "can't name a test set"),
+        (["--test", "dev=x"], "can't name a test set"),
         (["--test", "a=x", "--test", "a=y"], "each name once"),
         (["--test", "a=x", "--aggregate", "best"], "unknown aggregate 'best'"),
         (["--test", "a=x", "--threshold", "best"], "expected dev_eer"),
-        (["--test", "a=absent.jsonl", "--threshold", "fixed=0.5"], "absent.jsonl: can't read"),
+        (["--test", "a=x", "--threshold", "fixed=nan"], "expected dev_eer"),
+        (["--test", "a=x", "--threshold", "dev_eer=1"], "expected dev_eer"),
     ],
 )
-def test_wrong_options_of_the_command_are_named(options, message, tmp_path):
+def test_wrong_options_of_the_command_end_it_with_code_2(options, message, tmp_path):
+    result = CliRunner().invoke(main, ["report", "--out", str(tmp_path), *options])
+    assert result.exit_code == 2
+    assert message in result.output.replace("\n", " ")
+
+
+def test_a_table_that_is_missing_is_named(tmp_path):
+    options = ["--test", f"a={tmp_path / 'absent.jsonl'}", "--threshold", "fixed=0.5"]
     result = CliRunner().invoke(main, ["report", "--out", str(tmp_path), *options])
     assert isinstance(result.exception, TrainError)
-    assert message in str(result.exception)
+    assert "absent.jsonl: can't read" in str(result.exception)
+
+
+@pytest.mark.parametrize("name", ["1.jsonl", "[a].jsonl", "a=b #2.jsonl"])
+def test_a_file_of_scores_may_have_any_name(name, tmp_path):
+    write_scores(tmp_path / name, table(A))
+    options = ["--test", f"a={tmp_path / name}", "--threshold", "fixed=0.5"]
+    result = CliRunner().invoke(main, ["report", "--out", str(tmp_path / "out"), *options])
+    assert result.exit_code == 0, result.exception
+    content = json.loads((tmp_path / "out" / "report.json").read_text())
+    digest = hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+    assert content["provenance"]["data"]["a"]["sha256"] == digest
+    assert content["provenance"]["run"] is None
+
+
+# The schema
+
+
+def test_the_published_schema_is_what_the_models_say():
+    stored = (DOCS / "report.schema.json").read_text(encoding="utf-8")
+    assert stored == json.dumps(json_schema(), indent=1) + "\n"
+
+
+@pytest.mark.parametrize(
+    "tests",
+    [
+        {"a": table(A), "b": table(B, "b")},
+        {"a": table({None: [0.1]})},
+        {"a": table({"swap": [0.9]})},
+        {"a": table({None: [0.5], "swap": [0.5]})},
+        {"a": [*table(A), *table({"mask": [None]}, "m")]},
+    ],
+)
+@pytest.mark.parametrize("rule", ["fixed=0.5", "dev_bpcer=0.01", "fixed=1"])
+def test_a_report_is_valid_by_its_schema_and_is_read_again_whatever_the_sets(tests, rule):
+    document = report(table(B, "d"), tests, rule)
+    text = document.model_dump_json()
+    jsonschema.Draft202012Validator(json_schema()).validate(json.loads(text, parse_constant=refuse))
+    assert ReportDocument.model_validate_json(text) == document

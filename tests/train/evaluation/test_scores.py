@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.special import expit
 
 from train.errors import TrainError
 from train.evaluation.metrics.roc import roc
@@ -13,6 +14,7 @@ from train.evaluation.scores import (
     checked_scores,
     frame_samples,
     read_scores,
+    video_auc,
     video_samples,
     write_scores,
 )
@@ -193,6 +195,44 @@ def test_a_video_of_both_labels_is_refused():
         checked_scores([row(), row(frame=1, label=1, attack_type="swap")])
 
 
+LOG_ODDS = {"r1": [14.0, 14.0], "r2": [-3.0, 22.0], "f1": [25.0, 25.0], "f2": [20.0, -2.0]}
+
+
+def of_log_odds(videos, scale=1.0, offset=0.0):
+    return [
+        row(name, i, score=float(expit((x - offset) / scale)), logit=x)
+        for name, found in videos.items()
+        for i, x in enumerate(found)
+    ]
+
+
+def test_the_dev_auc_ranks_videos_by_their_mean_log_odds_where_probabilities_saturate():
+    rows = of_log_odds(LOG_ODDS)
+    assert video_auc(rows) == exactly(2 / 4)  # means 14, 9.5 against 25, 9
+    assert auc(video_samples(rows, "mean")) == exactly(
+        3 / 4
+    )  # which the mean probability gets wrong
+
+
+def test_the_dev_auc_is_the_same_number_before_and_after_calibration():
+    calibrated = of_log_odds(LOG_ODDS, scale=9.0, offset=11.0)
+    assert video_auc(calibrated) == video_auc(of_log_odds(LOG_ODDS))
+    by_score = [r.model_copy(update={"logit": None}) for r in calibrated]
+    assert video_auc(by_score) == video_auc(calibrated)
+
+
+def test_a_video_without_a_face_has_no_part_in_the_dev_auc():
+    rows = [*of_log_odds(LOG_ODDS), row("f9", score=None)]
+    assert video_auc(rows) == video_auc(of_log_odds(LOG_ODDS))
+
+
+def test_the_dev_auc_of_one_class_or_of_log_odds_that_are_no_numbers_is_refused():
+    with pytest.raises(TrainError, match="found 2 bona fide videos and 0 attacks with a face"):
+        video_auc([row("r1"), row("r2"), row("f1", score=None)])
+    with pytest.raises(TrainError, match="did the network diverge"):
+        video_auc([row("r1"), row("f1", logit=math.inf)])
+
+
 def test_an_empty_table_is_refused(tmp_path):
     (tmp_path / "scores.jsonl").touch()
     with pytest.raises(TrainError, match=r"scores\.jsonl: the table of scores is empty"):
@@ -204,7 +244,10 @@ def test_an_empty_table_is_refused(tmp_path):
     [
         ('{"sample_id": "a"', "line 2: Invalid JSON"),
         (row().model_dump_json().replace('"label":0', '"label":2'), "line 2: label: "),
-        (row().model_dump_json().replace("frame", "frames"), "line 2: frames: Extra inputs"),
+        (
+            row().model_dump_json().replace("frame", "frames"),
+            "line 2: frames: unknown key; did you mean 'frame'",
+        ),
         (row().model_dump_json().replace('type":null', 'type":"swap"'), "line 2: .*have none"),
         (row().model_dump_json().replace(',"score":0.5', ""), "line 2: score: Field required"),
     ],
@@ -214,6 +257,70 @@ def test_a_wrong_row_of_a_file_is_named_with_its_line(line, message, tmp_path):
     path.write_text(f"{row().model_dump_json()}\n{line}\n")
     with pytest.raises(TrainError, match=rf"scores\.jsonl: {message}"):
         read_scores(path)
+
+
+@pytest.mark.parametrize("damage", [b"\xff\xfe", b'{"sample_id": "\xe9"}', b"\x00\x01"])
+def test_a_damaged_line_is_named_whatever_its_bytes(damage, tmp_path):
+    path = tmp_path / "scores.jsonl"
+    good = row().model_dump_json().encode()
+    path.write_bytes(good + b"\n" + damage + b"\n" + row("r2").model_dump_json().encode())
+    with pytest.raises(TrainError, match=r"scores\.jsonl: line 2: "):
+        read_scores(path)
+
+
+def test_a_byte_order_mark_and_empty_lines_are_no_damage(tmp_path):
+    path = tmp_path / "scores.jsonl"
+    path.write_text(f"\ufeff{row().model_dump_json()}\r\n\n{row('r2').model_dump_json()}\n\n")
+    assert read_scores(path) == [row(), row("r2")]
+
+
+@pytest.mark.parametrize("log_odds", [math.nan, math.inf, 3.0])
+def test_log_odds_that_are_not_those_of_the_score_are_refused(log_odds):
+    with pytest.raises(TrainError, match=r"made/r1 frame 0 \(r1-0\): log_odds"):
+        checked_scores([row(score=0.5, log_odds=log_odds)])
+
+
+def of_odds(videos):
+    return [
+        row(name, i, score=float(expit(x)), log_odds=x)
+        for name, odds in videos.items()
+        for i, x in enumerate(odds)
+    ]
+
+
+def test_log_odds_rank_videos_and_frames_whose_scores_are_all_one():
+    rows = of_odds({"r1": [40.0, 60.0], "r2": [45.0, 45.0], "f1": [50.0, 52.0], "f2": [90.0, 90.0]})
+    videos, frames = video_samples(rows), frame_samples(rows)
+    assert (videos.scores == 1).all()
+    assert auc(videos) == 0.5
+    assert roc(videos.labels, videos.evidence).auc() == 1.0  # 50 and 45 against 51 and 90
+    assert roc(frames.labels, frames.evidence).auc() == exactly(14 / 16)
+
+
+def test_a_video_of_one_frame_has_its_very_score():
+    scores = [0.4, 0.1 + 0.2, 1e-30, 1.0, 0.0]
+    videos = video_samples([row(f"r{i}", score=score) for i, score in enumerate(scores)])
+    assert videos.scores.tolist() == scores
+
+
+@pytest.mark.parametrize("aggregate", ["logit_mean", "mean", "max"])
+def test_what_ranks_videos_never_contradicts_their_scores(aggregate):
+    rng = np.random.default_rng(0)
+    videos = {f"{'rf'[i % 2]}{i}": rng.uniform(0, 1, 3).tolist() for i in range(40)}
+    videos |= {"r98": [None], "f99": [None]}
+    for policy in ("half", "error"):
+        samples = video_samples(checked_scores(rows_of(videos)), aggregate, policy)
+        order = np.argsort(samples.evidence, kind="stable")
+        assert (np.diff(samples.scores[order]) >= -1e-12).all()
+
+
+def test_the_threshold_of_an_operating_point_is_a_score_of_the_samples():
+    samples = video_samples([row(f"r{i}", score=s) for i, s in enumerate((0.1, 0.3, 0.7))])
+    ranked = sorted(samples.evidence)
+    assert samples.threshold_at(ranked[1]) == 0.3
+    assert samples.threshold_at(ranked[1] + 1e-9) == 0.7
+    assert samples.threshold_at(math.inf) == math.inf
+    assert math.isnan(samples.threshold_at(math.nan))
 
 
 def test_a_missing_table_is_named(tmp_path):

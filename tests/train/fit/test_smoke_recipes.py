@@ -24,7 +24,8 @@ from train.config import load_recipe
 from train.data.selection import open_data
 from train.data.smoke_faces import write_smoke_faces
 from train.errors import TrainError
-from train.evaluation.score_model import score_part, video_auc
+from train.evaluation.score_model import score_part
+from train.evaluation.scores import video_auc
 from train.fit.checkpoint import trained_model
 from train.fit.loop import fit
 from train.fit.ranks import Ranks

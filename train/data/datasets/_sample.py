@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 Split: TypeAlias = Literal["train", "dev", "test"]
 Kind: TypeAlias = Literal["video", "image", "frames", "hdf5"]
 Family: TypeAlias = Literal["presentation", "digital"]
+Level: TypeAlias = Literal["subject", "source", "video"]
+"""What two sides must not share; `subject` includes `source`, and `source` includes `video`."""
+LEVELS: Final[tuple[Level, ...]] = ("video", "source", "subject")
 
 BONA_FIDE_TYPE: Final = "bona_fide"  # stands for "no attack" where attack types are named in text
 
@@ -137,6 +140,8 @@ class Dataset:
         source_label_of_bona_fide: how the data set itself says "bona fide".
         scan: lists the videos below a root; gets an instance of `options`.
         options: class of the options.
+        disjoint: what its own splits do not share; less than subjects only where the official lists
+            are known to share them.
     """
 
     name: str
@@ -144,6 +149,7 @@ class Dataset:
     source_label_of_bona_fide: str
     scan: Callable[[Path, Any], list[ListedVideo]]
     options: type[ReadOptions] = ReadOptions
+    disjoint: Level = "subject"
 
     def read(
         self, root: Path, options: Mapping[str, object] = MappingProxyType({})

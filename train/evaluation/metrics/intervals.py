@@ -36,6 +36,10 @@ class Resampling:
     cluster: NDArray[np.int64]
     draws: NDArray[np.int64]
 
+    def of(self, chosen: NDArray[np.bool_]) -> Resampling:
+        """Return the same draws of a part of the samples, (N,) true for those of it."""
+        return Resampling(self.cluster[chosen], self.draws)
+
     def sums(self, values: NDArray[np.integer | np.floating]) -> NDArray[np.float64]:
         """Return the (B, K) sums, over each replicate's samples, of (N, K) values."""
         per_cluster = np.stack(
