@@ -72,12 +72,13 @@ class _LogReporter:
         self._logged_at = now
         for status in progress.sources.values():
             log.info(
-                "%s: %s, %d frames seen, %d due, %d dropped",
+                "%s: %s, %d frames seen, %d due, %d dropped, %d failed",
                 status.source_id,
                 status.state,
                 status.frames_seen,
                 status.frames_due,
                 status.frames_dropped,
+                status.frames_failed,
             )
         log.info("%s", _title(progress))
 
@@ -85,7 +86,9 @@ class _LogReporter:
 def _table(progress: Progress) -> Table:
     from rich.table import Table
 
-    table = Table("source", "state", "frames seen", "due", "dropped", title=_title(progress))
+    table = Table(
+        "source", "state", "frames seen", "due", "dropped", "failed", title=_title(progress)
+    )
     for status in progress.sources.values():
         table.add_row(
             status.source_id,
@@ -93,6 +96,7 @@ def _table(progress: Progress) -> Table:
             str(status.frames_seen),
             str(status.frames_due),
             str(status.frames_dropped),
+            str(status.frames_failed),
         )
     return table
 

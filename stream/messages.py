@@ -178,7 +178,7 @@ class Losses(Part):
     """How often a source was lost lately."""
 
     n: int = Field(ge=0, description="Times, this one included.")
-    within_s: float = Field(ge=0, description="In the latest so many seconds.")
+    within_s: float = Field(ge=0, description="Seconds since the first of those times.")
 
 
 class ModelId(Part):

@@ -207,6 +207,7 @@ class Source:
             self._decode,
             session=self._sessions,
             clock=self._clock,
+            monotonic=self._monotonic,
             wait=self._stop.wait,
         )
         self._has_end = not decoder.is_live
@@ -222,7 +223,6 @@ class Source:
                         self._sessions += 1
                         self._patience.opened(self._picture_at)
                         self._frames_failed = self._fates().failed
-                        log.info("source %s: opened %s", self.source_id, self._name)
                         yield from self._report(
                             SourceState.OPEN, SourceCode.OK, decoder.description
                         )
@@ -306,9 +306,8 @@ class Source:
         if last and (last.session, last.state, last.code) == (session, state, code):
             return
         status = self._made(state, code, detail, changed=True)
-        log.log(
-            _level(status), "source %s: %s (%s): %s", self.source_id, state, code, status.detail
-        )
+        shown = f"{self._name}: {status.detail}" if code is SourceCode.OK else status.detail
+        log.log(_level(status), "source %s: %s (%s): %s", self.source_id, state, code, shown)
         yield status
         kind = None
         if status.failed:

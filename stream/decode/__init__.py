@@ -98,6 +98,7 @@ def open_decoder(
     *,
     session: int,
     clock: Callable[[], float] = time.time,
+    monotonic: Callable[[], float] = time.monotonic,
     wait: Callable[[float], object] = time.sleep,
 ) -> Decoder:
     """Connect to a source and find its video.
@@ -106,7 +107,8 @@ def open_decoder(
         source: what to open.
         config: which decoder, and how often a frame is due.
         session: written into every frame's stamp.
-        clock: Unix seconds.
+        clock: Unix seconds, for `captured_at` alone.
+        monotonic: seconds of a clock that is never set, for all durations.
         wait: sleeps for so many seconds; paces a file with `realtime`. May return early.
 
     Raises:
@@ -117,4 +119,6 @@ def open_decoder(
         case "pyav":
             from stream.decode.pyav_packets import PyAVDecoder
 
-            return PyAVDecoder(source, config, session=session, clock=clock, wait=wait)
+            return PyAVDecoder(
+                source, config, session=session, clock=clock, monotonic=monotonic, wait=wait
+            )

@@ -94,11 +94,13 @@ class PyAVDecoder:
         *,
         session: int,
         clock: Callable[[], float],
+        monotonic: Callable[[], float],
         wait: Callable[[float], object],
     ) -> None:
         self._source = source
         self._session = session
         self._clock = clock
+        self._monotonic = monotonic
         self._wait = wait
         self._uri = source.uri.get_secret_value()
         self._kind = source_kind(source)
@@ -109,7 +111,7 @@ class PyAVDecoder:
         self._picture_found = False
         self._bad_packets = 0  # since the last that gave a good picture
         self._waited_s = 0.0  # for packets, since the last good picture
-        self._play_from: float | None = None  # Unix seconds of media time 0, for `realtime`
+        self._play_from: float | None = None  # time of the monotonic clock at media time 0
         self._closed = False
         self._container = self._open()
         try:
@@ -158,9 +160,11 @@ class PyAVDecoder:
                     self._waited_s = 0.0
                     if packet.size:  # else the decoder was emptied at the end
                         self._bad_packets = 0
-                    pts_s = self._media_time.advance(self._stamp_s(picture), arrived_at)
+                    arrived_s = self._monotonic()
+                    pts_s = self._media_time.advance(self._stamp_s(picture), arrived_s)
                     if self._source.realtime and not self._live:
-                        arrived_at = self._play(pts_s)
+                        self._play(pts_s)
+                        arrived_at = self._clock()
                     if self._due.take(pts_s):
                         yield self._frame(picture, index, pts_s, arrived_at)
                 yield None
@@ -282,16 +286,14 @@ class PyAVDecoder:
             return None
         return float(ticks * picture.time_base)
 
-    def _play(self, pts_s: float) -> float:
-        """Wait until a frame of a file played as a camera is due; return the time, Unix s."""
-        now = self._clock()
+    def _play(self, pts_s: float) -> None:
+        """Wait until a frame of a file played as a camera is due."""
+        now = self._monotonic()
         if self._play_from is None:
             self._play_from = now - pts_s
         delay_s = self._play_from + pts_s - now
-        if delay_s <= 0:
-            return now
-        self._wait(min(delay_s, MAX_STEP_S))
-        return self._clock()
+        if delay_s > 0:
+            self._wait(min(delay_s, MAX_STEP_S))
 
     def _frame(self, picture: VideoFrame, index: int, pts_s: float, captured_at: float) -> Frame:
         image = self._rgb(picture)

@@ -157,8 +157,8 @@ class FaceDetector(Closing):
                 levels = []
                 for scale in _scales(min(width, height), self._config.min_face_px):
                     size = int(height * scale + 1), int(width * scale + 1)
-                    found = self._search(areas.resized(group, extents, *size), scale)
-                    levels.append(_Candidates(group[found.picture], found.boxes, found.scores))
+                    level = self._search(areas.resized(group, extents, *size), scale)
+                    levels.append(_Candidates(group[level.picture], level.boxes, level.scores))
                 proposals = _joined(levels)
                 yield proposals[_best(proposals, MAX_PROPOSALS)]
 
@@ -169,13 +169,13 @@ class FaceDetector(Closing):
         picture, row, column = np.nonzero(probability >= self._config.pnet_threshold)
         first = np.column_stack([column, row]).astype(np.float32) * STRIDE_PX + 1
         cells = np.hstack([first, first + (CELL_PX - 1)]) / np.float32(scale)
-        found = _Candidates(picture, np.floor(cells), probability[picture, row, column])
+        hits = _Candidates(picture, np.floor(cells), probability[picture, row, column])
         offsets = outputs["offsets"].numpy()[picture, :, row, column]
-        kept = _best(found, MAX_PER_LEVEL)
-        kept = kept[_nms(found.picture[kept], found.boxes[kept], found.scores[kept], PNET_NMS)]
-        found, offsets = found[kept], offsets[kept]
-        sides = np.tile(found.boxes[:, 2:] - found.boxes[:, :2], 2)
-        return _Candidates(found.picture, _squared(found.boxes + offsets * sides), found.scores)
+        kept = _best(hits, MAX_PER_LEVEL)
+        kept = kept[_nms(hits.picture[kept], hits.boxes[kept], hits.scores[kept], PNET_NMS)]
+        hits, offsets = hits[kept], offsets[kept]
+        sides = np.tile(hits.boxes[:, 2:] - hits.boxes[:, :2], 2)
+        return _Candidates(hits.picture, _squared(hits.boxes + offsets * sides), hits.scores)
 
     def _reject(self, areas: SummedAreas, proposals: _Candidates) -> _Candidates:
         """Run R-Net on proposals and keep the likely ones, shifted to where it sees the face."""

@@ -52,7 +52,7 @@ class FaceTracker:
 
         Args:
             pts_s: media time of the frame, not before the previous one's.
-            detections: its faces, each found once.
+            detections: its faces, each once.
 
         Returns:
             The tracks seen in this frame, and the keys of those that ended by it.
@@ -100,14 +100,14 @@ class FaceTracker:
         return pts_s - track.pts_s < self._config.lost_after_s
 
     def _distances(self, pts_s: float, detections: Sequence[FaceDetection]) -> NDArray[np.float64]:
-        """Return (tracks, detections) distances between what is expected and what was found.
+        """Return (tracks, detections) distances of faces from where they are expected.
 
         Distance of the centres in face sizes + |log of the ratio of the areas|. Size tells crossing
         faces apart, since they are at different distances from the camera.
         """
         expected = _expected(pts_s, self._live)[:, None]
-        found = np.array([_coordinates(d) for d in detections]).reshape(-1, 4)
-        dx, dy, dw, dh = np.moveaxis(found - expected, -1, 0)
+        seen = np.array([_coordinates(d) for d in detections]).reshape(-1, 4)
+        dx, dy, dw, dh = np.moveaxis(seen - expected, -1, 0)
         size = np.exp(expected[..., 2:].mean(axis=-1))
         distances: NDArray[np.float64] = np.hypot(dx, dy) / size + np.abs(dw + dh)
         return distances

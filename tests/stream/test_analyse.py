@@ -109,10 +109,10 @@ def test_a_source_is_judged_beside_another_as_it_is_alone(
     for source_id, frames in clips.items():
         alone = open_analyser()
         expected = facts([m for frame in frames for m in alone.analyse([frame])])
-        found = [fact for fact in facts(said) if fact["source.id"] == source_id]
+        beside = [fact for fact in facts(said) if fact["source.id"] == source_id]
         # Another batch size sums in another order.
-        assert found == [pytest.approx(fact, abs=1e-3) for fact in expected]
-        assert any(fact["event.type"] == "track.verdict" for fact in found)
+        assert beside == [pytest.approx(fact, abs=1e-3) for fact in expected]
+        assert any(fact["event.type"] == "track.verdict" for fact in beside)
 
 
 def test_the_verdicts_are_the_same_at_half_the_frame_rate(
@@ -242,8 +242,8 @@ def test_an_error_in_one_sources_frame_ends_its_tracks_and_no_others(
     said += together.finish("bad") + together.finish("good")
     expected += alone.finish("good")
     # Another batch size sums in another order.
-    found = [fact for fact in facts(said) if fact["source.id"] == "good"]
-    assert found == [pytest.approx(fact, abs=1e-3) for fact in facts(expected)]
+    beside = [fact for fact in facts(said) if fact["source.id"] == "good"]
+    assert beside == [pytest.approx(fact, abs=1e-3) for fact in facts(expected)]
     ended = [s.sighting.key for s in last_words(said) if s.sighting.key.source_id == "bad"]
     assert [key.track_id for key in ended] == [1, 2, 3, 4]
     begun = {s.sighting.key for s in said if isinstance(s, TrackScore)}

@@ -20,16 +20,16 @@ def test_the_two_face_clip_gives_the_stored_messages(
     records = []
     for event in read_events(two_faces):
         records += analyser.analyse([event]) if isinstance(event, Frame) else [event]
-    found = facts([*records, *analyser.finish("cam")])
+    said = facts([*records, *analyser.finish("cam")])
     if request.config.getoption("--golden-update"):
-        rounded = [{key: _rounded(value) for key, value in fact.items()} for fact in found]
+        rounded = [{key: _rounded(value) for key, value in fact.items()} for fact in said]
         lines = "".join(json.dumps(fact) + "\n" for fact in rounded)
         GOLDEN.write_text(lines, encoding="utf-8")
     stored = [json.loads(line) for line in GOLDEN.read_text(encoding="utf-8").splitlines()]
     # Encoders and processors differ in the last bits of a pixel; what counts differs by more.
     # 1 % is for the pixels of a face, which a message gives in tenths.
     expected = [{key: _nearly(value) for key, value in fact.items()} for fact in stored]
-    assert found == expected, "if that is meant: pytest --golden-update"
+    assert said == expected, "if that is meant: pytest --golden-update"
 
 
 def _nearly(value: object) -> object:

@@ -48,9 +48,9 @@ def test_a_file_waits_for_room_and_loses_nothing():
         target=lambda: [inbox.put(_frame("file", i), wait=True) for i in range(20)]
     )
     thread.start()
-    found = [_indices(inbox.take())[0][1] for _ in range(20)]
+    taken = [_indices(inbox.take())[0][1] for _ in range(20)]
     thread.join()
-    assert found == list(range(20))
+    assert taken == list(range(20))
     assert inbox.fates("file").dropped == 0
 
 

@@ -197,7 +197,15 @@ def test_status_hash_holds_every_field_of_the_record_as_text(writer, records):
         "frames_seen": "250",
         "frames_due": "50",
         "frames_dropped": "2",
+        "frames_failed": "1",
     }
+
+
+def test_detail_that_no_encoder_takes_is_escaped(writer, records):
+    message = writer.write(records.status(detail="can't open door\udce9\n\x1b[2J.mp4"))
+    assert json.loads(message.to_json())["status"]["detail"] == (
+        r"can't open door\udce9\n\x1b[2J.mp4"
+    )
 
 
 @pytest.mark.parametrize("p", [float("nan"), float("inf"), -0.01, 1.01])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,7 +20,7 @@ from stream.messages import (
     VerdictMessage,
 )
 from stream.pipeline import HOPELESS_FRAMES, Pipeline
-from stream.records import Frame, SourceCode, SourceState
+from stream.records import Frame, SourceCode, SourceState, SourceStatus
 from stream.sources import Source
 from stream.stages.follow import Follower
 from trt_engines.errors import EngineError
@@ -220,6 +221,32 @@ def test_the_report_counts_frames_and_verdicts(open_analyser, two_faces, stop):
     assert last.frames_analysed == 15
     assert last.verdicts == {"bona_fide": 1, "attack": 1}
     assert last.sources["cam"].state is SourceState.ENDED
+
+
+def test_a_sink_that_is_slow_does_not_count_as_latency(open_analyser, two_faces, stop):
+    ahead_s = [0.0]
+    all_written = threading.Event()
+
+    class Writer(MessageWriter):
+        """Says when the last status was written, by which time all scores were."""
+
+        def write(self, record):
+            if isinstance(record, SourceStatus) and record.state is SourceState.ENDED:
+                all_written.set()
+            return super().write(record)
+
+    def hang(message):
+        assert all_written.wait(WAIT_S)
+        ahead_s[0] = 1e6
+
+    sink = ListSink(hang)
+    writer = Writer("0" * 8, "", (), clock=lambda: time.time() + ahead_s[0])
+    Pipeline(
+        [source(two_faces, stop)], open_analyser(), writer, [sink], stop=stop, shutdown_s=WAIT_S
+    ).run()
+    scores = [m for m in sink.said if m.event.type == "track.score"]
+    assert scores
+    assert max(m.latency_ms for m in scores) < 1e6
 
 
 # --- asked to stop ---
@@ -442,10 +469,10 @@ def test_a_live_source_drops_and_counts_frames_while_analysis_is_busy(open_analy
         if isinstance(message, StatusMessage) and message.status.state is SourceState.ENDED:
             over.set()
 
-    time = FakeTime()
+    fake = FakeTime()
     sink = ListSink(release_at_the_end)
     busy = Watched(open_analyser(), lambda step: over.wait(WAIT_S))
-    run = pipeline([source(two_faces, time, realtime=True)], busy, [sink], time)
+    run = pipeline([source(two_faces, fake, realtime=True)], busy, [sink], fake)
     run.run()
     ended = run.progress().sources["cam"]
     assert over.is_set()

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pythonjsonlogger.json import JsonFormatter
 
-from stream.redact import RedactingFilter, redact, scrub, secrets_of
+from stream.redact import RedactingFilter, printable, redact, scrub, secrets_of
 
 # Credentials in capitals and special characters; the rest of the URIs is in small letters, so any
 # trace of a credential shows.
@@ -122,3 +122,26 @@ def test_logged_exceptions_lose_the_secret_and_name_their_cause(log_lines):
     logger.error("failed", exc_info=error)
     assert "hunter2" not in lines.getvalue()
     assert "ValueError: cause: ***" in lines.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Tür 門.mp4", "Tür 門.mp4"),
+        ("door\udce9.mp4", r"door\udce9.mp4"),
+        ("a\nb\tc", r"a\nb\tc"),
+        ("\x1b[2J\x07", r"\x1b[2J\x07"),
+        ("\u202egpj.exe", r"\u202egpj.exe"),
+    ],
+)
+def test_what_cannot_be_written_or_steers_a_terminal_is_escaped(text, shown):
+    assert printable(text) == shown
+    assert redact(f"/clips/{text}") == f"/clips/{shown}"
+
+
+def test_log_keeps_its_lines_and_shows_a_name_of_any_bytes(caplog):
+    handler = logging.StreamHandler(io.TextIOWrapper(io.BytesIO(), encoding="utf-8"))
+    handler.addFilter(RedactingFilter())
+    record = logging.LogRecord("x", logging.INFO, "", 0, "two\nlines: %s", ("\udce9\x1b[2J",), None)
+    assert handler.filter(record)
+    assert handler.format(record) == "two\nlines: \\udce9\\x1b[2J"

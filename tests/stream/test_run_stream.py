@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -218,6 +219,24 @@ def test_a_signal_drains_and_ends_well(looped, tmp_path, number):
     assert scored == {message["track"]["id"] for message in of_type(messages, "track.end")}
 
 
+def test_a_camera_that_never_answers_does_not_delay_the_end(two_faces, set_engine, tmp_path):
+    sink = tmp_path / "messages.jsonl"
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        config = tmp_path / "config.yaml"
+        url = f"rtsp://127.0.0.1:{silent.getsockname()[1]}/x"
+        source = {"id": "cam", "uri": url, "open_timeout_s": 3600}
+        config.write_text(yaml.safe_dump({"sources": [source], "shutdown_s": LIMIT_S}))
+        with running("--config", config, *set_engine, "--sink", f"jsonl:{sink}") as process:
+            silent.settimeout(LIMIT_S)
+            connection, _ = silent.accept()
+            with connection:
+                process.send_signal(signal.SIGTERM)
+                _, log = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 0, log
+    assert "Traceback" not in log
+    assert final_statuses(read_messages(sink)) == {"cam": ("ended", "stopped")}
+
+
 # --- bad and odd input: a status of the source, and the others go on ---
 
 
@@ -225,7 +244,7 @@ def noise(number, width, height):
     return np.random.default_rng(number).integers(0, 255, (height, width, 3), np.uint8)
 
 
-def test_every_odd_file_gets_a_status_and_none_stops_the_rest(
+def test_every_odd_file_gets_a_status_none_stops_the_rest_and_the_failed_are_named(
     write_clip, write_sound, write_two_faces, set_engine, tmp_path
 ):
     def clip(name, **how):
@@ -256,7 +275,7 @@ def test_every_odd_file_gets_a_status_and_none_stops_the_rest(
     path = tmp_path / "messages.jsonl"
     sources = [f"{name}={file}" for name, (file, _) in expected.items()]
     done = run(*sources, *set_engine, "--sink", f"jsonl:{path}")
-    assert done.code == 0, done.log
+    assert done.code == 1, done.log
     assert "Traceback" not in done.log
     messages = read_messages(path)
     assert final_statuses(messages) == {
@@ -267,7 +286,27 @@ def test_every_odd_file_gets_a_status_and_none_stops_the_rest(
     failed = {name for name, (_, code) in expected.items() if code != "end_of_file"}
     assert {m["source"]["id"] for m in of_type(messages, "source.ended")} == failed
     for name in failed:
-        assert sum(f"source {name}: ended" in line for line in done.log.splitlines()) == 1
+        (line,) = (line for line in done.log.splitlines() if f"source {name}: ended" in line)
+        assert " ERROR " in line
+    assert f"{len(failed)} of {len(expected)} sources failed" in done.log.splitlines()[-1]
+
+
+def test_a_name_that_is_not_utf_8_stops_nothing(two_faces, set_engine, tmp_path):
+    strange = tmp_path / os.fsdecode(b"door\xe9\n.mp4")
+    strange.write_bytes(two_faces.read_bytes())
+    gone = tmp_path / os.fsdecode(b"\xff.mp4")
+    path = tmp_path / "messages.jsonl"
+    sources = [strange, f"gone={gone}", f"cam={two_faces}"]
+    done = run(*sources, *set_engine, "--sink", f"jsonl:{path}", "--log-format", "json")
+    assert done.code == 1
+    assert final_statuses(read_messages(path)) == {
+        "door": ("ended", "end_of_file"),
+        "gone": ("ended", "not_found"),
+        "cam": ("ended", "end_of_file"),
+    }
+    lines = [json.loads(line)["message"] for line in done.log.splitlines()]
+    assert any(r"door\udce9\n.mp4" in line for line in lines)
+    assert lines[-1] == "1 of 3 sources failed: gone (not_found)"
 
 
 # --- bad arguments and configuration: one line, exit code 2 ---
@@ -359,7 +398,13 @@ def test_a_camera_that_is_killed_and_comes_back_is_told_in_redis_and_scored_agai
     live = {"preset": "ultrafast", "g": "25", "sc_threshold": "0", "threads": "1"}
     camera = rtsp_camera(write_two_faces(folder / "faces.mp4", options=live))
     config = tmp_path / "camera.yaml"
-    source = {"id": "cam", "uri": camera.url, "retry_first_s": 0.1, "retry_max_s": 0.5}
+    source = {
+        "id": "cam",
+        "uri": camera.url,
+        "retry_first_s": 0.1,
+        "retry_max_s": 0.5,
+        "recovered_after_s": 1,
+    }
     config.write_text(yaml.safe_dump({"sources": [source]}), encoding="utf-8")
     after = {"sources": b"0", "tracks": b"0"}
 
@@ -383,8 +428,8 @@ def test_a_camera_that_is_killed_and_comes_back_is_told_in_redis_and_scored_agai
         wait_for("sources", kind="source.lost", session=0)
         wait_for("tracks", kind="track.end", session=0)
         camera.start()
-        wait_for("sources", kind="source.regained", session=1)
         wait_for("tracks", kind="track.score", session=1)
+        wait_for("sources", kind="source.regained", session=1)
         process.send_signal(signal.SIGTERM)
         _, log = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 0, log

@@ -38,10 +38,13 @@ class Decoding:
         self.error: SourceError | None = None  # that ended the latest `frames`
         self.frames_seen = 0
 
-    def open(self, uri: Path | str, *, fps: float = EVERY_FRAME, clock=lambda: 0.0, wait=None, **o):
+    def open(
+        self, uri, *, fps: float = EVERY_FRAME, clock=lambda: 0.0, monotonic=None, wait=None, **o
+    ):
         source = SourceConfig(id="cam", uri=str(uri), **o)
         config = DecodeConfig(kind=self._kind, analyse_fps=fps)
-        return open_decoder(source, config, session=3, clock=clock, wait=wait or (lambda _: None))
+        how = {"clock": clock, "monotonic": monotonic or clock, "wait": wait or (lambda _: None)}
+        return open_decoder(source, config, session=3, **how)
 
     def frames(self, uri: Path | str, **options: Any) -> list[Frame]:
         """Return all frames up to the end or the first error."""
@@ -182,7 +185,7 @@ def test_pictures_sent_one_by_one_over_http_are_timed_by_their_arrival(
     frames = decoding.frames(
         f"{http_server(tmp_path)}/camera.mjpg",
         allow_http=True,
-        clock=lambda: float(next(seconds)),
+        monotonic=lambda: float(next(seconds)),
     )
     assert numbers_of(frames, read_number)[:7] == list(range(7))
     assert times_of(frames) == [3.0 * i for i in range(len(frames))]

@@ -220,13 +220,13 @@ def test_expected_boxes_move_on_with_each_face_seen_or_not():
 def test_expected_box_is_steadier_than_the_line_through_the_last_two_detections():
     rng = np.random.default_rng(1)
     tracker = _tracker()
-    found = rng.normal(0, 0.03, 200)
+    measured = rng.normal(0, 0.03, 200)
     expected = []
-    for t, x in zip(_steps(200), found, strict=True):
+    for t, x in zip(_steps(200), measured, strict=True):
         if t:
             expected.append(tracker.expected_boxes(t)[0, [0, 2]].mean() / SIZE)
         tracker.update(t, [_face(x)])
-    line = 2 * found[1:-1] - found[:-2]
+    line = 2 * measured[1:-1] - measured[:-2]
     assert np.std(expected) < 0.85 * np.std(line)
 
 
@@ -272,8 +272,8 @@ def _track_clip(detector, path):
             if frame.time >= search_s - 1e-3:
                 expected, search_s = None, frame.time + DetectConfig().detect_every_s
             image = torch.from_numpy(frame.to_ndarray(format="rgb24"))
-            (found,) = detector.detect([image], [expected])
-            for track in tracker.update(frame.time, found).tracks:
+            (faces,) = detector.detect([image], [expected])
+            for track in tracker.update(frame.time, faces).tracks:
                 seen.setdefault(track.key, []).append(track.detection.box)
                 if track.confirmed:
                     confirmed.add(track.key)
