@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import sys
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Final, Literal, TextIO
 
 from stream.redact import RedactingFilter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from rich.live import Live
     from rich.table import Table
 
     from stream.pipeline import Progress
@@ -22,9 +26,56 @@ log = logging.getLogger(__name__)
 _LOG_EVERY_S: Final = 10.0
 
 
+def open_standard_streams() -> None:
+    """Lead standard streams that were closed before the start to the null device.
+
+    Else the next file or socket would get the number of a closed one, and whatever a library
+    writes to stderr would land in it.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            # It gets the lowest free number, which is this one; child processes need it as well.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    if sys.stdout is None:
+        sys.stdout = _null(1)
+    if sys.stderr is None:
+        sys.stderr = _null(2)
+
+
+def _null(number: int) -> TextIO:
+    return open(number, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
+
+
+class _StderrHandler(logging.StreamHandler[TextIO]):
+    """Writes to what stderr is at the time: the live table replaces it while it is shown."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stderr
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name overridden
+        error = sys.exception()
+        if isinstance(error, OSError) and error.errno in (errno.EIO, errno.EPIPE):
+            _forget_stderr()
+        else:
+            super().handleError(record)
+
+
+def _forget_stderr() -> None:
+    """Lead stderr to the null device: its terminal hung up, or its reader has gone for good."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    os.close(null)
+
+
 def set_up_logging(form: Literal["text", "json"], *, verbose: bool) -> None:
     """Send log records to stderr, as lines for people or as one JSON object each."""
-    handler = logging.StreamHandler()
+    handler = _StderrHandler()
     if form == "json":
         from pythonjsonlogger.json import JsonFormatter
 
@@ -55,8 +106,27 @@ def progress_reporter() -> Iterator[Callable[[Progress], None]]:
     from rich.console import Console
     from rich.live import Live
 
-    with Live(console=Console(stderr=True), refresh_per_second=4, transient=True) as live:
-        yield lambda progress: live.update(_table(progress))
+    live = Live(console=Console(stderr=True), auto_refresh=False, transient=True)
+    with _outliving_the_terminal():
+        live.start()
+    try:
+        yield partial(_show, live)
+    finally:
+        with _outliving_the_terminal():
+            live.stop()
+
+
+def _show(live: Live, progress: Progress) -> None:
+    with _outliving_the_terminal():
+        live.update(_table(progress), refresh=True)
+
+
+@contextmanager
+def _outliving_the_terminal() -> Iterator[None]:
+    try:
+        yield
+    except OSError:
+        _forget_stderr()
 
 
 class _LogReporter:
