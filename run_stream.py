@@ -13,7 +13,7 @@ import math
 import os
 import sys
 import threading
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -71,7 +71,7 @@ def _finite(
     "--sink",
     "sinks",
     multiple=True,
-    metavar="jsonl:FILE|redis",
+    metavar="jsonl:PATH|redis",
     help="Where messages go; may be repeated.  [default: redis]",
 )
 @click.option(
@@ -263,7 +263,7 @@ def _sink(text: str) -> dict[str, str]:
         return {"kind": "redis"}
     if kind == "jsonl" and path:
         return {"kind": "jsonl", "path": path}
-    raise ConfigError(f"--sink {text}: expected jsonl:FILE or redis")
+    raise ConfigError(f"--sink {text}: expected jsonl:PATH or redis")
 
 
 def _run(config: StreamConfig, duration: float | None, signals: StopSignals) -> None:

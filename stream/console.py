@@ -7,8 +7,7 @@ import logging
 import os
 import sys
 import time
-from contextlib import contextmanager
-from functools import partial
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Final, Literal, TextIO
 
 from stream.redact import RedactingFilter
@@ -16,7 +15,6 @@ from stream.redact import RedactingFilter
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from rich.live import Live
     from rich.table import Table
 
     from stream.pipeline import Progress
@@ -99,26 +97,42 @@ def hide_in_logs(secrets: Iterable[str]) -> None:
 
 @contextmanager
 def progress_reporter() -> Iterator[Callable[[Progress], None]]:
-    """Yield a function that shows a `Progress`: a live table on a terminal, else log lines."""
-    if not sys.stderr.isatty():
-        yield _LogReporter()
-        return
+    """Yield a function that shows a `Progress`: a live table on a terminal, else log lines.
+
+    At the end, the last one's totals are logged.
+    """
+    with ExitStack() as shown:
+        show = _LogReporter() if not sys.stderr.isatty() else shown.enter_context(_live_table())
+        last: Progress | None = None
+
+        def report(progress: Progress) -> None:
+            nonlocal last
+            last = progress
+            show(progress)
+
+        yield report
+    if last is not None:
+        log.info("%s", _title(last))
+
+
+@contextmanager
+def _live_table() -> Iterator[Callable[[Progress], None]]:
     from rich.console import Console
     from rich.live import Live
 
     live = Live(console=Console(stderr=True), auto_refresh=False, transient=True)
+
+    def show(progress: Progress) -> None:
+        with _outliving_the_terminal():
+            live.update(_table(progress), refresh=True)
+
     with _outliving_the_terminal():
         live.start()
     try:
-        yield partial(_show, live)
+        yield show
     finally:
         with _outliving_the_terminal():
             live.stop()
-
-
-def _show(live: Live, progress: Progress) -> None:
-    with _outliving_the_terminal():
-        live.update(_table(progress), refresh=True)
 
 
 @contextmanager
