@@ -106,9 +106,7 @@ def test_a_report_of_a_run_holds_its_figures_in_one_page(train):
     assert "data:image/png;base64," in page
 
 
-def test_an_exported_run_scores_a_clip_as_its_network_scores_the_face(
-    train, tmp_path
-):
+def test_an_exported_run_scores_a_clip_as_its_network_scores_the_face(train, tmp_path):
     run = train("lgsc")
     command("export", "--run", run, "--licence", "made up", "--onnx-only")
     engine = json.loads((run / "engine" / "lgsc.manifest.json").read_text(encoding="utf-8"))
