@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import sys
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Final, Literal, TextIO
 
 from stream.redact import RedactingFilter
@@ -56,20 +55,6 @@ class _StderrHandler(logging.StreamHandler[TextIO]):
     def stream(self) -> TextIO:  # type: ignore[override]
         return sys.stderr
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name overridden
-        error = sys.exception()
-        if isinstance(error, OSError) and error.errno in (errno.EIO, errno.EPIPE):
-            _forget_stderr()
-        else:
-            super().handleError(record)
-
-
-def _forget_stderr() -> None:
-    """Lead stderr to the null device: its terminal hung up, or its reader has gone for good."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 2)
-    os.close(null)
-
 
 def set_up_logging(form: Literal["text", "json"], *, verbose: bool) -> None:
     """Send log records to stderr, as lines for people or as one JSON object each."""
@@ -117,30 +102,23 @@ def progress_reporter() -> Iterator[Callable[[Progress], None]]:
 
 @contextmanager
 def _live_table() -> Iterator[Callable[[Progress], None]]:
+    """Yield a function that draws a table, as long as the terminal is there to take it."""
     from rich.console import Console
     from rich.live import Live
 
     live = Live(console=Console(stderr=True), auto_refresh=False, transient=True)
 
     def show(progress: Progress) -> None:
-        with _outliving_the_terminal():
+        with suppress(OSError):
             live.update(_table(progress), refresh=True)
 
-    with _outliving_the_terminal():
+    with suppress(OSError):
         live.start()
     try:
         yield show
     finally:
-        with _outliving_the_terminal():
+        with suppress(OSError):
             live.stop()
-
-
-@contextmanager
-def _outliving_the_terminal() -> Iterator[None]:
-    try:
-        yield
-    except OSError:
-        _forget_stderr()
 
 
 class _LogReporter:

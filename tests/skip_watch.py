@@ -14,6 +14,7 @@ MAY_SKIP = {
     "needs openssl": "certificates for TLS servers; the README names the package",
     "needs the extra crosscheck": "brings OpenCV; only for development of the tracker",
     "needs a network namespace": "not every container may make one",
+    "needs a namespace of its own": "likewise, for process 1 and read-only file systems",
 }
 
 
