@@ -1,25 +1,35 @@
-# Two commands on a fresh machine: `make demo` and `make test`. Both set up .venv first if needed.
+# Two commands on a fresh machine: `make demo` and `make test`. Both set up .venv first if needed,
+# with PYTHON; `make demo` installs only what the stream and the demo need.
 PYTHON ?= python3
 PY := .venv/bin/python
+PIP_INSTALL := .venv/bin/pip install --quiet --disable-pip-version-check
 # One thread per process for numeric libraries: the tests run side by side.
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup fmt lint type unit golden golden-update gpu check-engines bench bench-loaders bench-training bench-models soak demo test schema clean
+.PHONY: help setup setup-stream fmt lint type unit golden golden-update gpu check-engines bench bench-loaders bench-training bench-models soak demo test schema clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
 
-setup: .venv/ready ## make .venv with the pinned packages
+setup: .venv/ready ## make .venv with everything: stream, training, export, tests
+setup-stream: .venv/lean ## make .venv with what the stream and the demo need, no more
 
-.venv/ready: requirements.txt
-	@echo "== setup: .venv with the packages of requirements.txt (about 6 GB with torch; minutes)"
+# A broken .venv, or one of another Python, is made anew. Versions: requirements/constraints.txt.
+.venv/lean: requirements/constraints.txt requirements/stream.txt requirements/demo.txt
+	@echo "== setup: .venv for the stream and the demo (6 GB with torch's CUDA libraries; minutes)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; found %s: make PYTHON=python3.11" % sys.version.split()[0])'
-	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
+	@{ [ "$$(.venv/bin/python -V 2>&1)" = "$$($(PYTHON) -V)" ] && .venv/bin/pip -V > /dev/null 2>&1; } || $(PYTHON) -m venv --clear .venv
+	$(PIP_INSTALL) -r requirements/demo.txt
+	@touch $@
+
+.venv/ready: .venv/lean requirements/dev.txt
+	@echo "== setup: what training, export and tests need on top (1 GB more)"
+	@.venv/bin/pip uninstall --quiet --yes facenet-pytorch 2> /dev/null # left by an earlier run
+	$(PIP_INSTALL) -r requirements/dev.txt
 	.venv/bin/pip check
 	@echo "== setup: facenet-pytorch without its dependencies, whose pins forbid this torch"
-	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps facenet-pytorch==2.6.0
+	$(PIP_INSTALL) --no-deps facenet-pytorch==2.6.0
 	@touch $@
 
 fmt: setup ## format and fix what can be fixed
@@ -70,7 +80,7 @@ schema: setup ## rewrite docs/messages.schema.json and docs/report.schema.json
 	$(PY) -m stream.messages > docs/messages.schema.json
 	$(PY) -m train.evaluation.report > docs/report.schema.json
 
-demo: setup ## a generated clip, end to end, under a minute
+demo: .venv/lean ## a generated clip, end to end, under a minute
 	$(PY) -m demo
 
 test: ## what CI runs: setup, lint, types, all tests

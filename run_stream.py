@@ -1,15 +1,16 @@
 """Watch faces on cameras and files and publish attack scores: the command line.
 
 Reads the configuration, builds the pipeline, handles signals, and turns the outcome into an exit
-code: 0 done or asked to stop, 1 failed while running, 2 bad arguments or configuration. Nothing
-else happens here.
+code: 0 done or stopped by a signal, 1 failed while running, 2 bad arguments or configuration.
+Nothing else happens here. What takes long to import is imported where it is used: `--help` answers
+at once, and signals are handled before anything slow begins.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
-import signal
 import sys
 import threading
 from contextlib import ExitStack
@@ -17,41 +18,93 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
-import yaml
-from pydantic import ValidationError
 
+from models import Setting, one_line
 from stream import __version__
-from stream.config import RedisSinkConfig, StreamConfig, load_config
-from stream.console import hide_in_logs, progress_reporter, set_up_logging
+from stream.console import hide_in_logs, open_standard_streams, progress_reporter, set_up_logging
 from stream.errors import ConfigError, StreamError
 from stream.redact import secrets_of
+from stream.signals import StopSignals
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import FrameType
+
+    from stream.config import RedisSinkConfig, StreamConfig
 
 log = logging.getLogger("run_stream")
 
+_EXAMPLES = """\b
+Examples:
+  run_stream.py lobby=rtsp://user:password@camera-1/stream --redis redis://localhost
+  run_stream.py clip.mp4 --sink jsonl:messages.jsonl
+  run_stream.py --config cameras.yaml --set track.lost_after_s=3 --check
+"""
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+
+def _finite(
+    _context: click.Context, _option: click.Parameter, seconds: float | None
+) -> float | None:
+    if seconds is not None and not math.isfinite(seconds):
+        raise click.BadParameter("expected a number of seconds; leave it out to run for ever")
+    return seconds
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXAMPLES)
 @click.argument("sources", nargs=-1, metavar="[ID=]SOURCE...")
-@click.option("--config", "config_path", type=click.Path(path_type=Path), help="YAML file.")
-@click.option("--redis", "redis_url", help="redis://, rediss:// or unix:// [default: $REDIS_URL]")
-@click.option("--namespace", help="Prefix of all Redis keys. [default: facewarden]")
 @click.option(
-    "--sink", "sinks", multiple=True, metavar="jsonl:PATH|redis", help="Where messages go; repeat."
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="YAML file with what differs from the defaults; options given here win over it.",
 )
 @click.option(
-    "--model", type=click.Path(path_type=Path), help="Engine: its manifest, or its folder."
+    "--redis",
+    "redis_url",
+    metavar="URL",
+    help="Server to publish to: redis://, rediss:// or unix://.  [default: $REDIS_URL]",
 )
 @click.option(
-    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="E.g. track.lost_after_s=3."
+    "--namespace", metavar="PREFIX", help="Prefix of all Redis keys.  [default: facewarden]"
 )
-@click.option("--allow-http", is_flag=True, help="Accept http(s):// among the SOURCES given here.")
-@click.option("--duration", type=click.FloatRange(min=0), help="Stop after so many seconds.")
-@click.option("--check", is_flag=True, help="Validate, print the resolved configuration, end.")
-@click.option("--log-format", type=click.Choice(["text", "json"]), default="text")
-@click.option("--verbose", is_flag=True, help="Log details too.")
+@click.option(
+    "--sink",
+    "sinks",
+    multiple=True,
+    metavar="jsonl:PATH|redis",
+    help="Where messages go; may be repeated.  [default: redis]",
+)
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Detector to use: an engine's folder, or its manifest.  [default: the shipped one]",
+)
+@click.option(
+    "--set",
+    "settings",
+    type=Setting(),
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Any option of the configuration, such as track.lost_after_s=3; may be repeated.",
+)
+@click.option("--allow-http", is_flag=True, help="Accept http:// and https:// among SOURCES.")
+@click.option(
+    "--duration",
+    type=click.FloatRange(min=0),
+    callback=_finite,
+    metavar="SECONDS",
+    help="Stop after so long.  [default: when the sources end]",
+)
+@click.option("--check", is_flag=True, help="Print the configuration a run would use, and end.")
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="Form of the log on stderr.",
+)
+@click.option("--verbose", is_flag=True, help="Log details, too.")
 def main(
     sources: tuple[str, ...],
     config_path: Path | None,
@@ -59,7 +112,7 @@ def main(
     namespace: str | None,
     sinks: tuple[str, ...],
     model: Path | None,
-    settings: tuple[str, ...],
+    settings: tuple[tuple[str, Any], ...],
     allow_http: bool,
     duration: float | None,
     check: bool,
@@ -68,23 +121,27 @@ def main(
 ) -> None:
     """Watch faces on SOURCES and publish attack scores per track to Redis.
 
-    A source is rtsp://, rtsps://, a webcam device such as /dev/video0, or a file, with an optional
-    name: cam1=rtsp://camera/stream. Without --redis an embedded server is started; its address is
-    logged.
+    A source is an address rtsp://, rtsps:// or http(s)://, a webcam such as /dev/video0, or a file.
+    An id may stand before it, as in lobby=rtsp://camera/stream; messages carry it. A path that
+    holds a = is written with its folder: ./a=b.mp4.
+
+    Without --redis and $REDIS_URL, an embedded Redis server is started, and its address logged.
+    SIGTERM, SIGINT, SIGQUIT and SIGHUP end the program after what was decoded is published.
     """
+    signals = StopSignals()  # first: see its docstring
+    open_standard_streams()
     set_up_logging(log_format, verbose=verbose)
-    if model is not None:
-        settings = (f"score.manifest={_manifest(model)}", *settings)
     try:
+        overrides = [*([] if model is None else [("score.manifest", _manifest(model))]), *settings]
         config = _resolve(
-            sources, config_path, redis_url, namespace, sinks, settings, allow_http=allow_http
+            sources, config_path, redis_url, namespace, sinks, overrides, allow_http=allow_http
         )
         hide_in_logs(_secrets(config))
         if check:
             _check(config)
-            click.echo(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), nl=False)
+            _print(config)
             return
-        _run(config, duration)
+        _run(config, duration, signals)
     except ConfigError as error:
         _fail(error, 2)
     except StreamError as error:
@@ -101,9 +158,14 @@ def _fail(error: Exception, code: int) -> None:
 
 def _manifest(model: Path) -> Path:
     """Return the manifest of an engine's folder; a path that is no folder is the manifest."""
-    found = sorted(model.glob("*.manifest.json")) if model.is_dir() else [model]
+    try:
+        found = sorted(model.glob("*.manifest.json")) if model.is_dir() else [model]
+    except OSError as error:
+        raise ConfigError(f"--model {model}: {error.strerror}") from error
     if len(found) != 1:
-        _fail(ConfigError(f"--model {model}: expected one *.manifest.json, found {len(found)}"), 2)
+        raise ConfigError(
+            f"--model {model}: expected a folder with one *.manifest.json, found {len(found)}"
+        )
     return found[0]
 
 
@@ -113,12 +175,12 @@ def _resolve(
     redis_url: str | None,
     namespace: str | None,
     sinks: tuple[str, ...],
-    settings: tuple[str, ...],
+    overrides: list[tuple[str, Any]],
     *,
     allow_http: bool,
 ) -> StreamConfig:
     """Lay the command line over the YAML file."""
-    overrides: list[tuple[str, Any]] = [_setting(text) for text in settings]
+    from stream.config import RedisSinkConfig, load_config
     from stream.decode import source_kind
 
     if sources:
@@ -126,9 +188,9 @@ def _resolve(
 
         parsed = [parse_source_argument(text, i) for i, text in enumerate(sources, start=1)]
         allowed = [source.model_copy(update={"allow_http": allow_http}) for source in parsed]
-        overrides.append(("sources", allowed))
+        overrides = [*overrides, ("sources", allowed)]
     if sinks:
-        overrides.append(("sinks", [_sink(text) for text in sinks]))
+        overrides = [*overrides, ("sinks", [_sink(text) for text in sinks])]
     config = load_config(config_path, overrides)
     if redis_url is not None and not any(s.kind == "redis" for s in config.sinks):
         config = config.model_copy(update={"sinks": (*config.sinks, RedisSinkConfig())})
@@ -153,7 +215,7 @@ def _secrets(config: StreamConfig) -> Iterator[str]:
     for source in config.sources:
         yield from secrets_of(source.uri.get_secret_value())
     for sink in config.sinks:
-        if isinstance(sink, RedisSinkConfig) and sink.url is not None:
+        if sink.kind == "redis" and sink.url is not None:
             yield from secrets_of(sink.url.get_secret_value())
 
 
@@ -161,13 +223,15 @@ def _redis(
     sink: RedisSinkConfig, url: str | None, from_environment: str | None, namespace: str | None
 ) -> RedisSinkConfig:
     """Lay options and environment over the Redis sink of the configuration."""
+    from pydantic import ValidationError
+
     known = sink.model_dump()
     known["url"] = url or known["url"] or from_environment
-    known["namespace"] = namespace or known["namespace"]
+    known["namespace"] = known["namespace"] if namespace is None else namespace
     try:
-        return RedisSinkConfig.model_validate(known)
+        return type(sink).model_validate(known)
     except ValidationError as error:
-        raise ConfigError(f"--namespace {namespace}: {error.errors()[0]['msg']}") from None
+        raise ConfigError(f"Redis options: {one_line(error, type(sink))}") from None
 
 
 def _check(config: StreamConfig) -> None:
@@ -187,11 +251,10 @@ def _check(config: StreamConfig) -> None:
         Fuser(config.fuse, manifest.thresholds, manifest.name, look_every_s=config.look_every_s)
 
 
-def _setting(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not (key and equals):
-        raise ConfigError(f"--set {text}: expected KEY=VALUE, for example track.lost_after_s=3")
-    return key, yaml.safe_load(value)
+def _print(config: StreamConfig) -> None:
+    import yaml
+
+    click.echo(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), nl=False)
 
 
 def _sink(text: str) -> dict[str, str]:
@@ -203,8 +266,7 @@ def _sink(text: str) -> dict[str, str]:
     raise ConfigError(f"--sink {text}: expected jsonl:PATH or redis")
 
 
-def _run(config: StreamConfig, duration: float | None) -> None:
-    # Imported here, so that --help answers at once.
+def _run(config: StreamConfig, duration: float | None, signals: StopSignals) -> None:
     import secrets
 
     import torch
@@ -218,13 +280,13 @@ def _run(config: StreamConfig, duration: float | None) -> None:
     from trt_engines.manifest import load_manifest
 
     torch.set_num_threads(1)  # the engines have their own; tensor work here is small
-    stop = threading.Event()
-    _stop_on_signals(stop)
+    stop = signals.stop
     with ExitStack() as resources:
         try:
             analyser = resources.enter_context(open_analyser(config))
         except EngineError as error:
             raise ConfigError(str(error)) from error
+        signals.drain_from_now()
         manifest = load_manifest(config.score.manifest)
         run = secrets.token_hex(4)
         writer = MessageWriter(
@@ -240,7 +302,7 @@ def _run(config: StreamConfig, duration: float | None) -> None:
             sources, analyser, writer, sinks, stop=stop, shutdown_s=config.shutdown_s
         )
         if duration is not None:
-            timer = threading.Timer(duration, stop.set)
+            timer = threading.Timer(min(duration, threading.TIMEOUT_MAX), stop.set)
             timer.daemon = True
             timer.start()
             resources.callback(timer.cancel)
@@ -249,15 +311,6 @@ def _run(config: StreamConfig, duration: float | None) -> None:
     if failed := pipeline.failed_sources():
         named = "; ".join(f"{status.source_id} ({status.code})" for status in failed)
         raise StreamError(f"{len(failed)} of {len(sources)} sources failed: {named}")
-
-
-def _stop_on_signals(stop: threading.Event) -> None:
-    def request_stop(number: int, _frame: FrameType | None) -> None:
-        log.info("%s: draining", signal.Signals(number).name)
-        stop.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, request_stop)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,11 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
-import yaml
 
-from models._checkpoints import import_checkpoint, save_weights
-from models._registry import method_names
+from models import Setting, lay_over, load_method, method_names, one_line
 
 if TYPE_CHECKING:
     from models._checkpoints import Imported
@@ -30,28 +28,48 @@ def main() -> None:
 @click.option("--in", "source", type=_FILE, required=True, help="Published or own checkpoint.")
 @click.option("--out", type=_FILE, required=True, help="Safetensors file to write.")
 @click.option(
-    "--set", "settings", multiple=True, metavar="OPTION=VALUE", help="Option of the method, YAML."
+    "--set",
+    "settings",
+    type=Setting(),
+    multiple=True,
+    metavar="OPTION=VALUE",
+    help="Option of the method; may be repeated.",
 )
 @click.option(
     "--prune", type=float, metavar="GATE", help="UDR: leave out frequency branches gated below it."
 )
 def import_command(
-    method: str, source: Path, out: Path, settings: tuple[str, ...], prune: float | None
+    method: str,
+    source: Path,
+    out: Path,
+    settings: tuple[tuple[str, Any], ...],
+    prune: float | None,
 ) -> None:
     """Read a checkpoint of any known layout, say what was used, and write our own safetensors.
 
     Nothing in the file is run: one that holds more than tensors is refused.
     """
+    # Imported late, so that --help answers at once.
+    from pydantic import ValidationError
+
+    from models import import_checkpoint, save_weights
+
     if prune is not None and method != "udr":
         raise click.UsageError(f"--prune is of udr; {method} has no frequency branches")
-    pairs = (setting.partition("=") for setting in settings)
-    options = {name: yaml.safe_load(value) for name, _, value in pairs}
+    options: dict[str, Any] = {}
+    try:
+        lay_over(options, settings)
+    except ValueError as error:
+        raise click.UsageError(f"--set {error}") from error
     try:
         imported = import_checkpoint(method, source, **options)
         if prune is not None:
             imported = _pruned(imported, prune)
         save_weights(out, imported)
-    except (ValueError, OSError) as error:  # pydantic's and CheckpointError are ValueErrors
+    except ValidationError as error:
+        says = one_line(error, load_method(method).config)
+        raise click.UsageError(f"options of {method}: {says}") from error
+    except (ValueError, OSError) as error:  # CheckpointError is a ValueError
         click.echo(f"error: {error}", err=True)
         sys.exit(1)
     click.echo(imported.report())

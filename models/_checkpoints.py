@@ -107,7 +107,7 @@ def import_state_dict(method: str, state: Mapping[str, Tensor], **options: objec
     return _import(method, state, options).model
 
 
-def import_checkpoint(method: str, path: Path, **options: object) -> Imported:
+def import_checkpoint(method: str, path: Path, /, **options: object) -> Imported:
     """Read a file as `load_checkpoint` does; return the network and the report."""
     read = _read_safetensors if path.suffix == ".safetensors" else _read_pickle
     state, saved_method, saved_options = read(path)

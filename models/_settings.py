@@ -1,4 +1,7 @@
-"""What people set: NAME=VALUE on command lines, keys of YAML files, and what they got wrong."""
+"""What people set: NAME=VALUE on command lines, keys of YAML files, and what they got wrong.
+
+YAML and pydantic are imported when first needed: a command line with `--help` needs neither.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,11 @@ import json
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
-import yaml
-from pydantic import BaseModel
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from pydantic import ValidationError
+    from pydantic import BaseModel, ValidationError
 
 
 class Setting(click.ParamType[tuple[str, Any]]):
@@ -47,16 +48,22 @@ def _typed(text: str) -> Any:
     except json.JSONDecodeError:
         if not text.lstrip().startswith(("[", "{")):
             return text
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    import yaml
+
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # a date such as 2024-13-45 is a ValueError
         raise ValueError(
             f"{text!r} begins like a list or an object, and is none ({_problem(error)}); for text "
             f"put it in double quotes: {json.dumps(text)}"
         ) from error
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
-def _problem(error: yaml.YAMLError) -> str:
+def _problem(error: Exception) -> str:
     return str(getattr(error, "problem", None) or error).replace("\n", " ")
 
 
@@ -111,6 +118,8 @@ def _classes_at(schema: type[BaseModel], loc: tuple[int | str, ...]) -> list[typ
 
 
 def _classes_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    from pydantic import BaseModel
+
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for part in get_args(annotation):

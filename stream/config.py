@@ -5,9 +5,8 @@ Each stage's options are one class, passed to that stage's constructor. Units ar
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 import yaml
 from pydantic import (
@@ -20,27 +19,39 @@ from pydantic import (
     model_validator,
 )
 
+from models import lay_over, one_line
 from stream.errors import ConfigError
 from stream.redact import redact
-from trt_engines.backends import BackendConfig, OnnxRuntimeConfig, TorchConfig
+from trt_engines.backends import BackendConfig, OnnxRuntimeConfig
 from trt_engines.manifest import SHIPPED, check_thresholds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-class Options(BaseModel):
-    """Frozen, and strict about names: an unknown key is an error."""
+# Letters, digits and `. _ -`, so that a name fits file names, Redis keys and message ids.
+SOURCE_ID: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+_LONGEST_S: Final = 1e9  # 30 years; the system's timers can't take much more
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+
+class Options(BaseModel):
+    """Frozen and strict: unknown keys, infinity, NaN and endless durations are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _countable(self) -> Self:
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if name.endswith("_s") and value is not None and value > _LONGEST_S:
+                raise ValueError(f"{name} ({value:g}) must not exceed {_LONGEST_S:g} seconds")
+        return self
 
 
 class SourceConfig(Options):
     """One camera or file."""
 
-    id: str = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="Name used in every message."
-    )
+    id: str = Field(pattern=SOURCE_ID, description="Name used in every message.")
     uri: SecretStr = Field(
         description="rtsp://, rtsps://, http(s):// (needs allow_http), a path, or a webcam device "
         "such as /dev/video0. May hold credentials, which never leave the process."
@@ -304,58 +315,28 @@ def load_config(path: Path | None, overrides: Sequence[tuple[str, Any]] = ()) ->
             message names the key and, for an unknown one, the nearest known.
     """
     data = {} if path is None else _read_yaml(path)
-    for key, value in overrides:
-        *parents, leaf = key.split(".")
-        node = data
-        for parent in parents:
-            node = node.setdefault(parent, {})
-            if not isinstance(node, dict):
-                raise ConfigError(f"{key}: {parent} is a value and has no keys")
-        node[leaf] = value
     try:
+        lay_over(data, overrides)
         return StreamConfig.model_validate(data)
     except ValidationError as error:
-        where = "" if path is None else f"{path}: "
-        raise ConfigError(where + "; ".join(_explain(e) for e in error.errors())) from None
+        says = one_line(error, StreamConfig)
+    except ValueError as error:  # of `lay_over`
+        says = str(error)
+    where = (
+        "" if path is None else f"{path} with what is laid over it: " if overrides else f"{path}: "
+    )
+    raise ConfigError(where + says)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: can't read the configuration: {error}") from error
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        # YAML's own errors are several lines long; a wrong encoding or date is a ValueError.
+        says = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise ConfigError(f"{path}: can't read the configuration: {says}") from error
     if data is None:
         return {}
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected keys and values, found a {type(data).__name__}")
     return data
-
-
-def _explain(error: Any) -> str:
-    """Return one line for a pydantic error; for an unknown key it names the nearest known."""
-    loc = [str(part) for part in error["loc"]]
-    where = ".".join(loc) or "configuration"
-    if error["type"] != "extra_forbidden":
-        return f"{where}: {error['msg'].removeprefix('Value error, ')}"
-    known = _known_keys(StreamConfig, loc[:-1])
-    near = difflib.get_close_matches(loc[-1], known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-    return f"{where}: unknown key; {hint}"
-
-
-def _known_keys(model: type[BaseModel], parents: list[str]) -> list[str]:
-    """Return the keys of the class that a path of keys, indices and union tags leads to."""
-    by_tag = {
-        cls.model_fields["kind"].default: cls
-        for cls in (OnnxRuntimeConfig, TorchConfig, RedisSinkConfig, JsonlSinkConfig)
-    }
-    for parent in parents:
-        if parent in by_tag:
-            model = by_tag[parent]
-        elif parent in model.model_fields:
-            annotation = model.model_fields[parent].annotation
-            if annotation == tuple[SourceConfig, ...]:
-                model = SourceConfig
-            elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
-                model = annotation
-    return sorted(model.model_fields)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, Literal
+from contextlib import ExitStack, contextmanager, suppress
+from typing import TYPE_CHECKING, Final, Literal, TextIO
 
 from stream.redact import RedactingFilter
 
@@ -22,9 +23,42 @@ log = logging.getLogger(__name__)
 _LOG_EVERY_S: Final = 10.0
 
 
+def open_standard_streams() -> None:
+    """Lead standard streams that were closed before the start to the null device.
+
+    Else the next file or socket would get the number of a closed one, and whatever a library
+    writes to stderr would land in it.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            # It gets the lowest free number, which is this one; child processes need it as well.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    if sys.stdout is None:
+        sys.stdout = _null(1)
+    if sys.stderr is None:
+        sys.stderr = _null(2)
+
+
+def _null(number: int) -> TextIO:
+    return open(number, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
+
+
+class _StderrHandler(logging.StreamHandler[TextIO]):
+    """Writes to what stderr is at the time: the live table replaces it while it is shown."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stderr
+
+
 def set_up_logging(form: Literal["text", "json"], *, verbose: bool) -> None:
     """Send log records to stderr, as lines for people or as one JSON object each."""
-    handler = logging.StreamHandler()
+    handler = _StderrHandler()
     if form == "json":
         from pythonjsonlogger.json import JsonFormatter
 
@@ -48,15 +82,43 @@ def hide_in_logs(secrets: Iterable[str]) -> None:
 
 @contextmanager
 def progress_reporter() -> Iterator[Callable[[Progress], None]]:
-    """Yield a function that shows a `Progress`: a live table on a terminal, else log lines."""
-    if not sys.stderr.isatty():
-        yield _LogReporter()
-        return
+    """Yield a function that shows a `Progress`: a live table on a terminal, else log lines.
+
+    At the end, the last one's totals are logged.
+    """
+    with ExitStack() as shown:
+        show = _LogReporter() if not sys.stderr.isatty() else shown.enter_context(_live_table())
+        last: Progress | None = None
+
+        def report(progress: Progress) -> None:
+            nonlocal last
+            last = progress
+            show(progress)
+
+        yield report
+    if last is not None:
+        log.info("%s", _title(last))
+
+
+@contextmanager
+def _live_table() -> Iterator[Callable[[Progress], None]]:
+    """Yield a function that draws a table, as long as the terminal is there to take it."""
     from rich.console import Console
     from rich.live import Live
 
-    with Live(console=Console(stderr=True), refresh_per_second=4, transient=True) as live:
-        yield lambda progress: live.update(_table(progress))
+    live = Live(console=Console(stderr=True), auto_refresh=False, transient=True)
+
+    def show(progress: Progress) -> None:
+        with suppress(OSError):
+            live.update(_table(progress), refresh=True)
+
+    with suppress(OSError):
+        live.start()
+    try:
+        yield show
+    finally:
+        with suppress(OSError):
+            live.stop()
 
 
 class _LogReporter:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from pydantic import SecretStr
 
-from stream.config import SourceConfig
+from stream.config import SOURCE_ID, SourceConfig
 from stream.decode import SourceKind, open_decoder, source_kind
 from stream.errors import ConfigError, SourceError
 from stream.records import (
@@ -51,8 +51,6 @@ FLAPPING_S: Final = 300.0
 # Cameras lock an account after five to ten wrong passwords within minutes, for up to half an hour.
 LONGEST_UNAUTHORISED_S: Final = 1800.0
 
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-
 
 class FatesOfFrames(Protocol):
     """Tells a source what became of the frames it gave."""
@@ -72,15 +70,24 @@ def parse_source_argument(argument: str, position: int = 1) -> SourceConfig:
     'two-faces'
 
     Args:
-        argument: text before `=` counts as the id if it could be one.
+        argument: what stands before the first `=` is the id, unless it holds a `/`: then all of the
+            argument is a URI or a path.
         position: names a source without a file name: `cam<position>`.
 
     Raises:
-        ConfigError: the URI is empty.
+        ConfigError: what stands before `=` can't be an id, or the URI is empty.
     """
     name, equals, uri = argument.partition("=")
-    if not (equals and _ID.fullmatch(name)):
+    if not equals or "/" in name:
         name, uri = "", argument
+    elif not re.fullmatch(SOURCE_ID, name):
+        # What holds one of these may be the beginning of a password.
+        shown = "what stands" if re.search("[:@]", name) else repr(name)
+        raise ConfigError(
+            f"source {position}: {shown} before = is not a valid name; expected a letter or digit, "
+            "then at most 63 letters, digits, or . _ -; before a path that holds a =, write its "
+            "folder: ./a=b.mp4"
+        )
     if not uri.strip():
         raise ConfigError(f"source {name or position}: expected ID=URI or a path, found nothing")
     if not name and "://" not in uri:

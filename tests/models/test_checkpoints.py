@@ -202,6 +202,26 @@ def test_the_command_says_what_is_wrong_and_fails(tmp_path):
     assert result.stderr.startswith("error: ")
 
 
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("size_px", "expected NAME=VALUE, found 'size_px'"),
+        ("size_px=[64", "begins like a list"),
+        ("size=64", "options of lgsc: size: unknown key; did you mean 'size_px'?"),
+        ("size_px=large #1", "options of lgsc: size_px: Input should be a valid integer"),
+        ("path=x", "options of lgsc: path: unknown key"),
+        ("method=x", "options of lgsc: method: unknown key"),
+    ],
+)
+def test_a_wrong_option_of_the_command_is_named_and_ends_it_with_code_2(setting, says, tmp_path):
+    source = tmp_path / "resnet18.pth"
+    torch.save(_resnet18(), source)
+    arguments = ["import", "--method", "lgsc", "--in", str(source), "--out", "x", "--set", setting]
+    result = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    assert result.exit_code == 2
+    assert says in result.output
+
+
 def test_the_command_prunes_closed_frequency_branches(tmp_path):
     torch.manual_seed(0)
     small = {"trunk": "resnet18", "size_px": 64}

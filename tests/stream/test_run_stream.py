@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import termios
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +20,8 @@ import jsonschema
 import numpy as np
 import pytest
 import yaml
+
+from stream.signals import STOP_SIGNALS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,23 +54,17 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "REDIS_URL": ""}
 
 
-def run(*arguments: object) -> Outcome:
-    done = subprocess.run(
-        command(*arguments),
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-        env=environment(),
-        check=False,
-    )
+def run(*arguments: object, **how: Any) -> Outcome:
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": environment()} | how
+    done = subprocess.run(command(*arguments), text=True, timeout=LIMIT_S, check=False, **options)
     return Outcome(done.returncode, done.stdout, done.stderr)
 
 
 @contextmanager
-def running(*arguments: object) -> Iterator[subprocess.Popen[str]]:
+def running(*arguments: object, **how: Any) -> Iterator[subprocess.Popen[str]]:
     """Start the program; kill it at the end if it still runs."""
     with subprocess.Popen(
-        command(*arguments), stderr=subprocess.PIPE, text=True, env=environment()
+        command(*arguments), stderr=subprocess.PIPE, text=True, env=environment(), **how
     ) as process:
         try:
             yield process
@@ -151,6 +150,36 @@ def test_check_prints_the_resolved_configuration_without_secrets(tiny_engine, tm
         assert secret not in done.out + done.log
 
 
+HEAVY = ("torch", "numpy", "av", "onnxruntime", "redis", "rich", "pydantic", "yaml")
+
+
+def test_help_imports_nothing_that_takes_long():
+    program = f"""
+import runpy, sys
+sys.argv = ["run_stream.py", "--help"]
+try:
+    runpy.run_path({str(ROOT / "run_stream.py")!r}, run_name="__main__")
+finally:
+    print(*sorted(set({HEAVY}) & set(sys.modules)), file=sys.stderr)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.startswith("Usage: run_stream.py")
+    assert done.stderr.split() == []
+
+
+@pytest.mark.parametrize("name", ["exp #2", "@home", "[a]", "100%", "a: b", "{fw}", "*&!", "it's"])
+def test_a_name_with_special_characters_is_taken_to_the_letter(name, tmp_path, tiny_engine):
+    shutil.copytree(tiny_engine.parent, tmp_path / name)
+    arguments = ["clip.mp4", "--model", name, "--sink", f"jsonl:{name}", "--check"]
+    done = run(*arguments, cwd=tmp_path)
+    assert done.code == 0, done.log
+    shown = yaml.safe_load(done.out)
+    assert shown["score"]["manifest"] == f"{name}/{tiny_engine.name}"
+    assert shown["sinks"] == [{"kind": "jsonl", "path": name}]
+
+
 # --- a run on a file, into a file and a real Redis ---
 
 
@@ -183,6 +212,60 @@ def test_a_clip_is_scored_into_a_file_and_redis_with_json_logs(
     lines = [json.loads(line) for line in done.log.splitlines()]
     assert {"levelname", "name", "message", "timestamp"} <= set(lines[0])
     assert any("end_of_file" in line["message"] for line in lines)
+    assert lines[-1]["message"] == "15 frames analysed; verdicts: 1 attack, 1 bona_fide"
+
+
+# --- wherever it is started ---
+
+
+def test_it_runs_with_its_standard_streams_closed(two_faces, set_engine, tmp_path):
+    path = tmp_path / "messages.jsonl"
+
+    def close() -> None:
+        for number in (0, 1, 2):
+            os.close(number)
+
+    done = run(
+        *(f"cam={two_faces}", *set_engine, "--sink", f"jsonl:{path}"),
+        stdout=None,
+        stderr=None,
+        preexec_fn=close,
+    )
+    assert done.code == 0
+    assert final_statuses(read_messages(path)) == {"cam": ("ended", "end_of_file")}
+
+
+def unshared(*options: str) -> list[str]:
+    """Return the command that starts another in namespaces of its own, or skip the test."""
+    made = ["unshare", "--map-root-user", *options]
+    if shutil.which("unshare") is None or subprocess.run([*made, "true"], check=False).returncode:
+        pytest.skip(f"needs a namespace of its own: unshare {' '.join(options)}")
+    return made
+
+
+READ_ONLY = 'mount --rbind / / && mount -o remount,bind,ro / && unset HOME && exec "$@"'
+
+
+def test_it_runs_on_a_read_only_file_system_without_a_home_or_temporary_folder(
+    two_faces, set_engine
+):
+    made = unshared("--mount")
+    if subprocess.run([*made, "sh", "-c", READ_ONLY, "sh", "true"], check=False).returncode:
+        pytest.skip("needs a namespace of its own: with a read-only root")
+    done = subprocess.run(
+        [
+            *(*made, "sh", "-c", READ_ONLY, "sh"),
+            *command(f"cam={two_faces}", *set_engine, "--sink", "jsonl:/dev/stdout"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        env=environment(),
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    messages = [json.loads(line) for line in done.stdout.splitlines()]
+    assert final_statuses(messages) == {"cam": ("ended", "end_of_file")}
 
 
 # --- asked to stop ---
@@ -196,15 +279,29 @@ def test_duration_ends_a_source_that_never_would(looped, tmp_path):
     }
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
-def test_a_signal_drains_and_ends_well(looped, tmp_path, number):
+@pytest.fixture
+def followed(looped, tmp_path):
+    """The same configuration, and a pipe to read its messages from as they come."""
     pipe = tmp_path / "messages.jsonl"
     os.mkfifo(pipe)
-    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    with os.fdopen(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), encoding="utf-8") as lines:
+        yield looped, lines
+
+
+def assert_drained(messages: list[dict[str, Any]]) -> None:
+    assert final_statuses(messages) == {"cam": ("ended", "stopped")}
+    scored = {message["track"]["id"] for message in of_type(messages, "track.score")}
+    assert scored
+    assert scored == {message["track"]["id"] for message in of_type(messages, "track.end")}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
+def test_a_signal_drains_and_ends_well(followed, number):
+    config, lines = followed
     messages = []
-    with os.fdopen(reader, encoding="utf-8") as lines, running("--config", looped) as process:
+    with running("--config", config) as process:
         read_log_until(process, "source cam: open")
-        os.set_blocking(reader, True)
+        os.set_blocking(lines.fileno(), True)
         for line in lines:  # until the program has closed its end
             messages.append(json.loads(line))
             if of_type(messages, "track.score") == messages[-1:]:  # the first
@@ -213,10 +310,79 @@ def test_a_signal_drains_and_ends_well(looped, tmp_path, number):
     assert process.returncode == 0, log
     assert f"{number.name}: draining" in log
     assert "Traceback" not in log
-    assert final_statuses(messages) == {"cam": ("ended", "stopped")}
-    scored = {message["track"]["id"] for message in of_type(messages, "track.score")}
-    assert scored
-    assert scored == {message["track"]["id"] for message in of_type(messages, "track.end")}
+    assert_drained(messages)
+
+
+def test_a_terminal_that_hangs_up_drains_and_ends_well(followed):
+    config, lines = followed
+    messages = []
+    terminal, program_side = os.openpty()
+
+    def take_terminal() -> None:
+        fcntl.ioctl(2, termios.TIOCSCTTY, 0)
+
+    with subprocess.Popen(
+        command("--config", config),
+        stderr=program_side,
+        env=environment() | {"TERM": "xterm"},
+        start_new_session=True,
+        preexec_fn=take_terminal,
+    ) as process:
+        os.close(program_side)
+        shown = b""
+        while b"frames analysed" not in shown:  # the live table
+            shown += os.read(terminal, 4096)
+        os.set_blocking(lines.fileno(), True)
+        for line in lines:
+            messages.append(json.loads(line))
+            if of_type(messages, "track.score") == messages[-1:]:
+                os.close(terminal)
+    assert process.returncode == 0
+    assert_drained(messages)
+
+
+@pytest.fixture
+def config_pipe(tmp_path):
+    """A pipe in place of a configuration: the program waits in its first moments to read it."""
+    path = tmp_path / "config.yaml"
+    os.mkfifo(path)
+    return path
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS, ids=lambda n: n.name)
+def test_a_signal_in_the_first_moments_ends_it_at_once(config_pipe, number):
+    with running("--config", config_pipe) as process, config_pipe.open("w"):  # both sides are there
+        process.send_signal(number)
+        _, log = process.communicate(timeout=LIMIT_S)
+    assert (process.returncode, f"{number.name}: stopped before" in log) == (0, True)
+
+
+def test_as_process_1_it_takes_sigterm_in_its_first_moments(config_pipe):
+    # The kernel drops what process 1 has no handler for. A shell that waits is the parent.
+    made = unshared("--pid", "--fork")
+    with (
+        subprocess.Popen(
+            [*made, *command("--config", config_pipe)],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(),
+        ) as outside,
+        config_pipe.open("w"),
+    ):
+        children = Path(f"/proc/{outside.pid}/task/{outside.pid}/children")
+        os.kill(int(children.read_text()), signal.SIGTERM)
+        _, log = outside.communicate(timeout=LIMIT_S)
+    assert (outside.returncode, "SIGTERM: stopped before" in log) == (0, True)
+
+
+def test_nohup_keeps_a_hang_up_from_it(config_pipe):
+    ignored = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)}
+    with running("--config", config_pipe, **ignored) as process:
+        with config_pipe.open("w") as config:
+            process.send_signal(signal.SIGHUP)
+            config.write("sources: []")
+        _, log = process.communicate(timeout=LIMIT_S)
+    assert (process.returncode, "sources" in log) == (2, True)  # it went on to read the file
 
 
 def test_a_camera_that_never_answers_does_not_delay_the_end(two_faces, set_engine, tmp_path):
@@ -324,6 +490,19 @@ def test_a_name_that_is_not_utf_8_stops_nothing(two_faces, set_engine, tmp_path)
             id="key",
         ),
         pytest.param(["clip.mp4", "--sink", "kafka"], ["kafka", "jsonl:PATH"], id="sink"),
+        pytest.param(
+            ["cam 1=rtsp://viewer:secret@camera/1"], ["'cam 1' before = is not a valid"], id="name"
+        ),
+        pytest.param(
+            ["clip.mp4", "--namespace", "a b"], ["namespace", "should match"], id="namespace"
+        ),
+        pytest.param(
+            ["clip.mp4", "--set", "track.lost_after_s=NaN"], ["finite number"], id="not a number"
+        ),
+        pytest.param(
+            ["clip.mp4", "--set", "shutdown_s=1e12"], ["must not exceed 1e+09 s"], id="duration"
+        ),
+        pytest.param(["clip.mp4", "--model", "n" * 300], ["--model nnn", "too long"], id="model"),
     ],
 )
 def test_a_wrong_argument_gets_one_line_and_code_2(arguments, complaints, set_engine):
@@ -331,6 +510,23 @@ def test_a_wrong_argument_gets_one_line_and_code_2(arguments, complaints, set_en
     assert (done.code, done.out) == (2, "")
     for complaint in complaints:
         assert complaint in done.complaint
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--set", "fuse.enter"], "expected NAME=VALUE, found 'fuse.enter'"),
+        (["--set", "=3"], "expected NAME=VALUE, found '=3'"),
+        (["--set", "score.manifest=[a]/x"], "begins like a list or an object, and is none"),
+        (["--duration", "nan"], "expected a number of seconds"),
+        (["--duration", "inf"], "expected a number of seconds"),
+    ],
+)
+def test_an_option_that_can_not_be_read_ends_it_with_code_2(arguments, complaint):
+    done = run("clip.mp4", *arguments)
+    assert (done.code, done.out) == (2, "")
+    assert complaint in done.log
+    assert "Traceback" not in done.log
 
 
 def test_a_wrong_key_in_a_file_is_named_with_the_file_and_the_nearest_key(tmp_path):

@@ -740,7 +740,7 @@ def test_a_refused_uri_is_a_mistake_in_the_configuration(time):
         ("clips/door.mp4", "door", "clips/door.mp4"),
         ("clips/two faces, replay.mp4", "two-faces-replay", "clips/two faces, replay.mp4"),
         ("x.y=clip.mp4", "x.y", "clip.mp4"),
-        ("two words=clip.mp4", "two-words-clip", "two words=clip.mp4"),
+        ("./two words=clip.mp4", "two-words-clip", "./two words=clip.mp4"),
         ("/dev/video0", "video0", "/dev/video0"),
         ("面.mp4", "cam7", "面.mp4"),
         ("-" + "n" * 80 + ".mp4", "n" * 64, "-" + "n" * 80 + ".mp4"),
@@ -756,3 +756,21 @@ def test_a_source_on_the_command_line_gets_an_id(argument, name, uri):
 def test_an_empty_source_on_the_command_line_is_refused(argument):
     with pytest.raises(ConfigError, match="expected ID=URI"):
         parse_source_argument(argument)
+
+
+@pytest.mark.parametrize(
+    "name", ["cam 1", "", " ", ".cam", "-cam", "käm", "cam!", "n" * 65, "cam\n", "[cam]", "a%b"]
+)
+def test_an_invalid_name_before_a_source_is_refused_with_the_rule(name):
+    with pytest.raises(ConfigError) as caught:
+        parse_source_argument(f"{name}=rtsp://viewer:secret@camera/1", 7)
+    assert str(caught.value).startswith(f"source 7: {name!r} before = is not a valid name")
+    assert "at most 63 letters, digits, or . _ -" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("argument", ["viewer:pass=word@camera/1", "viewer@camera=1"])
+def test_what_may_be_the_beginning_of_a_password_is_not_repeated(argument):
+    with pytest.raises(ConfigError, match="what stands before = is not a valid name") as caught:
+        parse_source_argument(argument)
+    assert "viewer" not in str(caught.value)
