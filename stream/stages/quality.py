@@ -1,7 +1,7 @@
 """The quality gate: which faces can be judged at all.
 
-Measured in source pixels and greedy for nothing: a replay is blurred, dim or glossy too, and must
-be scored, not turned away. The limits stand in `QualityConfig`.
+Measured in pixels of the source. The limits, in `QualityConfig`, turn away only what nobody could
+judge: a replay is often blurred, dim or glossy, and must be scored.
 """
 
 from __future__ import annotations

@@ -55,7 +55,11 @@ def environment() -> dict[str, str]:
 
 
 def run(*arguments: object, **how: Any) -> Outcome:
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": environment()} | how
+    options: dict[str, Any] = {
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "env": environment(),
+    } | how
     done = subprocess.run(command(*arguments), text=True, timeout=LIMIT_S, check=False, **options)
     return Outcome(done.returncode, done.stdout, done.stderr)
 

@@ -448,7 +448,7 @@ def face_record() -> Callable[..., FaceRecord]:
 
 
 @pytest.fixture
-def write_faces(tmp_path) -> Callable[..., Path]:
+def write_faces(tmp_path: Path) -> Callable[..., Path]:
     """Write a prepared folder of noise with these records, `faces` below `tmp_path`."""
 
     def written(

@@ -13,7 +13,7 @@ import torch
 import yaml
 from click.testing import CliRunner
 
-from models import FaceBatch, build_model
+from models import FaceBatch, build_model, in_float32
 from train.__main__ import main
 from train.config import Recipe, load_recipe
 from train.data.selection import open_data
@@ -21,7 +21,7 @@ from train.data.smoke_faces import write_smoke_faces
 from train.errors import TrainError
 from train.fit.checkpoint import load_weights, save_checkpoint
 from train.fit.loop import fit
-from train.fit.objective import Objective, detached, in_float32
+from train.fit.objective import Objective, detached
 from train.fit.ranks import Ranks
 
 ROOT = Path(__file__).resolve().parents[3]
