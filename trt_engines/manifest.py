@@ -1,7 +1,8 @@
 """The manifest: an engine never travels without it.
 
-`<name>.manifest.json` lies beside the engine's file and says what the network is, which
-pixels it must be given, what its outputs mean, and at which threshold it decides. File names carry no meaning.
+`<name>.manifest.json` lies beside the engine's file and says what the network is, which pixels it
+must be given, what its outputs mean, and at which threshold it decides. File names carry no
+meaning.
 """
 
 from __future__ import annotations
