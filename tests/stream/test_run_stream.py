@@ -55,12 +55,10 @@ def environment() -> dict[str, str]:
 
 
 def run(*arguments: object, **how: Any) -> Outcome:
-    options: dict[str, Any] = {
-        "stdout": subprocess.PIPE,
-        "stderr": subprocess.PIPE,
-        "env": environment(),
-    } | how
-    done = subprocess.run(command(*arguments), text=True, timeout=LIMIT_S, check=False, **options)
+    options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | how
+    done = subprocess.run(
+        command(*arguments), text=True, timeout=LIMIT_S, env=environment(), check=False, **options
+    )
     return Outcome(done.returncode, done.stdout, done.stderr)
 
 
