@@ -7,11 +7,12 @@ import signal
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 import yaml
 
+from models import Setting, whole_file
 from stream.errors import StreamError
 from train.errors import TrainError
 from train.evaluation.options import AggregateName, NamedFile, ThresholdRule
@@ -19,8 +20,11 @@ from trt_engines.errors import EngineError
 
 if TYPE_CHECKING:
     from stream.config import StreamConfig
+    from train.config import Recipe
     from train.data.protocols import Threshold
+    from train.data.selection import Data
     from train.evaluation.report import Report
+    from train.fit.ranks import Ranks
     from trt_engines.manifest import Precision
 
 log = logging.getLogger("train")
@@ -128,33 +132,94 @@ def list_command(name: str, root: Path, settings: tuple[str, ...]) -> None:
 
 @main.command("fit")
 @click.argument("recipe", type=_FILE)
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    type=Setting(),
+    help="Of the recipe, e.g. optimiser.kind=sgd.",
+)
 @click.option("--protocol", help="Name in configs/protocols, instead of the recipe's.")
 @click.option("--prepared", type=_FOLDER, multiple=True, help="Faces, instead of the recipe's.")
 @click.option("--out", type=_FOLDER, help="Folder of the run; default: runs/<recipe's name>.")
+@click.option(
+    "--seeds",
+    type=click.IntRange(min=1),
+    help="Train so many times, from the recipe's seed on, into OUT/seed-0, ...; tell the mean.",
+)
+@click.option("--allow-overlap", is_flag=True, help="Of people in train, dev and test.")
 def fit_command(
-    recipe: Path, protocol: str | None, prepared: tuple[Path, ...], out: Path | None
+    recipe: Path,
+    settings: tuple[tuple[str, Any], ...],
+    protocol: str | None,
+    prepared: tuple[Path, ...],
+    out: Path | None,
+    seeds: int | None,
+    allow_overlap: bool,
 ) -> None:
     """Train by a RECIPE (YAML), or go on where the run stopped."""
     from train.config import load_recipe
     from train.data.selection import open_data
-    from train.fit.loop import Stopped, fit
+    from train.evaluation.compare import as_rows, as_text, summarise_seeds
+    from train.fit.loop import Stopped
     from train.fit.ranks import joined
-    from train.release.calibrate import calibrate_run
 
-    wanted = load_recipe(recipe)
-    given = {"protocol": protocol, "prepared": prepared}
-    chosen = wanted.data.model_copy(update={key: value for key, value in given.items() if value})
-    wanted = wanted.model_copy(update={"data": chosen})
-    data = open_data(chosen.prepared, chosen.protocol, synthetic=bool(chosen.synthetic))
+    chosen: list[tuple[str, Any]] = [("data.protocol", protocol)] if protocol else []
+    chosen += [("data.prepared", list(map(str, prepared)))] if prepared else []
+    wanted = load_recipe(recipe, [*settings, *chosen])
+    data = open_data(
+        wanted.data.prepared,
+        wanted.data.protocol,
+        synthetic=bool(wanted.data.synthetic),
+        allow_overlap=allow_overlap,
+    )
+    run = out or Path("runs") / recipe.stem
     with joined() as ranks:
         try:
-            run = out or Path("runs") / recipe.stem
-            fit(wanted, run, data, ranks)
-            if data.dev.rows:
-                calibrate_run(run, data, ranks)
+            if seeds is None:
+                _train(wanted, run, data, ranks)
+                return
+            for seed in range(wanted.seed, wanted.seed + seeds):
+                own = wanted.model_copy(update={"seed": seed})
+                _train(own, run / f"seed-{seed}", data, ranks)
+            if ranks.writes:
+                click.echo(as_text(as_rows(summarise_seeds(run))))
         except Stopped as stopped:
             log.warning("%s", stopped)
             sys.exit(128 + signal.SIGTERM)
+
+
+def _train(recipe: Recipe, run: Path, data: Data, ranks: Ranks) -> None:
+    """Train one run, and calibrate what it kept."""
+    from train.fit.loop import fit
+    from train.fit.run_lock import locked
+    from train.release.calibrate import calibrate_run
+
+    try:
+        with locked(run, ranks):
+            fit(recipe, run, data, ranks)
+            if data.dev.rows:
+                calibrate_run(run, data, ranks)
+    except OSError as error:
+        raise TrainError(f"{run}: can't write the run there: {error}") from error
+
+
+@main.command("compare")
+@click.argument("runs", nargs=-1, required=True, type=_FOLDER)
+@click.option("--out", type=_FILE, help="Write the table as CSV, too.")
+def compare_command(runs: tuple[Path, ...], out: Path | None) -> None:
+    """Set RUNS beside each other: recipe, seed, dev AUC, and test measures of their reports.
+
+    A folder of several seeds stands for its seeds. Of runs that differ in the seed only, mean and
+    standard deviation are given.
+    """
+    from train.evaluation.compare import as_csv, as_rows, as_text, compare_runs
+
+    rows = as_rows(compare_runs(runs))
+    click.echo(as_text(rows))
+    if out is not None:
+        with whole_file(out) as part:
+            part.write_text(as_csv(rows), encoding="utf-8")
 
 
 @main.command("evaluate")
