@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import signal
 import sys
@@ -19,6 +20,8 @@ from train.evaluation.options import AggregateName, NamedFile, ThresholdRule
 from trt_engines.errors import EngineError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stream.config import StreamConfig
     from train.config import Recipe
     from train.data.protocols import Threshold
@@ -39,6 +42,23 @@ def _options(settings: tuple[str, ...]) -> dict[str, object]:
     """Return NAME=VALUE pairs as a dict, values read as YAML."""
     pairs = (setting.partition("=") for setting in settings)
     return {name: yaml.safe_load(value) for name, _, value in pairs}
+
+
+def _takes_run(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the argument RUN; `--run RUN` is taken, too.
+
+    `torchrun -m train ... --run RUN` is not: torchrun takes it for its own --run-path.
+    """
+
+    @click.argument("run", type=_FOLDER, required=False)
+    @click.option("--run", "named", type=_FOLDER, hidden=True)
+    @functools.wraps(command)
+    def with_run(run: Path | None, named: Path | None, **others: Any) -> None:
+        if (run is None) == (named is None):
+            raise click.UsageError("name one folder of a finished run: RUN")
+        command(run=run or named, **others)
+
+    return with_run
 
 
 class _RecipeOrCommand(click.Group):
@@ -223,7 +243,7 @@ def compare_command(runs: tuple[Path, ...], out: Path | None) -> None:
 
 
 @main.command("evaluate")
-@click.option("--run", type=_FOLDER, required=True, help="Folder of the finished run.")
+@_takes_run
 @click.option(
     "--protocol",
     help="Name in configs/protocols; default: the recipe's own, or the splits of --prepared.",
@@ -262,7 +282,7 @@ def evaluate_command(
     aggregate: str,
     worst: int,
 ) -> None:
-    """Score a run's best weights on dev and test faces, and report: report.html, report.json.
+    """Score the best weights of RUN on dev and test faces: report.html, report.json.
 
     With --prepared alone, any faces will do: the threshold comes from dev faces beside them, if
     there are any of both classes, or else from the run's own.
@@ -292,7 +312,7 @@ def evaluate_command(
 
 
 @main.command("export")
-@click.option("--run", type=_FOLDER, required=True, help="Folder of the finished run.")
+@_takes_run
 @click.option("--out", type=_FOLDER, help="Folder of the engine; default: RUN/engine.")
 @click.option("--licence", default="not stated", show_default=True, help="Of the weights.")
 @click.option("--with-weights/--onnx-only", default=True, help="Write a safetensors file too.")
@@ -318,7 +338,7 @@ def export_command(
     false_alarms: float,
     precision: Precision,
 ) -> None:
-    """Write a run's engine for `run_stream.py --model`: ONNX, weights, manifest, thresholds."""
+    """Write the engine of RUN for `run_stream.py --model`: ONNX, weights, manifest, thresholds."""
     from train.data.selection import open_data
     from train.fit.checkpoint import load_weights
     from train.fit.ranks import joined

@@ -153,7 +153,7 @@ def load_weights(path: Path) -> tuple[Recipe, int, dict[str, torch.Tensor], bool
 
 
 class Trained(NamedTuple):
-    """A run's best network."""
+    """A network that a run kept."""
 
     model: AttackModel  # in eval mode
     recipe: Recipe
@@ -161,18 +161,18 @@ class Trained(NamedTuple):
     calibrated: bool
 
 
-def trained_model(run: Path) -> Trained:
-    """Return a run's best network.
+def trained_model(run: Path, weights: str = "best.pt") -> Trained:
+    """Return a run's best network, or another one that it kept.
 
     Raises:
         TrainError: no weights, or not of this version.
     """
-    recipe, step, state, calibrated = load_weights(run / "best.pt")
+    recipe, step, state, calibrated = load_weights(run / weights)
     model = build_model(recipe.method, recipe.options)
     try:
         cast("nn.Module", model).load_state_dict(state)
     except RuntimeError as error:
-        raise TrainError(f"{run / 'best.pt'}: weights of another version: {error}") from error
+        raise TrainError(f"{run / weights}: weights of another version: {error}") from error
     cast("nn.Module", model).eval()
     return Trained(model, recipe, step, calibrated)
 

@@ -6,7 +6,7 @@ import logging
 import signal
 import threading
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm import tqdm
@@ -59,6 +59,7 @@ def fit(recipe: Recipe, run: Path, data: Data, ranks: Ranks) -> Standing:
     with (
         closing(batches),
         _journal(state, recipe, run, ranks, done) as journal,
+        _bar(recipe, ranks, done) as bar,
         logging_redirect_tqdm(),
         _sigterm() as asked_to_stop,
     ):
@@ -70,33 +71,28 @@ def fit(recipe: Recipe, run: Path, data: Data, ranks: Ranks) -> Standing:
             if not left:
                 state.save(done)
         stale = state.standing.stale(recipe.patience)
-        steps = tqdm(
-            () if stale else left,
-            initial=done,
-            total=recipe.steps,
-            unit="step",
-            mininterval=5,
-            disable=not ranks.writes,
-        )
-        for step in steps:
+        shown: dict[str, str] = {}
+        for step in () if stale else left:
             values = state.learn(step, [next(batches) for _ in range(recipe.accumulate)])
+            bar.update()
             last = step == recipe.steps
             validates = _validates(recipe, data, step)
             stop = ranks.any(asked_to_stop.is_set())
             if (step % recipe.log_every == 0 or last) and journal is not None:
                 numbers = {name: float(value) for name, value in values.items()}
                 journal.losses(step, numbers)
-                steps.set_postfix({name: f"{value:.3g}" for name, value in numbers.items()})
+                shown |= {name: f"{value:.3g}" for name, value in numbers.items()}
             # Before the validation: if that is cut off, the run goes on with it.
             if step % recipe.checkpoint_every == 0 or validates or last or stop:
                 state.save(step)
             if stop:
                 raise Stopped(f"{run}: stopped by SIGTERM after step {step}; run again to go on")
             if validates:
-                _validate(state, step, journal)
+                shown["dev_auc"] = f"{_validate(state, step, journal):.4f}"
                 stale = state.standing.stale(recipe.patience)
                 if last or stale:
                     state.save(step)
+            bar.set_postfix(shown, refresh=False)
             if stale:
                 log.info("dev AUC has not risen for %d validations: done", recipe.patience)
                 break
@@ -107,13 +103,20 @@ def fit(recipe: Recipe, run: Path, data: Data, ranks: Ranks) -> Standing:
     return state.standing
 
 
+def _bar(recipe: Recipe, ranks: Ranks, done: int) -> Any:
+    return tqdm(
+        initial=done, total=recipe.steps, unit="step", mininterval=5, disable=not ranks.writes
+    )
+
+
 def _validates(recipe: Recipe, data: Data, step: int) -> bool:
     """Whether dev is scored after a step."""
     due = step % recipe.validate_every == 0 or step == recipe.steps
     return bool(step and due and data.dev.rows)
 
 
-def _validate(state: TrainingState, step: int, journal: Journal | None) -> None:
+def _validate(state: TrainingState, step: int, journal: Journal | None) -> float:
+    """Validate, and write and tell the result; return dev AUC."""
     row = state.validate(step)
     if journal is not None:
         journal.validation(step, row)
@@ -121,6 +124,7 @@ def _validate(state: TrainingState, step: int, journal: Journal | None) -> None:
         log.info(
             "step %d: dev AUC %.4f; best %.4f, of step %d", step, row["dev_auc"], best, best_step
         )
+    return row["dev_auc"]
 
 
 @contextmanager
