@@ -34,30 +34,30 @@ class MlflowLog:
         Raises:
             TrainError: MLflow is not installed, or does not answer.
         """
+        path = run / _KNOWN_AS
         try:
             import mlflow
             from mlflow.tracking import MlflowClient
-        except ImportError as error:
-            raise TrainError(
-                f"the recipe wants mlflow, but it can't be imported ({error}): pip install "
-                "mlflow-skinny sqlalchemy, or set mlflow to false"
-            ) from error
-        self._metric = mlflow.entities.Metric
-        self._client: Any = MlflowClient()
-        self._live = True
-        path = run / _KNOWN_AS
-        try:
+
+            self._metric = mlflow.entities.Metric
+            self._client: Any = MlflowClient()
             if path.exists():
                 self._id = json.loads(path.read_text(encoding="utf-8"))["run_id"]
                 self._client.update_run(self._id, status="RUNNING")
             else:
                 self._id = self._new(mlflow, run, recipe)
                 path.write_text(json.dumps({"run_id": self._id}) + "\n", encoding="utf-8")
-        except (mlflow.exceptions.MlflowException, OSError, ValueError, KeyError) as error:
+        except ImportError as error:
+            raise TrainError(
+                f"the recipe wants mlflow, but it can't be imported ({error}): pip install "
+                "mlflow-skinny sqlalchemy alembic, or set mlflow to false"
+            ) from error
+        except Exception as error:  # it has its own, its store's and those of the network
             raise TrainError(
                 f"{run}: MLflow does not take the run: {error}; look at MLFLOW_TRACKING_URI, or "
                 f"set mlflow to false (or remove {path} for a new run there)"
             ) from error
+        self._live = True
 
     def _new(self, mlflow: Any, run: Path, recipe: Recipe) -> str:
         name = mlflow.environment_variables.MLFLOW_EXPERIMENT_NAME.get() or "facewarden"

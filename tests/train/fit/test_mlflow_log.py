@@ -61,7 +61,6 @@ def server(monkeypatch):
         entities=SimpleNamespace(
             Metric=entity("key", "value", "timestamp", "step"), Param=entity("key", "value")
         ),
-        exceptions=SimpleNamespace(MlflowException=FakeError),
         environment_variables=SimpleNamespace(MLFLOW_EXPERIMENT_NAME=experiment),
     )
     monkeypatch.setitem(sys.modules, "mlflow", fake)
@@ -106,5 +105,5 @@ def test_mlflow_that_does_not_answer_at_the_start_is_an_error(tmp_path, recipe_o
 
 def test_without_mlflow_the_error_says_what_to_install(tmp_path, recipe_of, train, monkeypatch):
     monkeypatch.setitem(sys.modules, "mlflow", None)
-    with pytest.raises(TrainError, match="pip install mlflow-skinny sqlalchemy"):
+    with pytest.raises(TrainError, match="pip install mlflow-skinny sqlalchemy alembic"):
         train(recipe_of(mlflow=True), tmp_path)
