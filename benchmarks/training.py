@@ -31,8 +31,9 @@ from train.data.datasets._sample import ListedVideo
 from train.data.prepare import PrepareConfig, prepare
 from train.data.selection import open_data
 from train.data.smoke_faces import write_smoke_faces
-from train.fit.loop import fit, new_model
+from train.fit.loop import fit
 from train.fit.ranks import Ranks
+from train.fit.state import new_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

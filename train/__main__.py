@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import signal
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 import yaml
 
+from models import Setting, whole_file
 from stream.errors import StreamError
 from train.errors import TrainError
 from train.evaluation.options import AggregateName, NamedFile, ThresholdRule
 from trt_engines.errors import EngineError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stream.config import StreamConfig
+    from train.config import Recipe
     from train.data.protocols import Threshold
+    from train.data.selection import Data
     from train.evaluation.report import Report
+    from train.fit.ranks import Ranks
     from trt_engines.manifest import Precision
 
 log = logging.getLogger("train")
@@ -35,6 +42,23 @@ def _options(settings: tuple[str, ...]) -> dict[str, object]:
     """Return NAME=VALUE pairs as a dict, values read as YAML."""
     pairs = (setting.partition("=") for setting in settings)
     return {name: yaml.safe_load(value) for name, _, value in pairs}
+
+
+def _takes_run(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the argument RUN; `--run RUN` is taken, too.
+
+    `torchrun -m train ... --run RUN` is not: torchrun takes it for its own --run-path.
+    """
+
+    @click.argument("run", type=_FOLDER, required=False)
+    @click.option("--run", "named", type=_FOLDER, hidden=True)
+    @functools.wraps(command)
+    def with_run(run: Path | None, named: Path | None, **others: Any) -> None:
+        if (run is None) == (named is None):
+            raise click.UsageError("name one folder of a finished run: RUN")
+        command(run=run or named, **others)
+
+    return with_run
 
 
 class _RecipeOrCommand(click.Group):
@@ -128,37 +152,98 @@ def list_command(name: str, root: Path, settings: tuple[str, ...]) -> None:
 
 @main.command("fit")
 @click.argument("recipe", type=_FILE)
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    type=Setting(),
+    help="Of the recipe, e.g. optimiser.kind=sgd.",
+)
 @click.option("--protocol", help="Name in configs/protocols, instead of the recipe's.")
 @click.option("--prepared", type=_FOLDER, multiple=True, help="Faces, instead of the recipe's.")
 @click.option("--out", type=_FOLDER, help="Folder of the run; default: runs/<recipe's name>.")
+@click.option(
+    "--seeds",
+    type=click.IntRange(min=1),
+    help="Train so many times, from the recipe's seed on, into OUT/seed-0, ...; tell the mean.",
+)
+@click.option("--allow-overlap", is_flag=True, help="Of people in train, dev and test.")
 def fit_command(
-    recipe: Path, protocol: str | None, prepared: tuple[Path, ...], out: Path | None
+    recipe: Path,
+    settings: tuple[tuple[str, Any], ...],
+    protocol: str | None,
+    prepared: tuple[Path, ...],
+    out: Path | None,
+    seeds: int | None,
+    allow_overlap: bool,
 ) -> None:
     """Train by a RECIPE (YAML), or go on where the run stopped."""
     from train.config import load_recipe
     from train.data.selection import open_data
-    from train.fit.loop import Stopped, fit
+    from train.evaluation.compare import as_rows, as_text, summarise_seeds
+    from train.fit.loop import Stopped
     from train.fit.ranks import joined
-    from train.release.calibrate import calibrate_run
 
-    wanted = load_recipe(recipe)
-    given = {"protocol": protocol, "prepared": prepared}
-    chosen = wanted.data.model_copy(update={key: value for key, value in given.items() if value})
-    wanted = wanted.model_copy(update={"data": chosen})
-    data = open_data(chosen.prepared, chosen.protocol, synthetic=bool(chosen.synthetic))
+    chosen: list[tuple[str, Any]] = [("data.protocol", protocol)] if protocol else []
+    chosen += [("data.prepared", list(map(str, prepared)))] if prepared else []
+    wanted = load_recipe(recipe, [*settings, *chosen])
+    data = open_data(
+        wanted.data.prepared,
+        wanted.data.protocol,
+        synthetic=bool(wanted.data.synthetic),
+        allow_overlap=allow_overlap,
+    )
+    run = out or Path("runs") / recipe.stem
     with joined() as ranks:
         try:
-            run = out or Path("runs") / recipe.stem
-            fit(wanted, run, data, ranks)
-            if data.dev.rows:
-                calibrate_run(run, data, ranks)
+            if seeds is None:
+                _train(wanted, run, data, ranks)
+                return
+            for seed in range(wanted.seed, wanted.seed + seeds):
+                own = wanted.model_copy(update={"seed": seed})
+                _train(own, run / f"seed-{seed}", data, ranks)
+            if ranks.writes:
+                click.echo(as_text(as_rows(summarise_seeds(run))))
         except Stopped as stopped:
             log.warning("%s", stopped)
             sys.exit(128 + signal.SIGTERM)
 
 
+def _train(recipe: Recipe, run: Path, data: Data, ranks: Ranks) -> None:
+    """Train one run, and calibrate what it kept."""
+    from train.fit.loop import fit
+    from train.fit.run_lock import locked
+    from train.release.calibrate import calibrate_run
+
+    try:
+        with locked(run, ranks):
+            fit(recipe, run, data, ranks)
+            if data.dev.rows:
+                calibrate_run(run, data, ranks)
+    except OSError as error:
+        raise TrainError(f"{run}: can't write the run there: {error}") from error
+
+
+@main.command("compare")
+@click.argument("runs", nargs=-1, required=True, type=_FOLDER)
+@click.option("--out", type=_FILE, help="Write the table as CSV, too.")
+def compare_command(runs: tuple[Path, ...], out: Path | None) -> None:
+    """Set RUNS beside each other: recipe, seed, dev AUC, and test measures of their reports.
+
+    A folder of several seeds stands for its seeds. Of runs that differ in the seed only, mean and
+    standard deviation are given.
+    """
+    from train.evaluation.compare import as_csv, as_rows, as_text, compare_runs
+
+    rows = as_rows(compare_runs(runs))
+    click.echo(as_text(rows))
+    if out is not None:
+        with whole_file(out) as part:
+            part.write_text(as_csv(rows), encoding="utf-8")
+
+
 @main.command("evaluate")
-@click.option("--run", type=_FOLDER, required=True, help="Folder of the finished run.")
+@_takes_run
 @click.option(
     "--protocol",
     help="Name in configs/protocols; default: the recipe's own, or the splits of --prepared.",
@@ -197,7 +282,7 @@ def evaluate_command(
     aggregate: str,
     worst: int,
 ) -> None:
-    """Score a run's best weights on dev and test faces, and report: report.html, report.json.
+    """Score the best weights of RUN on dev and test faces: report.html, report.json.
 
     With --prepared alone, any faces will do: the threshold comes from dev faces beside them, if
     there are any of both classes, or else from the run's own.
@@ -227,7 +312,7 @@ def evaluate_command(
 
 
 @main.command("export")
-@click.option("--run", type=_FOLDER, required=True, help="Folder of the finished run.")
+@_takes_run
 @click.option("--out", type=_FOLDER, help="Folder of the engine; default: RUN/engine.")
 @click.option("--licence", default="not stated", show_default=True, help="Of the weights.")
 @click.option("--with-weights/--onnx-only", default=True, help="Write a safetensors file too.")
@@ -253,7 +338,7 @@ def export_command(
     false_alarms: float,
     precision: Precision,
 ) -> None:
-    """Write a run's engine for `run_stream.py --model`: ONNX, weights, manifest, thresholds."""
+    """Write the engine of RUN for `run_stream.py --model`: ONNX, weights, manifest, thresholds."""
     from train.data.selection import open_data
     from train.fit.checkpoint import load_weights
     from train.fit.ranks import joined

@@ -18,7 +18,7 @@ from train.errors import TrainError
 from train.evaluation.clips import load_labelled
 from train.evaluation.measures import VARIANTS
 from train.evaluation.published import PublishedMeasure, published_for
-from train.fit.loop import new_model
+from train.fit.state import new_model
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs" / "train"
 OTHERS = ("faces.yaml", "real_clips.yaml")  # a collection of faces; labelled clips

@@ -27,7 +27,7 @@ from train.data.shards import open_shards
 from train.errors import TrainError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Sequence
     from pathlib import Path
 
     from models import FaceBatch, InputSpec
@@ -68,7 +68,7 @@ class Data:
 
     def training_batches(
         self, recipe: Recipe, ranks: Ranks, spec: InputSpec, *, first_step: int
-    ) -> Iterator[FaceBatch]:
+    ) -> Generator[FaceBatch]:
         """Return this rank's endless batches, beginning with those of a step.
 
         Args:

@@ -36,11 +36,16 @@ log = logging.getLogger(__name__)
 
 
 def calibrate_run(run: Path, data: Data, ranks: Ranks) -> None:
-    """Fit the calibration of a run's best weights on dev, and keep it with them.
+    """Fit the calibration of the weights that a run kept, on dev, and keep it with them.
 
     A network that learned nothing stays uncalibrated, with a warning: the run is not lost.
     """
-    model, recipe, step, _ = trained_model(run)
+    for name in ("best.pt", *sorted(f"kept/{path.name}" for path in (run / "kept").glob("*.pt"))):
+        _calibrate(run, name, data, ranks)
+
+
+def _calibrate(run: Path, weights: str, data: Data, ranks: Ranks) -> None:
+    model, recipe, step, _ = trained_model(run, weights)
     network = cast("nn.Module", model)
     network.to(ranks.device)
     scores = score_part(model, data, data.dev, recipe, ranks)
@@ -50,10 +55,10 @@ def calibrate_run(run: Path, data: Data, ranks: Ranks) -> None:
         if isinstance(model, RefinedModel):
             model.fit_refinement(*_features(model, data, recipe, ranks))
     except TrainError as error:
-        log.warning("%s: not calibrated: %s", run, error)
+        log.warning("%s: not calibrated: %s", run / weights, error)
         return
-    if ranks.writes:
-        save_weights(run / "best.pt", recipe, step, network.cpu(), calibrated=True)
+    network.cpu()
+    ranks.on_first(lambda: save_weights(run / weights, recipe, step, network, calibrated=True))
 
 
 def fit_calibration(

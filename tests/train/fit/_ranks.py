@@ -1,4 +1,4 @@
-"""What two processes do in the tests of test_distributed.py; `torchrun` starts it."""
+"""What two processes do in the tests of test_ranks.py; `torchrun` starts it."""
 
 import sys
 from pathlib import Path
@@ -7,8 +7,10 @@ import torch
 from torch import nn
 
 from models import FaceBatch, build_model
+from train.errors import TrainError
 from train.fit.objective import Objective
 from train.fit.ranks import joined
+from train.fit.update import Update
 
 # Batch norm's statistics would differ between one process and two; so would dropout and triplets.
 OPTIONS = {
@@ -39,6 +41,24 @@ def whole_batch():
     return FaceBatch(images, torch.tensor([0, 0, 1, 1, 0, 0, 1, 1]))
 
 
+def diverge(ranks, out):
+    """Let the loss of rank 1 alone be no number, and write what each rank makes of it."""
+    network = nn.Linear(1, 1)
+    before = network.weight.item()
+    wrapped = ranks.wrap(network)
+    optimiser = torch.optim.SGD(network.parameters(), 0.1)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    update = Update(network, optimiser, scaler, ranks, None)
+    loss = wrapped(torch.ones(1)).sum()
+    loss.backward()
+    told = torch.tensor(torch.nan) if ranks.rank == 1 else loss.detach()
+    try:
+        update(3, {"term": told})
+    except TrainError as error:
+        unchanged = network.weight.item() == before
+        (out / f"{ranks.rank}.txt").write_text(f"{error} unchanged: {unchanged}")
+
+
 def main():
     what, out = sys.argv[1], Path(sys.argv[2])
     with joined() as ranks:
@@ -47,6 +67,8 @@ def main():
             own = slice(ranks.rank * 4, ranks.rank * 4 + 4)
             found = gradients(FaceBatch(whole.images[own], whole.labels[own]), ranks)
             torch.save(found, out / f"{ranks.rank}.pt")
+        elif what == "diverge":
+            diverge(ranks, out)
         elif what == "die":
             ranks.wait()
             if ranks.rank == 1:

@@ -10,87 +10,52 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from click.testing import CliRunner
 
 from models import FaceBatch, build_model, in_float32
 from train.__main__ import main
-from train.config import Recipe, load_recipe
-from train.data.selection import open_data
-from train.data.smoke_faces import write_smoke_faces
+from train.config import ScheduleConfig, load_recipe
+from train.data.overlap import load_learned
 from train.errors import TrainError
+from train.evaluation.run_record import read_record
 from train.fit.checkpoint import load_weights, save_checkpoint
-from train.fit.loop import fit
 from train.fit.objective import Objective, detached
-from train.fit.ranks import Ranks
+from train.fit.optimise import factor, open_optimiser
+from train.fit.state import accumulate
 
 ROOT = Path(__file__).resolve().parents[3]
-ALONE = Ranks(0, 1, torch.device("cpu"))
-
-
-@pytest.fixture(scope="module")
-def faces(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("smoke") / "faces"
-    write_smoke_faces(folder)
-    return folder
-
-
-def _recipe(faces, **changes):
-    return Recipe.model_validate(
-        {
-            "method": "lgsc",
-            "options": {
-                "size_px": 32,
-                "decoder_widths": [4, 4, 4, 4, 4],
-                "decoder_norm": "batch",
-                "score": "classifier",
-            },
-            "data": {"prepared": [faces], "bona_fide_per_step": 3, "attacks_per_step": 3},
-            "augment": {"hflip": 0.5, "noise_sigma": {"low": 1, "high": 5}},
-            "loader": {"kind": "torch", "workers": 0},
-            "optimiser": {"kind": "adamw", "learning_rate": 0.001},
-            "steps": 6,
-            "log_every": 1,
-            "validate_every": 3,
-            "checkpoint_every": 3,
-            **changes,
-        }
-    )
-
-
-def _fit(recipe, run):
-    fit(recipe, run, open_data(recipe.data.prepared, None), ALONE)
 
 
 def _losses(run):
     return list(csv.DictReader((run / "losses.csv").read_text().splitlines()))
 
 
-def test_a_resumed_run_has_the_losses_of_an_uninterrupted_one(faces, tmp_path, monkeypatch):
-    recipe = _recipe(faces, average_decay=0.9, schedule={"kind": "cosine", "warmup_steps": 2})
-    _fit(recipe, tmp_path / "whole")
+def test_a_resumed_run_has_the_losses_of_an_uninterrupted_one(
+    tmp_path, monkeypatch, recipe_of, train
+):
+    recipe = recipe_of(average_decay=0.9, schedule={"kind": "cosine", "warmup_steps": 2})
+    train(recipe, tmp_path / "whole")
 
     def killed(path, *arguments):
         save_checkpoint(path, *arguments)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("train.fit.loop.save_checkpoint", killed)
+    monkeypatch.setattr("train.fit.state.save_checkpoint", killed)
     with pytest.raises(KeyboardInterrupt):
-        _fit(recipe, tmp_path / "cut")
+        train(recipe, tmp_path / "cut")
     monkeypatch.undo()
     with (tmp_path / "cut" / "losses.csv").open("a") as losses:  # of a step that was not saved
         losses.write("4,0,0,0,0\n")
-    _fit(recipe, tmp_path / "cut")
+    train(recipe, tmp_path / "cut")
     assert _losses(tmp_path / "cut") == _losses(tmp_path / "whole")
     whole, cut = (load_weights(tmp_path / name / "best.pt")[2] for name in ("whole", "cut"))
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
 
 
-def test_sigterm_saves_and_a_second_start_finishes(faces, tmp_path):
+def test_sigterm_saves_and_a_second_start_finishes(tmp_path, recipe_file, recipe_of):
     workers = {"kind": "torch", "workers": 1}
-    recipe = _recipe(faces, steps=2000, checkpoint_every=2000, validate_every=2000, loader=workers)
-    path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump(recipe.model_dump(mode="json", exclude_unset=True)))
+    recipe = recipe_of(steps=2000, checkpoint_every=2000, validate_every=2000, loader=workers)
+    path = recipe_file(recipe)
     command = [sys.executable, "-m", "train", str(path), "--out", str(tmp_path / "run")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
@@ -108,14 +73,12 @@ def test_sigterm_saves_and_a_second_start_finishes(faces, tmp_path):
     assert int(_losses(tmp_path / "run")[-1]["step"]) <= saved
 
 
-def test_a_run_that_fails_ends_its_loaders_worker_and_itself(faces, tmp_path):
-    recipe = _recipe(
-        faces,
+def test_a_run_that_fails_ends_its_loaders_worker_and_itself(tmp_path, recipe_file, recipe_of):
+    recipe = recipe_of(
         optimiser={"kind": "adamw", "learning_rate": 1e30},
         loader={"kind": "torch", "workers": 1},
     )
-    path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump(recipe.model_dump(mode="json", exclude_unset=True)))
+    path = recipe_file(recipe)
     command = [sys.executable, "-m", "train", str(path), "--out", str(tmp_path / "run")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -126,44 +89,155 @@ def test_a_run_that_fails_ends_its_loaders_worker_and_itself(faces, tmp_path):
     assert b"Traceback" not in done.stderr
 
 
-def test_a_checkpoint_of_another_recipe_is_refused(faces, tmp_path):
-    _fit(_recipe(faces, steps=1), tmp_path)
-    with pytest.raises(TrainError, match=r"checkpoint\.pt: made by another recipe"):
-        _fit(_recipe(faces, steps=2), tmp_path)
-
-
-def test_a_checkpoint_of_another_number_of_processes_is_refused(faces, tmp_path):
-    recipe = _recipe(faces, steps=1)
-    _fit(recipe, tmp_path)
-    data = open_data(recipe.data.prepared, None)
-    with pytest.raises(TrainError, match="made by 1 processes, this run has 2"):
-        fit(recipe, tmp_path, data, _Pretended(0, 2, torch.device("cpu")))
-
-
-class _Pretended(Ranks):
-    def wrap(self, module):
-        return module
-
-
-def test_a_truncated_checkpoint_is_an_error_that_names_it(faces, tmp_path):
-    recipe = _recipe(faces, steps=1)
-    _fit(recipe, tmp_path)
+def test_a_truncated_checkpoint_is_an_error_that_names_it(tmp_path, recipe_of, train):
+    recipe = recipe_of(steps=1)
+    train(recipe, tmp_path)
     path = tmp_path / "checkpoint.pt"
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(TrainError, match=r"checkpoint\.pt: can't read the checkpoint"):
-        _fit(recipe, tmp_path)
+        train(recipe, tmp_path)
 
 
-def test_a_loss_that_is_no_number_ends_the_run_with_its_step(faces, tmp_path):
-    recipe = _recipe(faces, optimiser={"kind": "adamw", "learning_rate": 1e30})
-    with pytest.raises(TrainError, match=r"step \d: the loss is no finite number: "):
-        _fit(recipe, tmp_path)
+def _all_tensors(value):
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, (dict, list)):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _all_tensors(part)
+
+
+def test_a_run_that_diverges_between_two_rows_of_its_log_keeps_its_last_good_checkpoint(
+    tmp_path, recipe_of, train
+):
+    recipe = recipe_of(
+        optimiser={"kind": "adamw", "learning_rate": 1e30}, log_every=100, checkpoint_every=1
+    )
+    with pytest.raises(TrainError, match=r"step 2: the loss is no finite number: \w+.*\(rank 0\)"):
+        train(recipe, tmp_path)
+    kept = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert kept["step"] == 1
+    assert all(tensor.isfinite().all() for tensor in _all_tensors(kept))
+
+
+def test_weights_that_are_no_numbers_are_never_written(tmp_path, recipe_of, train):
+    # The loss and the gradient of the first step are finite.
+    overflows = {"kind": "sgd", "learning_rate": 3e38, "momentum": 0, "weight_decay": 1000}
+    recipe = recipe_of(optimiser=overflows, checkpoint_every=1)
+    with pytest.raises(TrainError, match=r"checkpoint\.pt: not written after step 1, .*network\."):
+        train(recipe, tmp_path)
+    assert not list(tmp_path.glob("*.pt"))
+
+
+def test_an_error_at_the_checkpoint_leaves_the_last_good_one(tmp_path, recipe_of, train):
+    train(recipe_of(steps=2, checkpoint_every=1, validate_every=9), tmp_path)
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    network = torch.nn.Linear(2, 2)
+    torch.nn.init.constant_(network.weight, torch.nan)
+    with pytest.raises(TrainError, match=r"network\.weight"):
+        save_checkpoint(
+            tmp_path / "checkpoint.pt", recipe_of(), 1, state["faces"], 3, {"network": network}
+        )
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+
+
+def test_of_equal_weights_the_latest_are_kept(tmp_path, recipe_of, train, monkeypatch):
+    monkeypatch.setattr("train.fit.state.video_auc", lambda _: 0.75)
+    standing = train(recipe_of(steps=6, validate_every=2), tmp_path)
+    assert standing.kept == [(0.75, 6)]
+    assert load_weights(tmp_path / "best.pt")[1] == 6
+
+
+def test_several_weights_are_kept_the_best_by_dev(tmp_path, recipe_of, train, monkeypatch):
+    areas = iter([0.6, 0.9, 0.5, 0.8, 0.7, 0.9])
+    monkeypatch.setattr("train.fit.state.video_auc", lambda _: next(areas))
+    train(recipe_of(validate_every=1, keep=3), tmp_path)
+    kept = sorted(path.name for path in (tmp_path / "kept").iterdir())
+    assert kept == ["step-00000002.pt", "step-00000004.pt", "step-00000006.pt"]
+    assert load_weights(tmp_path / "kept" / "step-00000004.pt")[1] == 4
+    assert load_weights(tmp_path / "best.pt")[1] == 6
+
+
+def test_a_run_ends_once_dev_has_not_risen_for_its_patience(
+    tmp_path, recipe_of, train, monkeypatch
+):
+    areas = iter([0.6, 0.7, 0.7, 0.6, 0.8, 0.8])
+    monkeypatch.setattr("train.fit.state.video_auc", lambda _: next(areas))
+    recipe = recipe_of(validate_every=1, patience=2)
+    assert train(recipe, tmp_path).kept == [(0.7, 3)]  # of equals the latest; no rise all the same
+    assert [row["step"] for row in _losses(tmp_path)] == ["1", "2", "3", "4"]
+    assert train(recipe, tmp_path).validated == 4  # it has ended, and stays so
+    train(recipe.model_copy(update={"patience": 3}), tmp_path)
+    assert [row["step"] for row in _losses(tmp_path)] == ["1", "2", "3", "4", "5", "6"]
+
+
+def test_a_validation_that_was_cut_off_is_done_by_the_run_that_goes_on(
+    tmp_path, recipe_of, train, monkeypatch
+):
+    recipe = recipe_of()
+    train(recipe, tmp_path / "whole")
+
+    def killed(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("train.fit.state.video_auc", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path / "cut")
+    monkeypatch.undo()
+    assert torch.load(tmp_path / "cut" / "checkpoint.pt", weights_only=True)["step"] == 3
+    train(recipe, tmp_path / "cut")
+    whole, cut = ((tmp_path / name / "validation.csv").read_text() for name in ("whole", "cut"))
+    assert cut == whole
+
+
+def test_a_finished_run_is_neither_trained_nor_validated_again(
+    tmp_path, recipe_of, train, monkeypatch
+):
+    recipe = recipe_of()
+    first = train(recipe, tmp_path)
+    monkeypatch.setattr("train.fit.state.score_part", None)
+    monkeypatch.setattr("train.fit.state.accumulate", None)
+    assert train(recipe, tmp_path) == first
+
+
+def test_the_console_tells_dev_auc_while_training(tmp_path, recipe_of, train, caplog):
+    caplog.set_level("INFO")
+    train(recipe_of(), tmp_path)
+    assert [m for m in caplog.messages if m.startswith("step 3: dev AUC 0.")]
+
+
+def test_a_run_says_what_it_is_and_whom_it_has_seen(tmp_path, recipe_of, train, faces):
+    recipe = recipe_of(seed=4)
+    train(recipe, tmp_path)
+    assert load_recipe(tmp_path / "recipe.yaml") == recipe
+    record = read_record(tmp_path)
+    assert (record.seed, record.n_train, record.n_dev) == (4, 192, 64)
+    assert record.recipe_digest == recipe_of(seed=5).digest()
+    learned = load_learned(tmp_path)
+    assert len(learned["train"]) == 192
+    assert learned["dev"][0].video_id.startswith("smoke:dev/")
+
+
+@pytest.mark.parametrize(
+    "optimiser",
+    [
+        {"kind": "sgd", "learning_rate": 0.01, "momentum": 0.9, "nesterov": True},
+        {"kind": "sgd", "learning_rate": 0.01, "momentum": 0},
+        {"kind": "adam", "learning_rate": 0.001},
+    ],
+    ids=["nesterov", "plain", "adam"],
+)
+def test_every_optimiser_learns_and_goes_on(tmp_path, recipe_of, train, optimiser):
+    train(recipe_of(optimiser=optimiser), tmp_path / "whole")
+    train(recipe_of(optimiser=optimiser, steps=3), tmp_path / "cut")
+    train(recipe_of(optimiser=optimiser), tmp_path / "cut")
+    assert _losses(tmp_path / "cut") == _losses(tmp_path / "whole")
 
 
 def test_an_unknown_key_is_refused_with_its_place(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text("method: lgsc\ndata: {prepared: [x], frames: 3}\nsteps: 1\n")
-    with pytest.raises(TrainError, match=r"data\.frames: Extra inputs"):
+    with pytest.raises(TrainError, match=r"data\.frames: unknown key"):
         load_recipe(path)
 
 
@@ -187,8 +261,7 @@ def _batch(n, size=32):
     return FaceBatch(images, torch.tensor([0, 1]).repeat(n // 2))
 
 
-def test_accumulated_batches_weigh_as_one_batch(faces, tmp_path):
-    from train.fit.loop import _pass
+def test_accumulated_batches_weigh_as_one_batch():
 
     def gradient(batches):
         torch.manual_seed(0)
@@ -199,7 +272,7 @@ def test_accumulated_batches_weigh_as_one_batch(faces, tmp_path):
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.eval()
         model.training = True
-        _pass(Objective(model), batches, torch.amp.GradScaler("cpu", enabled=False))
+        accumulate(Objective(model), batches, torch.amp.GradScaler("cpu", enabled=False))
         return model.encoder.layer4[0].conv1.weight.grad
 
     whole = _batch(8)
@@ -224,15 +297,14 @@ def test_detached_outputs_carry_no_gradient():
     assert in_float32(cut)._fields == outputs._fields
 
 
-def test_a_method_of_two_passes_takes_two_steps_a_batch(faces, tmp_path):
-    recipe = _recipe(
-        faces,
+def test_a_method_of_two_passes_takes_two_steps_a_batch(tmp_path, recipe_of, train):
+    recipe = recipe_of(
         method="udr",
         options={"trunk": "resnet18", "size_px": 64},
         steps=2,
         validate_every=2,
     )
-    _fit(recipe, tmp_path)
+    train(recipe, tmp_path)
     first = _losses(tmp_path)[0]
     assert {name for name in first if name.startswith("second_")}
     checkpoint = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
@@ -240,14 +312,9 @@ def test_a_method_of_two_passes_takes_two_steps_a_batch(faces, tmp_path):
     assert max(steps) == 4
 
 
-def test_the_schedule_warms_up_and_drops(faces):
-    from train.config import ScheduleConfig
-    from train.fit.loop import _rate
-
-    rate = _rate(
-        ScheduleConfig(kind="steps", warmup_steps=4, at_steps=(10, 20), gamma=0.5), steps=30
-    )
-    assert [rate(step) for step in (0, 1, 3, 4, 9, 10, 20, 29)] == [
+def test_the_schedule_warms_up_and_drops():
+    drops = ScheduleConfig(kind="steps", warmup_steps=4, at_steps=(10, 20), gamma=0.5)
+    assert [factor(drops, 30, step) for step in (0, 1, 3, 4, 9, 10, 20, 29)] == [
         0.25,
         0.5,
         1.0,
@@ -257,16 +324,14 @@ def test_the_schedule_warms_up_and_drops(faces):
         0.25,
         0.25,
     ]
-    every = _rate(ScheduleConfig(kind="steps", every_steps=10, gamma=0.1), steps=30)
-    assert every(25) == pytest.approx(0.01)
+    every = ScheduleConfig(kind="steps", every_steps=10, gamma=0.1)
+    assert factor(every, 30, 25) == pytest.approx(0.01)
 
 
-def test_decay_can_spare_biases_and_norms(faces):
-    from train.fit.loop import _optimiser
-
+def test_decay_can_spare_biases_and_norms(recipe_of):
     model = build_model("lgsc", {"size_px": 32, "decoder_widths": [4] * 5})
-    recipe = _recipe(faces, decay_biases=False)
-    decayed, spared = _optimiser(recipe, model).param_groups
+    recipe = recipe_of(decay_biases=False)
+    decayed, spared = open_optimiser(recipe, model).param_groups
     assert decayed["weight_decay"] == 0.01
     assert spared["weight_decay"] == 0
     assert all(p.ndim > 1 for p in decayed["params"])

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from train.data.smoke_faces import write_smoke_faces
+from train.evaluation.run_record import read_record
 from train.fit.ranks import Ranks
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -50,38 +50,111 @@ def test_two_ranks_have_the_gradients_of_one_process_with_the_double_batch(tmp_p
             torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
+def test_a_loss_that_is_no_number_on_one_rank_ends_all_before_they_step(tmp_path):
+    done = _torchrun(str(SCRIPT), "diverge", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    for rank in range(2):
+        told = (tmp_path / f"{rank}.txt").read_text()
+        assert told.startswith("step 3: the loss is no finite number: term (rank 1). ")
+        assert told.endswith("unchanged: True")
+
+
 def test_a_rank_that_dies_ends_the_run_with_its_traceback(tmp_path):
     done = _torchrun(str(SCRIPT), "die", str(tmp_path))
     assert done.returncode != 0
     assert "RuntimeError: rank one broke" in done.stderr
 
 
-def test_two_ranks_train_validate_and_write_once(tmp_path):
-    write_smoke_faces(tmp_path / "faces")
+def _recipe(folder, prepared, **changes):
     recipe = {
         "method": "lgsc",
-        "options": {"size_px": 32, "decoder_widths": [4, 4, 4, 4, 4], "score": "classifier"},
-        "data": {
-            "prepared": [str(tmp_path / "faces")],
-            "bona_fide_per_step": 4,
-            "attacks_per_step": 4,
+        "options": {
+            "encoder": "efficientnet_lite0",
+            "size_px": 32,
+            "decoder_widths": [4, 4, 4, 4, 4],
+            "score": "classifier",
         },
+        "data": {"prepared": [str(prepared)], "bona_fide_per_step": 4, "attacks_per_step": 4},
         "loader": {"kind": "torch", "workers": 0},
         "optimiser": {"kind": "adamw", "learning_rate": 0.001},
         "steps": 3,
         "log_every": 1,
         "validate_every": 3,
+        **changes,
     }
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    run = tmp_path / "run"
-    done = _torchrun("-m", "train", str(tmp_path / "recipe.yaml"), "--out", str(run))
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+def _rows(path):
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def test_two_ranks_train_validate_and_write_once(tmp_path, faces):
+    recipe, run = _recipe(tmp_path, faces), tmp_path / "run"
+    done = _torchrun("-m", "train", str(recipe), "--out", str(run))
     assert done.returncode == 0, done.stderr
-    rows = list(csv.DictReader((run / "losses.csv").read_text().splitlines()))
-    assert [row["step"] for row in rows] == ["1", "2", "3"]
-    (validation,) = csv.DictReader((run / "validation.csv").read_text().splitlines())
+    assert [row["step"] for row in _rows(run / "losses.csv")] == ["1", "2", "3"]
+    (validation,) = _rows(run / "validation.csv")
     assert validation["faces"] == "64"  # 32 of each class, each counted once
     assert {path.name for path in run.iterdir()} >= {"checkpoint.pt", "best.pt", "losses.png"}
-    assert not list(run.glob("*.tmp"))
-    again = _torchrun("-m", "train", str(tmp_path / "recipe.yaml"), "--out", str(run), processes=1)
+    assert not [*run.glob("*.tmp"), *run.glob(".*.part")]
+    again = _torchrun("-m", "train", str(recipe), "--out", str(run), processes=1)
     assert again.returncode != 0
     assert "made by 2 processes, this run has 1" in again.stderr
+
+
+def test_ranks_without_a_face_of_dev_train_validate_and_calibrate(
+    tmp_path, stored_faces, write_shards
+):
+    few = [
+        (record.model_copy(update={"split": "dev", **_own(record)}) if i < 2 else record, png)
+        for i, (record, png) in enumerate(stored_faces)
+    ]
+    prepared = write_shards(tmp_path / "faces", few)
+    (prepared / "problems.jsonl").touch()
+    recipe = _recipe(
+        tmp_path,
+        prepared,
+        method="fghv",  # a refined model: its second look is fitted on dev, too
+        options={"backbone": "resnet18", "size_px": 32, "hypotheses": 4},
+        data={"prepared": [str(prepared)], "bona_fide_per_step": 2, "attacks_per_step": 2},
+    )
+    run = tmp_path / "run"
+    command = ["-m", "train", str(recipe), "--out", str(run), "--allow-overlap"]
+    done = _torchrun(*command, processes=3)
+    assert done.returncode == 0, done.stderr
+    assert _rows(run / "validation.csv")[0]["faces"] == "2"
+    assert (run / "best.pt").exists()
+
+
+def _own(record):
+    return {"video_id": f"dev:{record.sample_id}", "source_id": f"dev:{record.source_id}"}
+
+
+def test_tasks_that_slurm_starts_train_together(tmp_path, faces):
+    recipe, run = _recipe(tmp_path, faces), tmp_path / "run"
+    tasks = [
+        subprocess.Popen(
+            [sys.executable, "-m", "train", str(recipe), "--out", str(run)],
+            cwd=ROOT,
+            env={
+                **os.environ,
+                "OMP_NUM_THREADS": "1",
+                "SLURM_JOB_ID": str(os.getpid()),
+                "SLURM_STEP_ID": "0",
+                "SLURM_PROCID": str(rank),
+                "SLURM_LOCALID": str(rank),
+                "SLURM_NTASKS": "2",
+                "SLURM_STEP_NODELIST": "localhost",
+            },
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    told = [task.communicate(timeout=150)[1] for task in tasks]
+    assert [task.returncode for task in tasks] == [0, 0], told
+    assert read_record(run).processes == 2
+    assert [row["step"] for row in _rows(run / "losses.csv")] == ["1", "2", "3"]

@@ -50,7 +50,7 @@ __all__ = [
 class TorchLoaderConfig(BaseModel, frozen=True, extra="forbid"):
     """PyTorch worker processes."""
 
-    kind: Literal["torch"] = "torch"
+    kind: Literal["torch"] = Field("torch", description="This loader.")
     workers: int = Field(1, ge=0, description="Processes; 0: load between the steps.")
     prefetch: int = Field(2, ge=1, description="Batches ahead, per worker.")
 
@@ -58,8 +58,8 @@ class TorchLoaderConfig(BaseModel, frozen=True, extra="forbid"):
 class DaliLoaderConfig(BaseModel, frozen=True, extra="forbid"):
     """NVIDIA DALI."""
 
-    kind: Literal["dali"]
-    device: Literal["cpu", "gpu"] = "cpu"
+    kind: Literal["dali"] = Field(description="This loader.")
+    device: Literal["cpu", "gpu"] = Field("cpu", description="Where pictures are decoded.")
     threads: int = Field(1, ge=1, description="CPU threads per group.")
     prefetch: int = Field(2, ge=1, description="Batches ahead.")
 

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from models import InputSpec
     from train.data.shards import PreparedConfig
 
-_Probability = Annotated[float, Field(ge=0, le=1)]
 _Span = tuple[float, float]
 
 _LUMA: Final = np.array([0.299, 0.587, 0.114])  # BT.601, RGB
@@ -37,9 +36,9 @@ NOISE_UNIT: Final = 1 / 32  # standard deviations per step of the noise table
 class Uniform(BaseModel, frozen=True, extra="forbid"):
     """With probability `p`, a value drawn evenly from `low` to `high`."""
 
-    p: _Probability = 1.0
-    low: float
-    high: float
+    p: float = Field(1.0, ge=0, le=1, description="Share of the samples that it happens to.")
+    low: float = Field(description="Least value, in the unit of what it is for.")
+    high: float = Field(description="Largest value, in that unit.")
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -62,7 +61,7 @@ class BoxJitter(BaseModel, frozen=True, extra="forbid"):
 class ResizedCrop(BaseModel, frozen=True, extra="forbid"):
     """A part of the network's crop, scaled to its full size ("RandomResizedCrop")."""
 
-    p: _Probability = 1.0
+    p: float = Field(1.0, ge=0, le=1, description="Share of the samples that it happens to.")
     area: _Span = Field(description="Share of the crop, least and largest, drawn evenly.")
     ratio: _Span = Field((3 / 4, 4 / 3), description="Width over height, even in the logarithm.")
 
@@ -70,11 +69,13 @@ class ResizedCrop(BaseModel, frozen=True, extra="forbid"):
 class Erase(BaseModel, frozen=True, extra="forbid"):
     """Rectangles of one grey, wholly inside the picture ("random erasing", "cut-out")."""
 
-    p: _Probability = 1.0
-    count: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = Field((1, 1))
+    p: float = Field(1.0, ge=0, le=1, description="Share of the samples that it happens to.")
+    count: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = Field(
+        (1, 1), description="Rectangles, least and largest number, drawn evenly."
+    )
     area: _Span = Field(description="Share of the picture, each rectangle.")
     ratio: _Span = Field((1.0, 1.0), description="Width over height, even in the logarithm.")
-    fill: int = Field(0, ge=0, le=255)
+    fill: int = Field(0, ge=0, le=255, description="Grey level of the rectangle.")
 
 
 class AugmentConfig(BaseModel, frozen=True, extra="forbid"):
@@ -83,24 +84,28 @@ class AugmentConfig(BaseModel, frozen=True, extra="forbid"):
     Colour values are grey levels 0..255; clipping and rounding happen once, before JPEG.
     """
 
-    jitter: BoxJitter | None = None
+    jitter: BoxJitter | None = Field(None, description="Of the face box, as a detector's.")
     trim: Uniform | None = Field(
         None, description="Share of the crop that each side loses, drawn per side, p once."
     )
-    resized_crop: ResizedCrop | None = None
-    rotate_deg: Uniform | None = Field(None, description="About the centre of the crop.")
-    hflip: _Probability = 0.0
+    resized_crop: ResizedCrop | None = Field(None, description="A part of it, scaled up.")
+    rotate_deg: Uniform | None = Field(None, description="Degrees about the centre of the crop.")
+    hflip: float = Field(0.0, ge=0, le=1, description="Share of the samples that are mirrored.")
     brightness: Uniform | None = Field(None, description="Added grey levels.")
     gain: Uniform | None = Field(
         None, description="Factor: the contrast of SSD and LGSC, the brightness of torchvision."
     )
     contrast: Uniform | None = Field(None, description="Factor about mid-grey, 128.")
     saturation: Uniform | None = Field(None, description="Factor on the distance from grey.")
-    hue_deg: Uniform | None = Field(None, description="Turn about the grey axis (YIQ).")
-    blur_sigma_px: Uniform | None = None
-    noise_sigma: Uniform | None = Field(None, description="Gaussian, grey levels.")
+    hue_deg: Uniform | None = Field(None, description="Degrees about the grey axis (YIQ).")
+    blur_sigma_px: Uniform | None = Field(
+        None, description="Gaussian, standard deviation in pixels of the network's input."
+    )
+    noise_sigma: Uniform | None = Field(
+        None, description="Gaussian, standard deviation in grey levels."
+    )
     jpeg_quality: Uniform | None = Field(None, description="1..95, chroma halved (4:2:0).")
-    erase: tuple[Erase, ...] = ()
+    erase: tuple[Erase, ...] = Field((), description="Rectangles that are painted over.")
 
     @model_validator(mode="after")
     def _within_bounds(self) -> Self:

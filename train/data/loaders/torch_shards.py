@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import io
 import itertools
 import math
-import os
+import multiprocessing
+import signal
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,7 +53,9 @@ def torch_batches(
         prefetch_factor=config.prefetch if config.workers else None,
         worker_init_fn=_start_worker,
     )
-    for loaded in loader:
+    with _signals_blocked():
+        batches = iter(loader)
+    for loaded in batches:
         if isinstance(loaded, TrainError):
             raise loaded
         yield loaded
@@ -185,6 +190,31 @@ def _unchanged(loaded: Any) -> Any:
 
 def _start_worker(_worker: int) -> None:
     torch.set_num_threads(1)
-    # Out of the run's process group, to which torchrun sends SIGTERM: the run needs its workers to
-    # finish the step and save. Not deaf to it, though: it is how the run itself ends them.
-    os.setsid()
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Block SIGTERM and SIGINT in the processes that are started here.
+
+    Who ends a run sends them to its workers too: torchrun, a terminal, SLURM, systemd. But the run
+    needs its workers to finish the step and save. They end when it asks them to, or is gone.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _kill_workers() -> None:
+    """Let a process that ends with a loader still open end.
+
+    multiprocessing sends SIGTERM to such workers, which these do not hear, and waits without end.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler takes it for a failure
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()  # they only read
+
+
+atexit.register(_kill_workers)  # runs before multiprocessing's handler, which was registered before

@@ -1,0 +1,73 @@
+"""A recipe that learns drawn faces in a moment."""
+
+import pytest
+import torch
+import yaml
+
+from train.config import Recipe
+from train.data.selection import open_data
+from train.data.smoke_faces import write_smoke_faces
+from train.fit.loop import fit
+from train.fit.ranks import Ranks
+
+ALONE = Ranks(0, 1, torch.device("cpu"))
+
+
+@pytest.fixture(scope="session")
+def faces(tmp_path_factory):
+    """32 drawn faces of each class for dev and for test, three times as many to train on."""
+    folder = tmp_path_factory.mktemp("smoke") / "faces"
+    write_smoke_faces(folder)
+    return folder
+
+
+@pytest.fixture
+def recipe_of(faces):
+    """Make a recipe of six steps; the changes are top-level keys."""
+
+    def make(**changes):
+        return Recipe.model_validate(
+            {
+                "method": "lgsc",
+                "options": {
+                    "encoder": "efficientnet_lite0",  # a quarter of a ResNet-18
+                    "size_px": 32,
+                    "decoder_widths": [4, 4, 4, 4, 4],
+                    "decoder_norm": "batch",
+                    "score": "classifier",
+                },
+                "data": {"prepared": [faces], "bona_fide_per_step": 3, "attacks_per_step": 3},
+                "augment": {"hflip": 0.5, "noise_sigma": {"low": 1, "high": 5}},
+                "loader": {"kind": "torch", "workers": 0},
+                "optimiser": {"kind": "adamw", "learning_rate": 0.001},
+                "steps": 6,
+                "log_every": 1,
+                "validate_every": 3,
+                "checkpoint_every": 3,
+                **changes,
+            }
+        )
+
+    return make
+
+
+@pytest.fixture
+def train():
+    """Fit a recipe in this process alone."""
+
+    def run(recipe, folder):
+        return fit(recipe, folder, open_data(recipe.data.prepared, None), ALONE)
+
+    return run
+
+
+@pytest.fixture
+def recipe_file(tmp_path):
+    """Write a recipe to a file, for the command."""
+
+    def write(recipe):
+        path = tmp_path / "recipe.yaml"
+        path.write_text(yaml.safe_dump(recipe.model_dump(mode="json", exclude_unset=True)))
+        return path
+
+    return write
