@@ -44,7 +44,6 @@ lint: setup ## ruff, import rules, spelling
 
 type: setup ## mypy, strict
 	.venv/bin/mypy
-	.venv/bin/mypy run_stream.py tests benchmarks demo
 
 unit: setup ## all tests but the golden ones
 	.venv/bin/pytest -q -n 2 -m "not gpu and not golden"
@@ -56,7 +55,8 @@ golden-update: setup ## rewrite the stored results; review the diff
 	.venv/bin/pytest -q -m golden --golden-update
 
 gpu: setup ## tests that need an NVIDIA GPU (never run on the project's own machines)
-	.venv/bin/pytest -q -m gpu
+	@.venv/bin/pytest -q -m gpu; code=$$?; [ $$code -ne 5 ] && exit $$code; \
+	echo "== gpu: no test is marked gpu yet; docs/gpu-status.md lists what never ran on a GPU"
 
 check-engines: setup ## every network: exports, equals torch, is taken by TensorRT-RTX; no GPU needed
 	$(PY) -m trt_engines check --json benchmarks/results/engines-$$(date -u +%F).json
@@ -84,11 +84,11 @@ demo: .venv/lean ## a generated clip, end to end, under a minute
 	$(PY) -m demo
 
 test: ## what CI runs: setup, lint, types, all tests
-	@echo "== test 1/5: setup"; $(MAKE) --no-print-directory setup
-	@echo "== test 2/5: lint"; $(MAKE) --no-print-directory lint
-	@echo "== test 3/5: types"; $(MAKE) --no-print-directory type
-	@echo "== test 4/5: golden results"; $(MAKE) --no-print-directory golden
-	@echo "== test 5/5: unit and end-to-end tests"; $(MAKE) --no-print-directory unit
+	@echo "== test 1/4: setup"; $(MAKE) --no-print-directory setup
+	@echo "== test 2/4: lint"; $(MAKE) --no-print-directory lint
+	@echo "== test 3/4: types"; $(MAKE) --no-print-directory type
+	@echo "== test 4/4: golden results, unit and end-to-end tests"
+	.venv/bin/pytest -q -n 2 --dist loadfile -m "not gpu"
 	@echo "== test: all passed"
 
 clean: ## remove .venv and what was generated

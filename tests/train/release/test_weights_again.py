@@ -15,7 +15,7 @@ from models.__main__ import main as models_command
 from train.config import Recipe
 from train.errors import TrainError
 from train.fit.checkpoint import save_checkpoint, save_weights
-from train.fit.loop import new_model
+from train.fit.state import new_model
 from trt_engines.export import export_engine
 
 METHODS = Path(__file__).parents[2] / "trt_engines" / "methods"
