@@ -406,7 +406,7 @@ def test_a_camera_that_is_killed_and_comes_back_is_told_in_redis_and_scored_agai
         "recovered_after_s": 1,
     }
     config.write_text(yaml.safe_dump({"sources": [source]}), encoding="utf-8")
-    after = {"alerts": b"0", "tracks": b"0"}
+    after = {"sources": b"0", "tracks": b"0"}
 
     def wait_for(lane: str, *, kind: str, session: int) -> None:
         """Read on in a stream until such a message comes."""
@@ -425,11 +425,11 @@ def test_a_camera_that_is_killed_and_comes_back_is_told_in_redis_and_scored_agai
     with running("--config", config, *set_engine, "--redis", redis_server.url) as process:
         wait_for("tracks", kind="track.score", session=0)
         camera.kill()
-        wait_for("alerts", kind="source.lost", session=0)
+        wait_for("sources", kind="source.lost", session=0)
         wait_for("tracks", kind="track.end", session=0)
         camera.start()
         wait_for("tracks", kind="track.score", session=1)
-        wait_for("alerts", kind="source.regained", session=1)
+        wait_for("sources", kind="source.regained", session=1)
         process.send_signal(signal.SIGTERM)
         _, log = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 0, log
