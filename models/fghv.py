@@ -51,18 +51,26 @@ class FghvConfig(BaseModel, frozen=True, extra="forbid"):
     backbone: Literal["depthnet3", "depthnet6", "resnet18"] = Field(
         "depthnet6", description="depthnet6 sees RGB and HSV, as the lab's released code does."
     )
-    size_px: int = Field(256, multiple_of=32)
+    size_px: int = Field(
+        256, multiple_of=32, description="Side of the network's input, pixels. A multiple of 32."
+    )
     margin: float = Field(1.3, gt=0, description="Crop side over face box; ours.")
-    hypotheses: int = Field(64, ge=2, description="K, of each kind.")
+    hypotheses: int = Field(64, ge=2, description="Number of each kind, the paper's K.")
     rcc: Literal["linear", "logistic"] = Field(
         "linear", description="Form of the relative correlation; logistic saturates."
     )
-    temperature: float = Field(0.1, gt=0, description="tau of the logistic form.")
-    weight_variance: float = Field(1.0, ge=0)
-    weight_correlation: float = Field(1.0, ge=0)
-    weight_discrimination: float = Field(1.0, ge=0)
-    refinement_steps: int = Field(20, ge=1, description="T.")
-    refinement_rate: float = Field(20.0, gt=0, description="eta.")
+    temperature: float = Field(
+        0.1, gt=0, description="Divides the margin in the logistic form, tau."
+    )
+    weight_variance: float = Field(1.0, ge=0, description="Factor on the loss's term `variance`.")
+    weight_correlation: float = Field(
+        1.0, ge=0, description="Factor on the loss's term `correlation`."
+    )
+    weight_discrimination: float = Field(
+        1.0, ge=0, description="Factor on the loss's term `discrimination`."
+    )
+    refinement_steps: int = Field(20, ge=1, description="Number of refinement steps, T.")
+    refinement_rate: float = Field(20.0, gt=0, description="Size of a refinement step, eta.")
     refinement_band: tuple[float, float] = Field(
         (0.2, 0.8), description="First probabilities, inclusive, that are refined."
     )

@@ -83,14 +83,28 @@ class HighFreqConfig(BaseModel, frozen=True, extra="forbid"):
     """Options; the defaults are the official network with the recommended loss."""
 
     fusion_residual: bool = Field(True, description="F + F * a (official) or F * a.")
-    head: Literal["linear", "cosine"] = "linear"
+    head: Literal["linear", "cosine"] = Field(
+        "linear",
+        description="Last layer: logits of a linear layer, or cosines with two learned directions.",
+    )
     # The attention's maps have a side of exactly size_px / 16 then.
-    size_px: int = Field(256, gt=0, multiple_of=32)
+    size_px: int = Field(
+        256,
+        gt=0,
+        multiple_of=32,
+        description="Side of the network's input, pixels. A multiple of 32.",
+    )
     margin: float = Field(1.3, gt=0, description="Crop side over face box.")
-    dropout: float = Field(0.5, ge=0, lt=1)
-    am_margin: float = Field(0.45, ge=0, description="m of AM-softmax; radians if `arc`.")
-    am_scale: float = Field(30.0, gt=0, description="s of AM-softmax.")
-    am_form: Literal["cosine", "arc"] = "cosine"
+    dropout: float = Field(
+        0.5, ge=0, lt=1, description="Share of the features set to zero in training."
+    )
+    am_margin: float = Field(
+        0.45, ge=0, description="Margin m of AM-softmax, of a cosine; radians if `arc`."
+    )
+    am_scale: float = Field(30.0, gt=0, description="Factor s of AM-softmax on the logits.")
+    am_form: Literal["cosine", "arc"] = Field(
+        "cosine", description="What the margin is taken off: the cosine, or the angle (`arc`)."
+    )
     focal_gamma: float = Field(0.0, ge=0, description="Weight (1 - p)^gamma of a sample; 0: none.")
 
     @model_validator(mode="after")

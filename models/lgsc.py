@@ -52,18 +52,40 @@ _CUE_SCALE: Final = 0.02
 class LgscConfig(BaseModel, frozen=True, extra="forbid"):
     """Options; the defaults are the official configuration."""
 
-    encoder: EncoderName = "resnet18"
-    decoder_widths: tuple[int, int, int, int, int] = (256, 128, 64, 64, 64)
-    decoder_norm: Literal["instance", "batch"] = "instance"
-    score: Literal["cue", "classifier"] = "cue"
-    size_px: int = Field(224, multiple_of=32)
+    encoder: EncoderName = Field(
+        "resnet18", description="Backbone; efficientnet_lite0, for CPUs, is ours."
+    )
+    decoder_widths: tuple[int, int, int, int, int] = Field(
+        (256, 128, 64, 64, 64), description="Channels of the five decoder stages, deepest first."
+    )
+    decoder_norm: Literal["instance", "batch"] = Field(
+        "instance",
+        description="Norm of the decoder; batch, which folds into the convolutions, is ours.",
+    )
+    score: Literal["cue", "classifier"] = Field(
+        "cue",
+        description="What decides: the mean magnitude of the cue, or the auxiliary classifier.",
+    )
+    size_px: int = Field(
+        224, multiple_of=32, description="Side of the network's input, pixels. A multiple of 32."
+    )
     margin: float = Field(1.2, gt=0, description="Crop side over face box.")
-    dropout: float = Field(0.5, ge=0, lt=1)
-    weight_classification: float = Field(5.0, ge=0)
-    weight_regression: float = Field(5.0, ge=0)
-    weight_triplet: float = Field(1.0, ge=0)
+    dropout: float = Field(
+        0.5, ge=0, lt=1, description="Share of the classifier's features set to zero in training."
+    )
+    weight_classification: float = Field(
+        5.0, ge=0, description="Factor on the loss's term `classification`."
+    )
+    weight_regression: float = Field(
+        5.0, ge=0, description="Factor on the loss's term `regression`."
+    )
+    weight_triplet: float = Field(1.0, ge=0, description="Factor on the loss's term `triplet`.")
     weight_score: float = Field(0.0, ge=0, description="Cross-entropy of mean |cue|; ours.")
-    triplet_margin: float = Field(0.5, gt=0)
+    triplet_margin: float = Field(
+        0.5,
+        gt=0,
+        description="Distance by which attacks must lie farther off than bona fide faces.",
+    )
 
 
 class LgscOutputs(NamedTuple):

@@ -46,13 +46,17 @@ class RecceConfig(BaseModel, frozen=True, extra="forbid"):
     """Options; the defaults are the official configuration."""
 
     num_classes: Literal[1, 2] = Field(1, description="Logits; DeepfakeBench's weights have 2.")
-    size_px: int = Field(299, ge=32)
+    size_px: int = Field(299, ge=32, description="Side of the network's input, pixels.")
     margin: float = Field(1.3, gt=0, description="Crop side over face box.")
-    dropout: float = Field(0.2, ge=0, lt=1)
+    dropout: float = Field(
+        0.2, ge=0, lt=1, description="Share of the features set to zero in training."
+    )
     noise_std: float = Field(1e-6, ge=0, description="Of the training input, which spans -1..1.")
     flood: float = Field(0.04, ge=0, description="Level that the classification term floats at.")
-    weight_reconstruction: float = Field(0.1, ge=0)
-    weight_metric: float = Field(0.1, ge=0)
+    weight_reconstruction: float = Field(
+        0.1, ge=0, description="Factor on the loss's term `reconstruction`."
+    )
+    weight_metric: float = Field(0.1, ge=0, description="Factor on the loss's term `metric`.")
 
 
 class RecceOutputs(NamedTuple):

@@ -63,20 +63,31 @@ def _published_size(options: dict[str, Any]) -> int:
 class UdrConfig(BaseModel, frozen=True, extra="forbid"):
     """Options; the defaults are the official configuration for forgeries, UDEB4."""
 
-    trunk: TrunkName = "effb4"
+    trunk: TrunkName = Field(
+        "effb4", description="Backbone: EfficientNet-B4 for forgeries, a ResNet for spoofing."
+    )
     size_px: int = Field(
         default_factory=_published_size, ge=64, description="380 with effb4, else 256."
     )
     margin: float = Field(1.3, gt=0, description="Crop side over face box.")
-    dropout: float = Field(0.2, ge=0, lt=1, description="Officially 0.5 but for forgeries.")
+    dropout: float = Field(
+        0.2,
+        ge=0,
+        lt=1,
+        description="Share of the features set to zero in training; 0.5 for spoofing.",
+    )
     pruned: tuple[str, ...] = Field(
         (), description="Convolutions without frequency branch, from `prune_closed_gates`."
     )
-    weight_triplet: float = Field(0.1, ge=0)
-    weight_reconstruction: float = Field(0.1, ge=0)
-    weight_frequency: float = Field(1.0, ge=0)
-    weight_mask: float = Field(0.1, ge=0)
-    weight_orthogonality: float = Field(0.1, ge=0)
+    weight_triplet: float = Field(0.1, ge=0, description="Factor on the loss's term `triplet`.")
+    weight_reconstruction: float = Field(
+        0.1, ge=0, description="Factor on the loss's term `reconstruction`."
+    )
+    weight_frequency: float = Field(1.0, ge=0, description="Factor on the loss's term `frequency`.")
+    weight_mask: float = Field(0.1, ge=0, description="Factor on the loss's term `mask`.")
+    weight_orthogonality: float = Field(
+        0.1, ge=0, description="Factor on the loss's term `orthogonality`."
+    )
 
 
 class UdrOutputs(NamedTuple):

@@ -57,7 +57,9 @@ class SourceConfig(Options):
         "such as /dev/video0. May hold credentials, which never leave the process."
     )
     allow_http: bool = Field(False, description="Accept http:// and https:// for this source.")
-    open_timeout_s: float = Field(5.0, gt=0)
+    open_timeout_s: float = Field(
+        5.0, gt=0, description="Longest time to connect and to find the video."
+    )
     read_timeout_s: float = Field(5.0, gt=0, description="Longest wait for one packet.")
     stall_s: float = Field(10.0, gt=0, description="No decoded frame for so long: frozen.")
     retry_first_s: float = Field(0.5, gt=0, description="Wait before the first reconnect.")
@@ -86,7 +88,10 @@ class SourceConfig(Options):
     )
     loop: bool = Field(False, description="Start a file again at its end, as a new session.")
     max_pixels: int = Field(
-        4096 * 2304, gt=0, description="Refuse larger pictures: they can exhaust memory."
+        4096 * 2304,
+        gt=0,
+        description="Width times height; larger pictures are refused, since they can exhaust "
+        "memory.",
     )
 
     @field_serializer("uri", when_used="json")
@@ -123,16 +128,27 @@ class DetectConfig(Options):
     min_face_px: int = Field(
         40, ge=20, description="Smallest face to find, pixels of the detection copy."
     )
-    pnet_threshold: float = Field(0.6, ge=0, le=1)
-    rnet_threshold: float = Field(0.7, ge=0, le=1)
-    onet_threshold: float = Field(0.7, ge=0, le=1)
+    pnet_threshold: float = Field(
+        0.6, ge=0, le=1, description="Least confidence of a face in the first network, 0..1."
+    )
+    rnet_threshold: float = Field(0.7, ge=0, le=1, description="The same in the second network.")
+    onet_threshold: float = Field(
+        0.7,
+        ge=0,
+        le=1,
+        description="The same in the third network: what is reported as a detection.",
+    )
 
 
 class TrackConfig(Options):
     """Association of detections over time."""
 
     high_confidence: float = Field(
-        0.95, ge=0, le=1, description="Detections at or above open tracks and are matched first."
+        0.95,
+        ge=0,
+        le=1,
+        description="Confidence, 0..1, at or above which a detection opens a track and is matched"
+        " first.",
     )
     match_distance: float = Field(
         1.5,
@@ -157,19 +173,28 @@ class QualityConfig(Options):
         0.05,
         ge=0,
         le=1,
-        description="Real footage measured 0.06 and more, a blur of 6 % of the face's size 0.05.",
+        description="Least sharpness, 0..1. Real footage measured 0.06 and more, a blur of 6 % of"
+        " the face's size 0.05.",
     )
     min_brightness: float = Field(
-        0.1, ge=0, le=1, description="The darkest usable face of the real footage measured 0.14."
+        0.1,
+        ge=0,
+        le=1,
+        description="Least mean brightness, 0..1; the darkest usable face of the real footage had"
+        " 0.14.",
     )
     max_brightness: float = Field(
-        0.9, ge=0, le=1, description="The palest usable face of the real footage measured 0.88."
+        0.9,
+        ge=0,
+        le=1,
+        description="Largest mean brightness, 0..1; the palest usable face of the real footage "
+        "had 0.88.",
     )
     max_turn: float = Field(
         1.25,
         ge=0,
-        description="0 frontal, 1 the nose is level with an eye; half profiles measured up to "
-        "1.2, profiles 1.4 to 2.",
+        description="Largest turn of the head: 0 frontal, 1 the nose is level with an eye; half "
+        "profiles measured up to 1.2, profiles 1.4 to 2.",
     )
 
 
@@ -269,7 +294,7 @@ class JsonlSinkConfig(Options):
     """One message a line, appended to a file."""
 
     kind: Literal["jsonl"] = "jsonl"
-    path: Path
+    path: Path = Field(description="File to append to, in a folder that exists.")
 
 
 SinkConfig = Annotated[RedisSinkConfig | JsonlSinkConfig, Field(discriminator="kind")]
@@ -278,15 +303,17 @@ SinkConfig = Annotated[RedisSinkConfig | JsonlSinkConfig, Field(discriminator="k
 class StreamConfig(Options):
     """All of a run of `run_stream.py`."""
 
-    sources: tuple[SourceConfig, ...] = Field(min_length=1)
+    sources: tuple[SourceConfig, ...] = Field(min_length=1, description="Cameras and files.")
     decode: DecodeConfig = DecodeConfig()
     detect: DetectConfig = DetectConfig()
     track: TrackConfig = TrackConfig()
     quality: QualityConfig = QualityConfig()
     score: ScoreConfig = ScoreConfig()
     fuse: FuseConfig = FuseConfig()
-    backend: BackendConfig = OnnxRuntimeConfig()
-    sinks: tuple[SinkConfig, ...] = (RedisSinkConfig(),)
+    backend: BackendConfig = Field(OnnxRuntimeConfig(), description="Runtime of the networks.")
+    sinks: tuple[SinkConfig, ...] = Field(
+        (RedisSinkConfig(),), description="Where messages go, one or more."
+    )
     shutdown_s: float = Field(10.0, gt=0, description="Longest time to drain after a stop request.")
 
     @property
