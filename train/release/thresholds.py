@@ -52,14 +52,14 @@ def fused_tracks(scores: Iterable[FrameScore]) -> list[DevTrack]:
     Args:
         scores: of development faces; a video without a face has no track.
     """
-    looks: dict[tuple[str, int, int], list[tuple[float, float]]] = {}
+    looks: dict[tuple[str, str, int, int], list[tuple[float, float]]] = {}
     for score in scores:
         if score.score is not None:
-            face = (score.video_id, score.track, score.label)
+            face = (score.dataset, score.video_id, score.track, score.label)
             looks.setdefault(face, []).append((score.pts_s, score.score))
     return [
         _fused(f"{video}, face {track}", label == ATTACK, sorted(seen))
-        for (video, track, label), seen in looks.items()
+        for (_, video, track, label), seen in looks.items()
     ]
 
 
