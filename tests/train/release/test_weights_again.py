@@ -61,9 +61,9 @@ def written(network, tmp_path_factory):
     torch.manual_seed(6)
     moved = build_model("tiny", OPTIONS)
     parts = {"network": moved, "optimiser": optimiser, "averaged": averaged}
-    save_checkpoint(folder / "checkpoint.pt", recipe(), 1, 7, 0.9, parts)
+    save_checkpoint(folder / "checkpoint.pt", recipe(), 1, "faces", 7, parts)
     parts = {"network": network, "optimiser": optimiser}
-    save_checkpoint(folder / "plain.pt", recipe(), 1, 7, 0.9, parts)
+    save_checkpoint(folder / "plain.pt", recipe(), 1, "faces", 7, parts)
     rng = np.random.default_rng(0)
     export_engine(
         network,
