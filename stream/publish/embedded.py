@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from stream.errors import ConfigError
+from stream.signals import STOP_SIGNALS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,9 +25,6 @@ _PREFIX: Final = "facewarden-redis-"
 _SOCKET: Final = "redis.sock"
 _PROGRAM: Final = Path(__file__).with_name("embedded_server.py")
 _LONGEST_FAREWELL_S: Final = 10.0
-# To a whole process group, or by a supervisor to all processes of a service, come these: the server
-# is to take what we deliver while we stop.
-_SHIELDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 class EmbeddedServer:
@@ -52,7 +50,9 @@ class EmbeddedServer:
                 f"({error.strerror}): set TMPDIR to one, or name a Redis of your own"
             ) from error
         self.url = f"unix://{self._folder / _SOCKET}"
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SHIELDED)  # which a child inherits
+        # They come to a whole process group, or by a supervisor to all processes of a service. The
+        # server inherits this mask, and can still take what we deliver while we stop.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
             # -P: the folder of the program holds modules of ours, not of its.
             self._program = subprocess.Popen(
