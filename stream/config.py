@@ -13,9 +13,11 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    FilePath,
     SecretStr,
     ValidationError,
     field_serializer,
+    field_validator,
     model_validator,
 )
 
@@ -57,11 +59,35 @@ class SourceConfig(Options):
         "such as /dev/video0. May hold credentials, which never leave the process."
     )
     allow_http: bool = Field(False, description="Accept http:// and https:// for this source.")
+    rtsp_transport: Literal["auto", "tcp", "udp"] = Field(
+        "auto",
+        description="How RTSP brings the video; auto: TCP, and UDP from a camera that refuses TCP.",
+    )
+    ca_file: FilePath | None = Field(
+        None,
+        description="PEM file of whom to trust with rtsps and https: the authority that signed "
+        "the certificate, or the certificate itself; default: the system's authorities.",
+    )
+    fingerprint: str | None = Field(
+        None,
+        pattern=r"^(?:[0-9a-fA-F]{2}:?){32}$",
+        description="SHA-256 of the one certificate to trust with rtsps and https, hex digits.",
+    )
+    insecure: bool = Field(
+        False,
+        description="Accept any certificate with rtsps and https: who answers gets the password.",
+    )
     open_timeout_s: float = Field(
         5.0, gt=0, description="Longest time to connect and to find the video."
     )
     read_timeout_s: float = Field(5.0, gt=0, description="Longest wait for one packet.")
     stall_s: float = Field(10.0, gt=0, description="No decoded frame for so long: frozen.")
+    key_frame_s: float = Field(
+        60.0,
+        gt=0,
+        description="Longest wait, after joining a stream, for the key frame where decoding can "
+        "start, while packets arrive.",
+    )
     retry_first_s: float = Field(0.5, gt=0, description="Wait before the first reconnect.")
     retry_max_s: float = Field(30.0, gt=0, description="Cap of the exponential back-off.")
     retry_unauthorised_s: float = Field(
@@ -83,6 +109,13 @@ class SourceConfig(Options):
         "recovered; default: never.",
     )
     heartbeat_s: float = Field(5.0, gt=0, description="SourceStatus at least so often.")
+    pixel_aspect: float | None = Field(
+        None,
+        ge=0.25,
+        le=4,
+        description="Width of a stored pixel over its height, for cameras that do not tag it "
+        "(1080N: 2.0); default: as tagged, else 1.",
+    )
     realtime: bool = Field(
         False, description="Play a file at its own speed and drop frames under load, as a camera."
     )
@@ -93,6 +126,17 @@ class SourceConfig(Options):
         description="Width times height; larger pictures are refused, since they can exhaust "
         "memory.",
     )
+
+    @field_validator("fingerprint")
+    @classmethod
+    def _plain(cls, fingerprint: str | None) -> str | None:
+        return fingerprint and fingerprint.replace(":", "").lower()
+
+    @model_validator(mode="after")
+    def _one_trust(self) -> Self:
+        if (self.ca_file is not None) + (self.fingerprint is not None) + self.insecure > 1:
+            raise ValueError("ca_file, fingerprint and insecure exclude each other")
+        return self
 
     @field_serializer("uri", when_used="json")
     def _shown(self, uri: SecretStr) -> str:

@@ -34,7 +34,7 @@ class FrameStamp:
     )
     pts_s: float  # media time, never decreasing within a session
     captured_at: float  # Unix seconds at which the frame reached us
-    width: int  # px
+    width: int  # px, of the picture as analysed: upright, with square pixels
     height: int  # px
     decoder: str  # name of what made the pixels: "pyav", "nvdec", "dali"
 
@@ -210,8 +210,10 @@ class SourceCode(StrEnum):
     NOT_FOUND = "not_found"
     REFUSED = "refused"
     UNAUTHORISED = "unauthorised"
+    UNTRUSTED = "untrusted"  # its TLS certificate is not one that we were told to trust
+    UNSUPPORTED_TRANSPORT = "unsupported_transport"  # neither TCP nor UDP, as far as allowed
     UNREACHABLE = "unreachable"  # no answer within the time limit, or no route
-    FROZEN = "frozen"  # connected, but no frame for `stall_s`
+    FROZEN = "frozen"  # connected, but no frame for `stall_s`, or no key frame for `key_frame_s`
     DISCONNECTED = "disconnected"  # the far end went away
     NO_VIDEO = "no_video"
     UNSUPPORTED_CODEC = "unsupported_codec"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from stream.errors import ConfigError
@@ -42,20 +44,40 @@ def source_kind(source: SourceConfig) -> SourceKind:
         ConfigError: the URI's scheme is not one of ours, or is http(s) without `allow_http`.
     """
     uri = source.uri.get_secret_value()
-    scheme = re.match(r"[A-Za-z][A-Za-z0-9+.-]*(?=:)|.*(?=://)", uri)
-    if scheme is None:
-        return SourceKind.WEBCAM if uri.startswith("/dev/video") else SourceKind.FILE
-    kind = _KINDS.get(scheme[0].lower())
+    match = re.match(r"[A-Za-z][A-Za-z0-9+.-]*(?=:)|.*(?=://)", uri)
+    scheme = match[0].lower() if match else ""
+    if scheme not in {"rtsps", "https"} and (
+        source.insecure or source.ca_file is not None or source.fingerprint is not None
+    ):
+        raise ConfigError(
+            f"source {source.id}: ca_file, fingerprint and insecure are for rtsps:// and https://, "
+            f"found {redact(uri)}"
+        )
+    if match is None:
+        return SourceKind.WEBCAM if _is_device(uri) else SourceKind.FILE
+    kind = _KINDS.get(scheme)
     if kind is None or (kind is SourceKind.FILE and uri[4:8] != ":///"):
         raise ConfigError(
             f"source {source.id}: can't open {redact(uri)}; expected rtsp://, rtsps://, file:///, "
             "a path (./a:b if its name holds a colon), /dev/videoN, or http(s):// with allow_http"
         )
+    if scheme == "rtsps" and source.rtsp_transport == "udp":
+        raise ConfigError(f"source {source.id}: rtsps:// protects TCP alone; rtsp_transport is udp")
     if kind is SourceKind.HTTP and not source.allow_http:
         raise ConfigError(
             f"source {source.id}: {redact(uri)} is not opened unless allow_http is set for it"
         )
     return kind
+
+
+def _is_device(path: str) -> bool:
+    """Return whether a path is that of a webcam, or was or will be while it is plugged in."""
+    if "\0" in path:
+        return False
+    places = path, os.path.realpath(path)
+    return Path(path).is_char_device() or any(
+        place.startswith(("/dev/video", "/dev/v4l/")) for place in places
+    )
 
 
 class Decoder(Protocol):

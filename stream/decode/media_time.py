@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from typing import Final
 
-# A time stamp that leaps further ahead, or goes back, is a fault of the stream: media time goes on
-# from where it was.
-MAX_STEP_S: Final = 5.0
+# A live stream's stamps that run ahead of the clock by more, all at once, are a fault of the
+# camera. Less does no harm: a track outlives it.
+MAX_LEAP_S: Final = 1.0
+# A camera's clock and ours drift apart by less, seconds per second.
+MAX_DRIFT: Final = 0.001
 # Damage can put so many frames in the wrong order (H.264's reordering depth): time waits for them.
 MAX_DISORDER: Final = 16
 # A frame so little early still counts as due: containers round time stamps, Matroska to 1 ms.
@@ -15,19 +17,25 @@ DUE_TOLERANCE_S: Final = 0.001
 
 
 class MediaTime:
-    """Turns a session's time stamps into seconds that start at 0 and never decrease."""
+    """Turns a session's time stamps into seconds that start at 0 and never decrease.
+
+    A recording's gaps are kept, however long: nobody was filmed meanwhile. A live stream can't be
+    ahead of the clock, so a leap that the clock did not see is bridged. Where stamps are missing
+    or go back, time goes on with the clock (live) or by the frame interval (recordings).
+    """
 
     def __init__(self, *, interval_s: float, live: bool) -> None:
         """Start a session.
 
         Args:
             interval_s: usual time between two frames.
-            live: where stamps fail, go on with the clock; otherwise by `interval_s`.
+            live: whether frames arrive as they are filmed.
         """
         self._interval_s = interval_s
         self._live = live
         self._now_s: float | None = None
-        self._first_arrival_s = 0.0
+        self._arrived_s = 0.0  # arrival of the frame that last moved time on
+        self._lead_s = 0.0  # how far media time was ahead of arrival, at most
         self._shift_s: float | None = None  # media time minus the stream's stamps
         self._disorder = 0  # frames in a row that time has waited for
 
@@ -36,34 +44,43 @@ class MediaTime:
 
         Args:
             stamp_s: the frame's own time stamp, seconds; None if it has none.
-            arrived_s: when it reached us, seconds of any steady clock.
+            arrived_s: when it reached us, seconds of a clock that is never set.
         """
         if self._now_s is None:
-            self._first_arrival_s = arrived_s
-            self._now_s = 0.0
-        elif stamp_s is not None and self._follows(stamp_s):
+            self._now_s, self._arrived_s, self._lead_s = 0.0, arrived_s, -arrived_s
+        elif stamp_s is not None and self._follows(self._now_s, stamp_s, arrived_s):
             return self._now_s
-        elif not self._live:
-            self._now_s += self._interval_s
         else:
             # Without any stamps, the interval is but a guess, and would add up.
-            step_s = 0.0 if stamp_s is None else self._interval_s
-            self._now_s = max(self._now_s + step_s, arrived_s - self._first_arrival_s)
+            step_s = 0.0 if self._live and stamp_s is None else self._interval_s
+            if self._live:
+                step_s = max(step_s, arrived_s - self._arrived_s)
+            self._move(self._now_s + step_s, arrived_s)
         if stamp_s is not None:
             self._shift_s = self._now_s - stamp_s
         return self._now_s
 
-    def _follows(self, stamp_s: float) -> bool:
+    def _follows(self, now_s: float, stamp_s: float, arrived_s: float) -> bool:
         """Return whether a stamp is plausible, and if so, move time on to it."""
-        if self._now_s is None or self._shift_s is None:
+        if self._shift_s is None:
             return False
-        step_s = round(stamp_s + self._shift_s - self._now_s, 6)  # less is rounding noise
-        if 0 < step_s <= MAX_STEP_S:
-            self._now_s = stamp_s + self._shift_s
-            self._disorder = 0
-            return True
-        self._disorder += 1
-        return self._disorder <= MAX_DISORDER and -MAX_DISORDER * self._interval_s <= step_s <= 0
+        next_s = stamp_s + self._shift_s
+        step_s = round(next_s - now_s, 6)  # less is rounding noise
+        if step_s <= 0:
+            self._disorder += 1
+            return self._disorder <= MAX_DISORDER and -MAX_DISORDER * self._interval_s <= step_s
+        # Not against the last arrival alone: what was held up on its way arrives at once.
+        ahead_s = next_s - arrived_s - self._lead_s
+        if self._live and min(step_s, ahead_s) > MAX_LEAP_S:
+            return False
+        self._disorder = 0
+        self._move(next_s, arrived_s)
+        return True
+
+    def _move(self, now_s: float, arrived_s: float) -> None:
+        drift_s = MAX_DRIFT * (arrived_s - self._arrived_s)
+        self._now_s, self._arrived_s = now_s, arrived_s
+        self._lead_s = max(now_s - arrived_s, self._lead_s - drift_s)
 
 
 class DueFrames:

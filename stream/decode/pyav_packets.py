@@ -1,87 +1,69 @@
 """Decoding on the CPU with FFmpeg, through PyAV.
 
-Packet by packet, each in its own `try`, so that one bad packet spoils one picture. What is opened
-is fenced in: FFmpeg gets the one protocol that the URI calls for, and only demuxers that read
-nothing but the opened file or connection (no playlists of local files).
+Packet by packet, each in its own `try`, so that one bad packet spoils one picture.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from pathlib import Path
+from contextlib import ExitStack
+from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING, Final
-from urllib.parse import unquote
 
 import av
 import numpy as np
 import torch
 from av.stream import Disposition
-from av.video.reformatter import Colorspace, VideoReformatter
+from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 from stream.decode import SourceKind, source_kind
-from stream.decode.media_time import MAX_STEP_S, DueFrames, MediaTime
-from stream.errors import SourceError
+from stream.decode.connect import connect
+from stream.decode.deinterlace import Deinterlacer
+from stream.decode.media_time import DueFrames, MediaTime
+from stream.decode.reasons import source_error
 from stream.records import Frame, FrameStamp, SourceCode
-from stream.redact import redact
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from av.container import InputContainer
     from av.packet import Packet
     from av.stream import Stream
     from av.video.frame import VideoFrame
     from torch import Tensor
 
     from stream.config import DecodeConfig, SourceConfig
+    from stream.errors import SourceError
 
 log = logging.getLogger(__name__)
 
 # More undecodable packets than this at the end of a file: its end is damaged.
 MAX_BAD_TAIL: Final = 10
-# Probing the header may decode a picture. Up to this size, one that is too large is refused as
-# such; beyond, FFmpeg refuses it as invalid.
-PROBE_PIXELS: Final = 8192 * 8192
 DEFAULT_FPS: Final = 25
-
-_DEMUXERS: Final = (
-    "mov,matroska,webm,mpegts,mpeg,avi,flv,asf,ogg,mxf,ivf,obu,h264,hevc,m4v,mpegvideo,mjpeg,"
-    "mpjpeg,gif,image2,jpeg_pipe,png_pipe,bmp_pipe,webp_pipe,wav,mp3,aac,flac"
-)
-_PROTOCOLS: Final = {
-    "rtsp": "tcp",
-    "rtsps": "tls,tcp",
-    "http": "http,https,tls,tcp",
-    "https": "http,https,tls,tcp",
-}
+# A gap in a file played as a camera is cut to this.
+MAX_PAUSE_S: Final = 5.0
+# A recording that ends earlier than its header says, by more than this and its longest gap, was
+# cut. Headers are rounded, and may count the last picture for as long as any.
+END_TOLERANCE_S: Final = 0.5
+# Formats whose header holds the duration. FFmpeg guesses that of the others, or takes it from
+# their end, which is always reached.
+_TIMED_FORMATS: Final = {"matroska,webm", "flv", "avi", "asf", "mxf", "ivf"}
+# A pixel's width over its height that can be meant; other tags are mistakes.
+_PIXEL_ASPECTS: Final = Fraction(1, 4), Fraction(4)
+# So little off is not worth the loss of resampling.
+_ASPECT_TOLERANCE: Final = 0.01
 _COLORSPACE_UNSPECIFIED: Final = 2  # AVCOL_SPC_UNSPECIFIED
 
-_CODES: Final[tuple[tuple[type[Exception], SourceCode], ...]] = (
-    (av.HTTPUnauthorizedError, SourceCode.UNAUTHORISED),
-    (av.HTTPForbiddenError, SourceCode.UNAUTHORISED),
-    (PermissionError, SourceCode.UNAUTHORISED),
-    (av.HTTPNotFoundError, SourceCode.NOT_FOUND),
-    (FileNotFoundError, SourceCode.NOT_FOUND),
-    (av.HTTPError, SourceCode.REFUSED),
-    (av.HTTPClientError, SourceCode.REFUSED),
-    (ConnectionRefusedError, SourceCode.REFUSED),
-    (av.DecoderNotFoundError, SourceCode.UNSUPPORTED_CODEC),
-)
-_ADVICE: Final = {
-    SourceCode.NOT_FOUND: "is the path right?",
-    SourceCode.REFUSED: "is the server running, and has it a stream to spare?",
-    SourceCode.UNAUTHORISED: "are user and password right, and their special characters "
-    "percent-encoded?",
-    SourceCode.UNREACHABLE: "no valid answer in time; is the address right and the camera on?",
-    SourceCode.FROZEN: "the connection stands, but nothing of use arrives",
-    SourceCode.DISCONNECTED: "the far end went away",
-    SourceCode.NO_VIDEO: "is it the right file or stream?",
-    SourceCode.UNSUPPORTED_CODEC: "choose another codec, H.264 for example",
-    SourceCode.TOO_LARGE: "choose a smaller picture, or raise max_pixels",
-    SourceCode.INVALID_DATA: "damaged, or not a video",
-}
+
+@dataclass(frozen=True, slots=True)
+class _Moment:
+    """What a `FrameStamp` says of when a picture was taken."""
+
+    index: int
+    pts_s: float
+    captured_at: float
 
 
 class PyAVDecoder:
@@ -102,26 +84,38 @@ class PyAVDecoder:
         self._clock = clock
         self._monotonic = monotonic
         self._wait = wait
-        self._uri = source.uri.get_secret_value()
         self._kind = source_kind(source)
-        self._live = self._kind is not SourceKind.FILE
         self._due = DueFrames(config.analyse_fps)
+        self._deinterlacer: Deinterlacer[_Moment] = Deinterlacer()
         self._reformatter = VideoReformatter()
         self._frames_seen = 0
         self._picture_found = False
+        self._key_found = False
         self._bad_packets = 0  # since the last that gave a good picture
         self._waited_s = 0.0  # for packets, since the last good picture
+        self._silent_s = 0.0  # since the last packet of the video
+        self._reached_s: float | None = None  # end of what was read, by the container's stamps
+        self._longest_gap_s = 0.0  # between what was read
+        self._tail_cut = False  # the last packet is not whole
         self._play_from: float | None = None  # time of the monotonic clock at media time 0
         self._closed = False
-        self._container = self._open()
+        self._resources = ExitStack()
         try:
+            connection = connect(source, self._resources)
+            self._container = connection.container
+            self._over_udp = connection.over_udp
+            self._format = self._container.format.name
+            self._live = not self._has_end()
             self._stream = self._find_video(config.threads)
         except BaseException:
             self.close()
             raise
+        # Segments come at once, and would not fit into the inbox: they are played as filmed.
+        segmented = self._live and self._format == "hls"
+        self._paced = segmented or (source.realtime and not self._live)
+        self._tagged_aspect = self._container_aspect()
         rate = self._stream.average_rate or DEFAULT_FPS
         self._media_time = MediaTime(interval_s=float(1 / rate), live=self._live)
-        self._format = self._container.format.name
 
     @property
     def frames_seen(self) -> int:
@@ -144,79 +138,34 @@ class PyAVDecoder:
     def close(self) -> None:
         """Release the socket and the codec; a second call does nothing."""
         self._closed = True
-        self._container.close()
+        self._resources.close()
 
     def frames(self) -> Iterator[Frame | None]:
         """Yield the frames that are due, and None for every packet; see `Decoder`."""
         try:
             for packet in self._packets():
-                arrived_at = self._clock()
-                for picture in self._decode(packet):
-                    index = self._frames_seen
-                    self._frames_seen += 1
-                    if picture.is_corrupt:  # concealed damage may look like an attack
-                        continue
-                    self._picture_found = True
-                    self._waited_s = 0.0
-                    if packet.size:  # else the decoder was emptied at the end
-                        self._bad_packets = 0
-                    arrived_s = self._monotonic()
-                    pts_s = self._media_time.advance(self._stamp_s(picture), arrived_s)
-                    if self._source.realtime and not self._live:
-                        self._play(pts_s)
-                        arrived_at = self._clock()
-                    if self._due.take(pts_s):
-                        yield self._frame(picture, index, pts_s, arrived_at)
+                for picture, moment in self._pictures(packet):
+                    for whole, when in self._deinterlacer.push(picture, moment):
+                        if self._due.take(when.pts_s):
+                            yield self._frame(whole, when)
                 yield None
+            for whole, when in self._deinterlacer.flush():
+                if self._due.take(when.pts_s):
+                    yield self._frame(whole, when)
             if not self._closed:
                 self._check_end()
         finally:
             self.close()
 
-    def _open(self) -> InputContainer:
-        try:
-            location, form, options = self._target()
-            return av.open(
-                location,
-                format=form,
-                options=options | {"max_pixels": str(max(PROBE_PIXELS, self._source.max_pixels))},
-                timeout=(self._source.open_timeout_s, self._source.read_timeout_s),
-                metadata_errors="replace",
-            )
-        except (av.FFmpegError, OSError) as error:
-            code = next((code for kind, code in _CODES if isinstance(error, kind)), None)
-            if code is None:
-                # A camera that does not answer the RTSP request reads as invalid data, too.
-                invalid = isinstance(error, av.InvalidDataError | av.ArgumentError)
-                known = invalid and self._kind is not SourceKind.RTSP
-                code = SourceCode.INVALID_DATA if known else SourceCode.UNREACHABLE
-            raise self._error(code, error.strerror) from None
-
-    def _target(self) -> tuple[str, str | None, dict[str, str]]:
-        """Return FFmpeg's name of the source, its demuxer if it is certain, and options."""
-        scheme, _, rest = self._uri.partition(":")
-        scheme = scheme.lower()
-        match self._kind:
-            case SourceKind.FILE:
-                path = unquote(rest[2:]) if rest.startswith("///") else self._uri
-                if not Path(path).is_file():
-                    raise self._error(SourceCode.NOT_FOUND, "no such file")
-                fence = {"protocol_whitelist": "file", "format_whitelist": _DEMUXERS}
-                # "%d" in the name of a picture means itself, not a series.
-                return f"file:{path}", None, fence | {"pattern_type": "none"}
-            case SourceKind.WEBCAM:
-                return self._uri, "v4l2", {}
-            case SourceKind.RTSP:
-                fence = {"protocol_whitelist": _PROTOCOLS[scheme]}
-                # Without fpsprobesize, FFmpeg watches 20 frames before it hands out the first.
-                options = {"rtsp_transport": "tcp", "fpsprobesize": "0"}
-                return f"{scheme}:{rest}", "rtsp", fence | options
-            case SourceKind.HTTP:
-                fence = {
-                    "protocol_whitelist": _PROTOCOLS[scheme],
-                    "format_whitelist": f"{_DEMUXERS},hls",
-                }
-                return f"{scheme}:{rest}", None, fence | {"fpsprobesize": "0"}
+    def _has_end(self) -> bool:
+        """Return whether what was opened is a recording, known by its size or its duration."""
+        if self._kind is not SourceKind.HTTP:
+            return self._kind is SourceKind.FILE
+        if self._format == "mpjpeg":
+            return False  # pictures pushed by a camera, whatever length it claims
+        # The size of HLS is that of its playlist.
+        sized = self._format != "hls" and self._container.size > 0
+        return sized or (self._container.duration or 0) > 0
 
     def _find_video(self, threads: int) -> VideoStream:
         stream = self._container.streams.best("video")
@@ -226,7 +175,7 @@ class PyAVDecoder:
             raise self._error(SourceCode.UNSUPPORTED_CODEC, "its codec is not known")
         context = stream.codec_context
         if context.width * context.height > self._source.max_pixels:
-            raise self._too_large(stream)
+            raise self._too_large(context.width, context.height)
         context.options = {"max_pixels": str(self._source.max_pixels)}
         context.thread_count = threads
         context.thread_type = "SLICE" if self._live else "AUTO"  # frame threads add latency
@@ -240,22 +189,71 @@ class PyAVDecoder:
             started = time.monotonic()
             try:
                 packet = next(packets, None)
-            except av.FFmpegError as error:
-                frozen = isinstance(error, av.ExitError | av.TimeoutError)
-                lost = SourceCode.FROZEN if frozen else SourceCode.DISCONNECTED
-                code = lost if self._live else SourceCode.INVALID_DATA
+            except (av.FFmpegError, OSError) as error:
+                if isinstance(error, av.ExitError | TimeoutError):
+                    raise self._frozen(time.monotonic() - started) from None
+                of_file = self._kind is SourceKind.FILE
+                code = SourceCode.INVALID_DATA if of_file else SourceCode.DISCONNECTED
                 raise self._error(code, error.strerror) from None
             if packet is None:
                 return
-            waited_s = time.monotonic() - started
-            self._waited_s += waited_s
-            # On a time-out, FFmpeg first hands out what its parser held, then waits once more.
-            if self._live and (
-                waited_s >= self._source.read_timeout_s or self._waited_s >= self._source.stall_s
-            ):
-                code = SourceCode.INVALID_DATA if self._bad_packets else SourceCode.FROZEN
-                raise self._error(code, f"no whole picture for {self._waited_s:.1f} s")
+            if self._kind is not SourceKind.FILE:
+                self._check_patience(packet, time.monotonic() - started)
+            if not self._live:
+                self._note_end(packet)
             yield packet
+
+    def _check_patience(self, packet: Packet[Stream], waited_s: float) -> None:
+        """Raise if the far end has given nothing of use for too long."""
+        source = self._source
+        of_video = packet.stream_index == self._stream.index and packet.size > 0
+        self._waited_s += waited_s
+        self._silent_s = 0.0 if of_video else self._silent_s + waited_s
+        # On a time-out, FFmpeg first hands out what its parser held, then waits once more.
+        if waited_s >= source.read_timeout_s or self._silent_s >= source.stall_s:
+            raise self._frozen(max(waited_s, self._silent_s))
+        if of_video and packet.is_keyframe and not self._key_found:
+            self._key_found = True
+            self._waited_s = 0.0
+        if self._key_found and self._waited_s >= source.stall_s:
+            code = SourceCode.INVALID_DATA if self._bad_packets else SourceCode.FROZEN
+            raise self._error(code, f"no whole picture for {self._waited_s:.1f} s")
+        if not self._key_found and self._waited_s >= source.key_frame_s:
+            raise self._error(
+                SourceCode.FROZEN,
+                f"packets arrive, but for {self._waited_s:.1f} s no key frame, where decoding can "
+                "start",
+                "let the camera send key frames (I-frames) more often, or raise key_frame_s",
+            )
+
+    def _note_end(self, packet: Packet[Stream]) -> None:
+        """Note how far a recording was read."""
+        ticks = packet.dts if packet.pts is None else packet.pts
+        if not packet.size or ticks is None or packet.time_base is None:
+            return
+        end_s = float((ticks + (packet.duration or 0)) * packet.time_base)
+        self._tail_cut = packet.is_corrupt
+        if self._reached_s is not None:
+            self._longest_gap_s = max(self._longest_gap_s, end_s - self._reached_s)
+        self._reached_s = end_s if self._reached_s is None else max(self._reached_s, end_s)
+
+    def _pictures(self, packet: Packet[Stream]) -> Iterator[tuple[VideoFrame, _Moment]]:
+        """Yield the good pictures that a packet completes."""
+        captured_at, arrived_s = self._clock(), self._monotonic()
+        for picture in self._decode(packet):
+            index = self._frames_seen
+            self._frames_seen += 1
+            if picture.is_corrupt:  # concealed damage may look like an attack
+                continue
+            self._picture_found = True
+            self._waited_s = 0.0
+            if packet.size:  # else the decoder was emptied at the end
+                self._bad_packets = 0
+            pts_s = self._media_time.advance(self._stamp_s(picture), arrived_s)
+            if self._paced:
+                self._play(pts_s)
+                captured_at = self._clock()
+            yield picture, _Moment(index, pts_s, captured_at)
 
     def _decode(self, packet: Packet[Stream]) -> list[VideoFrame]:
         if packet.stream_index != self._stream.index:
@@ -265,7 +263,7 @@ class PyAVDecoder:
         except av.FFmpegError as error:
             context = self._stream.codec_context
             if context.width * context.height > self._source.max_pixels:
-                raise self._too_large(self._stream) from None
+                raise self._too_large(context.width, context.height) from None
             self._bad_packets += 1
             log.debug(
                 "%s: packet after frame %d can't be decoded: %s",
@@ -287,22 +285,24 @@ class PyAVDecoder:
         return float(ticks * picture.time_base)
 
     def _play(self, pts_s: float) -> None:
-        """Wait until a frame of a file played as a camera is due."""
-        now = self._monotonic()
+        """Wait until a frame is due that is read faster than it was filmed."""
+        now_s = self._monotonic()
         if self._play_from is None:
-            self._play_from = now - pts_s
-        delay_s = self._play_from + pts_s - now
-        if delay_s > 0:
-            self._wait(min(delay_s, MAX_STEP_S))
+            self._play_from = now_s - pts_s
+        early_s = self._play_from + pts_s - now_s
+        if early_s > 0:
+            self._wait(min(early_s, MAX_PAUSE_S))
+        if early_s > MAX_PAUSE_S or (self._live and early_s < 0):
+            self._play_from = self._monotonic() - pts_s
 
-    def _frame(self, picture: VideoFrame, index: int, pts_s: float, captured_at: float) -> Frame:
+    def _frame(self, picture: VideoFrame, moment: _Moment) -> Frame:
         image = self._rgb(picture)
         stamp = FrameStamp(
             source_id=self._source.id,
             session=self._session,
-            index=index,
-            pts_s=pts_s,
-            captured_at=captured_at,
+            index=moment.index,
+            pts_s=moment.pts_s,
+            captured_at=moment.captured_at,
             width=image.shape[1],
             height=image.shape[0],
             decoder="pyav",
@@ -310,14 +310,22 @@ class PyAVDecoder:
         return Frame(stamp=stamp, image=image)
 
     def _rgb(self, picture: VideoFrame) -> Tensor:
-        """Return (H, W, 3) uint8, upright, in memory of its own."""
+        """Return (H, W, 3) uint8, upright, with square pixels, in memory of its own."""
         matrix = None
         if picture.colorspace == _COLORSPACE_UNSPECIFIED and not picture.format.is_rgb:
             # As players do: FFmpeg itself would take BT.601 for HD, too.
             matrix = Colorspace.ITU709 if picture.height > 576 else Colorspace.ITU601
+        width, height = self._square_size(picture)
+        is_resized = (width, height) != (picture.width, picture.height)
         try:
             rgb = self._reformatter.reformat(
-                picture, format="rgb24", src_colorspace=matrix, threads=1
+                picture,
+                width=width,
+                height=height,
+                format="rgb24",
+                src_colorspace=matrix,
+                interpolation=Interpolation.BICUBIC if is_resized else None,
+                threads=1,
             )
         except av.FFmpegError as error:
             what = f"{picture.format.name} can't be converted to RGB: {error.strerror}"
@@ -328,25 +336,58 @@ class PyAVDecoder:
         turns = round(picture.rotation / 90) % 4  # counter-clockwise, as torch counts
         return image.rot90(turns).contiguous() if turns else image
 
+    def _square_size(self, picture: VideoFrame) -> tuple[int, int]:
+        """Return width and height, as stored, that make the pixels square; none is lost."""
+        aspect = self._pixel_aspect()
+        width, height = picture.width, picture.height
+        if abs(aspect - 1) > _ASPECT_TOLERANCE:
+            width, height = round(width * max(aspect, 1)), round(height / min(aspect, 1))
+        if width * height > self._source.max_pixels:
+            raise self._too_large(width, height)
+        return width, height
+
+    def _pixel_aspect(self) -> float:
+        """Return the width of a stored pixel over its height."""
+        if self._source.pixel_aspect is not None:
+            return self._source.pixel_aspect
+        tagged = self._tagged_aspect or self._stream.codec_context.sample_aspect_ratio
+        least, most = _PIXEL_ASPECTS
+        return float(tagged) if tagged and least <= tagged <= most else 1.0
+
+    def _container_aspect(self) -> Fraction | None:
+        """Return what the container says of it, which overrules the codec."""
+        guessed = self._stream.sample_aspect_ratio
+        return None if guessed == self._stream.codec_context.sample_aspect_ratio else guessed
+
     def _check_end(self) -> None:
-        """Raise if the stream did not end as a whole file does."""
+        """Raise if the stream did not end as a whole recording does."""
         if self._live:
             raise self._error(SourceCode.DISCONNECTED, "the stream ended")
         if not self._picture_found:
             raise self._error(SourceCode.INVALID_DATA, "not one picture could be decoded")
-        index = self._stream.index_entries
-        last = index[-1] if len(index) else None
-        cut = last is not None and last.pos + last.size > self._container.size
-        if cut or self._bad_packets > MAX_BAD_TAIL:
+        if self._is_cut() or self._bad_packets > MAX_BAD_TAIL:
             what = f"the end is missing or damaged, after {self._frames_seen} frames"
             raise self._error(SourceCode.INVALID_DATA, what)
 
-    def _too_large(self, stream: VideoStream) -> SourceError:
-        context = stream.codec_context
-        return self._error(
-            SourceCode.TOO_LARGE,
-            f"{context.width}x{context.height} exceeds {self._source.max_pixels} pixels",
-        )
+    def _is_cut(self) -> bool:
+        """Return whether a recording is shorter than its header or index says."""
+        index = self._stream.index_entries
+        last = index[-1] if len(index) else None
+        if last is not None and 0 < self._container.size < last.pos + last.size:
+            return True
+        if self._format not in _TIMED_FORMATS or self._reached_s is None:
+            return False
+        missing_s = (self._container.duration or 0) / 1e6 - self._reached_s
+        return self._tail_cut or missing_s > END_TOLERANCE_S + self._longest_gap_s
 
-    def _error(self, code: SourceCode, what: str | None) -> SourceError:
-        return SourceError(code, f"{redact(self._uri)}: {what}; {_ADVICE[code]}")
+    def _too_large(self, width: int, height: int) -> SourceError:
+        what = f"{width}x{height} exceeds {self._source.max_pixels} pixels"
+        return self._error(SourceCode.TOO_LARGE, what)
+
+    def _frozen(self, silent_s: float) -> SourceError:
+        what = f"no packet of the video for {silent_s:.1f} s"
+        blocked = "is there a firewall or another network between, that lets no UDP through?"
+        return self._error(SourceCode.FROZEN, what, blocked if self._over_udp else None)
+
+    def _error(self, code: SourceCode, what: str | None, advice: str | None = None) -> SourceError:
+        return source_error(code, self._source.uri.get_secret_value(), what, advice)

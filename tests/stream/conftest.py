@@ -8,13 +8,14 @@ Fixtures that return functions and classes, because test folders are not package
 - `open_analyser`, `read_events`, `facts`: run the straight line by hand.
 - `clip`: such a clip, 2 s of H.264 at 25 fps, 320x240; read only. `camera_clip`: for cameras.
 - `rtsp_camera`: starts real RTSP cameras in processes of their own, to be killed and frozen.
-- `rtsp_stub`, `http_server`, `stalling_server`: servers that answer as told.
+- `rtsp_stub`, `http_server`, `live_server`: servers that answer as told.
 """
 
 from __future__ import annotations
 
 import functools
 import http.server
+import json
 import os
 import signal
 import socket
@@ -108,14 +109,15 @@ def write_clip() -> Callable[..., Path]:
         matrix: int | None = None,
         tagged: bool = False,
         rotation: int | None = None,
+        aspect: Fraction | None = None,
         metadata: dict[str, str] | None = None,
         first: int = 0,
     ) -> Path:
         """Write `n` pictures (or one per time in `times_s`), numbered from `first`.
 
         `picture(number, width, height)` draws RGB; `rotation` goes into the display matrix,
-        degrees counter-clockwise; `matrix` is the AVColorSpace to convert with, `tagged` says
-        whether the file names it.
+        degrees counter-clockwise; `aspect` is a pixel's width over its height; `matrix` is the
+        AVColorSpace to convert with, `tagged` says whether the file names it.
         """
         width, height = size
         with av.open(str(path), "w", options=container_options or {}) as container:
@@ -128,6 +130,8 @@ def write_clip() -> Callable[..., Path]:
             stream.codec_context.time_base = ticks
             if matrix is not None and tagged:
                 stream.codec_context.colorspace = matrix
+            if aspect is not None:
+                stream.codec_context.sample_aspect_ratio = aspect
             if rotation is not None:
                 stream.set_display_rotation(rotation)
             times = times_s if times_s is not None else [i / fps for i in range(n)]
@@ -304,35 +308,26 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-_CAMERA = """
-import asyncio, logging, sys
-import aio_rtsp_toolkit.server as toolkit
-toolkit.logger = logging.getLogger("camera")
-async def main(folder, port):
-    server = await toolkit.RtspServer(folder, host="127.0.0.1", port=int(port)).start()
-    print("ready", flush=True)
-    await server.serve_forever()
-asyncio.run(main(*sys.argv[1:]))
-"""
-
-
 class RtspCamera:
     """A camera in a process of its own, which plays a clip over and over.
 
     Args:
         clip: H.264 or HEVC in .mp4 or .mkv, without B-frames.
         port: to listen on, 127.0.0.1; kept over restarts.
+        habits: see odd_camera.py.
     """
 
-    def __init__(self, clip: Path, port: int | None = None) -> None:
+    def __init__(self, clip: Path, port: int | None = None, **habits: Any) -> None:
         self.port = port or free_port()
+        self._habits = json.dumps(habits)
         self.url = f"rtsp://127.0.0.1:{self.port}/{clip.name}?play_count=0"
         self._folder = clip.parent
         self._process: subprocess.Popen[str] | None = None
 
     def start(self) -> Self:
         """Switch on; return once clients are accepted."""
-        command = [sys.executable, "-c", _CAMERA, str(self._folder), str(self.port)]
+        program = str(Path(__file__).with_name("odd_camera.py"))
+        command = [sys.executable, program, str(self._folder), str(self.port), self._habits]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == "ready\n"
@@ -365,10 +360,10 @@ class RtspCamera:
 
 
 @pytest.fixture
-def rtsp_camera() -> Iterator[Callable[[Path], RtspCamera]]:
+def rtsp_camera() -> Iterator[Callable[..., RtspCamera]]:
     """Return a function that starts a camera which plays a clip; all are killed at the end."""
     with ExitStack() as cameras:
-        yield lambda clip: cameras.enter_context(RtspCamera(clip))
+        yield lambda clip, **habits: cameras.enter_context(RtspCamera(clip, **habits))
 
 
 @pytest.fixture
@@ -419,32 +414,54 @@ def rtsp_stub() -> Iterator[Callable[[str | None], str]]:
         yield start
 
 
-class _StallingAnswer(socketserver.BaseRequestHandler):
-    """Sends the server's bytes, and then nothing until the client goes."""
+class _LiveAnswer(socketserver.BaseRequestHandler):
+    """Sends the server's bytes without their number; then hangs up, stalls, or goes on slowly."""
 
     def handle(self) -> None:
-        assert isinstance(self.server, _StallingServer)
-        self.request.sendall(b"HTTP/1.0 200 OK\r\n\r\n" + self.server.body)
-        while self.request.recv(1024):
-            pass
+        assert isinstance(self.server, _LiveServer)
+        asked = b""
+        while b"\r\n\r\n" not in asked:  # what is left unread would reset the connection
+            asked += self.request.recv(65536)
+        head = f"HTTP/1.0 200 OK\r\n{self.server.headers}\r\n"
+        try:
+            self.request.sendall(head.encode() + self.server.body)
+            for start in range(0, len(self.server.then), 1880):
+                self.server.over.wait(0.005)
+                self.request.sendall(self.server.then[start : start + 1880])
+            while self.server.stalls and self.request.recv(1024):
+                pass
+        except ConnectionError:
+            return  # the viewer left
 
 
-class _StallingServer(socketserver.ThreadingTCPServer):
+class _LiveServer(socketserver.ThreadingTCPServer):
     daemon_threads = True
 
-    def __init__(self, body: bytes) -> None:
-        super().__init__(("127.0.0.1", 0), _StallingAnswer)
+    def __init__(self, body: bytes, then: bytes, headers: str, *, stalls: bool) -> None:
+        super().__init__(("127.0.0.1", 0), _LiveAnswer)
         self.body = body
+        self.then = then
+        self.headers = headers
+        self.stalls = stalls
+        self.over = threading.Event()
 
 
 @pytest.fixture
-def stalling_server() -> Iterator[Callable[[bytes], str]]:
-    """Return a function that serves some bytes by HTTP and then stalls; it returns the address."""
+def live_server() -> Iterator[Callable[..., str]]:
+    """Return a function that serves some bytes as a live stream; it returns the address.
+
+    Each viewer gets `body`, `then` at about 300 kB/s, and after that is hung up on, or waits for
+    ever if it `stalls`. `headers` end in CR LF each.
+    """
     with ExitStack() as servers:
 
-        def start(body: bytes) -> str:
-            server = _serve(_StallingServer(body), servers)
-            return f"http://127.0.0.1:{server.server_address[1]}"
+        def start(
+            body: bytes, *, then: bytes = b"", headers: str = "", stalls: bool = False
+        ) -> str:
+            server = _LiveServer(body, then, headers, stalls=stalls)
+            servers.callback(server.over.set)
+            _serve(server, servers)
+            return f"http://127.0.0.1:{server.server_address[1]}/live"
 
         yield start
 

@@ -358,10 +358,9 @@ def test_a_source_stopped_before_it_began_opens_nothing(clip, time):
 
 
 def test_a_network_stream_that_ends_is_opened_again_as_a_new_session(
-    write_clip, http_server, tmp_path, time
+    write_clip, live_server, tmp_path, time
 ):
-    write_clip(tmp_path / "clip.ts", n=25)
-    url = f"{http_server(tmp_path)}/clip.ts"
+    url = live_server(write_clip(tmp_path / "clip.ts", n=25).read_bytes())
     events = make_source(url, time, allow_http=True).events()
     some = list(itertools.islice(events, 15))
     events.close()
@@ -377,11 +376,9 @@ def test_a_network_stream_that_ends_is_opened_again_as_a_new_session(
 
 
 @pytest.mark.parametrize("suffix", [".ts", ".mkv"])
-def test_a_network_stream_that_stalls_is_frozen(
-    write_clip, stalling_server, tmp_path, time, suffix
-):
+def test_a_network_stream_that_stalls_is_frozen(write_clip, live_server, tmp_path, time, suffix):
     data = write_clip(tmp_path / f"clip{suffix}", n=200).read_bytes()
-    url = stalling_server(data[: len(data) * 3 // 4])
+    url = live_server(data[: len(data) * 3 // 4], stalls=True)
     events = make_source(url, time, allow_http=True, read_timeout_s=0.2).events()
     lost = next(s for s in statuses(events) if s.state is not SourceState.OPEN)
     events.close()
@@ -408,10 +405,9 @@ def test_a_camera_that_gives_a_frame_and_dies_is_tried_ever_more_rarely(camera, 
 
 
 def test_a_camera_that_gives_a_frame_and_dies_uses_up_the_patience(
-    write_clip, http_server, tmp_path, time
+    write_clip, live_server, tmp_path, time
 ):
-    write_clip(tmp_path / "clip.ts", n=1)
-    url = f"{http_server(tmp_path)}/clip.ts"
+    url = live_server(write_clip(tmp_path / "clip.ts", n=1).read_bytes())
     events = list(make_source(url, time, allow_http=True, give_up_s=600).events())
     assert changes(events)[-1][1:] == (SourceState.ENDED, SourceCode.DISCONNECTED)
     assert time.now == pytest.approx(1600)
@@ -467,10 +463,9 @@ def test_camera_away_from_the_start_is_lost_at_once_and_regained_when_it_stands(
 
 
 def test_a_camera_that_comes_and_goes_for_an_hour_makes_two_alerts(
-    write_clip, http_server, tmp_path, time
+    write_clip, live_server, tmp_path, time
 ):
-    write_clip(tmp_path / "clip.ts", n=1)
-    url = f"{http_server(tmp_path)}/clip.ts"
+    url = live_server(write_clip(tmp_path / "clip.ts", n=1).read_bytes())
     events = until(make_source(url, time, allow_http=True).events(), time, 1000 + 3600)
     lost, flapping = (event for event in events if isinstance(event, SourceAlert))
     assert (lost.kind, flapping.kind) == (SourceEventKind.LOST, SourceEventKind.FLAPPING)

@@ -39,12 +39,18 @@ class Decoding:
         self.frames_seen = 0
 
     def open(
-        self, uri, *, fps: float = EVERY_FRAME, clock=lambda: 0.0, monotonic=None, wait=None, **o
+        self,
+        uri: Path | str,
+        *,
+        fps: float = EVERY_FRAME,
+        clock=lambda: 0.0,
+        monotonic=lambda: 0.0,
+        wait=lambda _: None,
+        **options: Any,
     ):
-        source = SourceConfig(id="cam", uri=str(uri), **o)
+        source = SourceConfig(id="cam", uri=str(uri), **options)
         config = DecodeConfig(kind=self._kind, analyse_fps=fps)
-        how = {"clock": clock, "monotonic": monotonic or clock, "wait": wait or (lambda _: None)}
-        return open_decoder(source, config, session=3, **how)
+        return open_decoder(source, config, session=3, clock=clock, monotonic=monotonic, wait=wait)
 
     def frames(self, uri: Path | str, **options: Any) -> list[Frame]:
         """Return all frames up to the end or the first error."""
@@ -146,10 +152,11 @@ def test_frames_without_stamps_are_spaced_at_the_frame_rate(
     assert times_of(frames) == pytest.approx([i / 25 for i in range(40)], abs=0.001)
 
 
+@pytest.mark.parametrize("hours", [1, 10, 26])
 def test_media_time_goes_on_where_a_recording_was_joined(
-    decoding, write_clip, read_number, tmp_path
+    decoding, write_clip, read_number, tmp_path, hours
 ):
-    late = [3600 + i / 25 for i in range(25)]
+    late = [hours * 3600 + i / 25 for i in range(25)]
     parts = [
         write_clip(tmp_path / "a.ts", times_s=late),
         write_clip(tmp_path / "b.ts", n=25, first=25),
@@ -160,35 +167,97 @@ def test_media_time_goes_on_where_a_recording_was_joined(
     assert times_of(frames) == pytest.approx([i / 25 for i in range(50)], abs=0.001)
 
 
+class Clocks:
+    """A clock of the wall and a monotonic one that waiting moves, and nothing else."""
+
+    def __init__(self) -> None:
+        self.now = 500.0  # monotonic
+        self.wall_ahead = 1e9
+
+    def __call__(self) -> float:
+        return self.now
+
+    def wall(self) -> float:
+        return self.now + self.wall_ahead
+
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+    def options(self) -> dict[str, Any]:
+        return {"clock": self.wall, "monotonic": self, "wait": self.wait}
+
+
 def test_a_file_played_as_a_camera_is_paced_by_the_clock(decoding, clip):
-    now = [500.0]
-
-    def wait(seconds: float) -> None:
-        now[0] += seconds
-
-    frames = decoding.frames(clip, fps=5, realtime=True, clock=lambda: now[0], wait=wait)
+    time = Clocks()
+    frames = decoding.frames(clip, fps=5, realtime=True, **time.options())
     captured = [frame.stamp.captured_at for frame in frames]
-    assert captured == pytest.approx([500 + t for t in times_of(frames)])
-    assert now[0] == pytest.approx(500 + 49 / 25)
+    assert captured == pytest.approx([1e9 + 500 + t for t in times_of(frames)])
+    assert time.now == pytest.approx(500 + 49 / 25)
 
 
-def test_pictures_sent_one_by_one_over_http_are_timed_by_their_arrival(
-    decoding, write_clip, read_number, http_server, tmp_path
+def test_a_wall_clock_that_is_set_does_not_hurry_or_halt_a_file_played_as_a_camera(decoding, clip):
+    time = Clocks()
+    frames = []
+    for frame in decoding.open(clip, fps=5, realtime=True, **time.options()).frames():
+        frames += [frame] if frame is not None else []
+        time.wall_ahead = [0.0, 3600.0, -3600.0][len(frames) % 3]
+    assert len(frames) == 10
+    assert time.now == pytest.approx(500 + 49 / 25)
+
+
+BURSTS_S = [30 * burst + i / 25 for burst in range(4) for i in range(10)]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
+def test_the_gaps_of_a_recording_that_motion_started_are_kept(
+    decoding, write_clip, read_number, tmp_path, suffix
+):
+    frames = decoding.frames(write_clip(tmp_path / f"motion{suffix}", times_s=BURSTS_S))
+    assert decoding.error is None
+    assert numbers_of(frames, read_number) == list(range(40))
+    assert times_of(frames) == pytest.approx(BURSTS_S, abs=0.001)
+
+
+def test_a_gap_is_not_waited_out_when_a_file_is_played_as_a_camera(decoding, write_clip, tmp_path):
+    time = Clocks()
+    path = write_clip(tmp_path / "motion.mp4", times_s=BURSTS_S)
+    frames = decoding.frames(path, realtime=True, **time.options())
+    assert times_of(frames) == pytest.approx(BURSTS_S, abs=0.001)
+    assert time.now == pytest.approx(500 + 4 * 9 / 25 + 3 * 5)
+
+
+def test_media_time_goes_on_where_a_transport_streams_stamps_wrap(
+    decoding, write_clip, read_number, tmp_path
+):
+    wrap = 2**33 / 90_000
+    options = {"output_ts_offset": str(wrap - 1), "mpegts_copyts": "1"}
+    bframes = {"preset": "fast", "g": "25", "bf": "2"}
+    path = write_clip(tmp_path / "wrap.ts", container_options=options, options=bframes)
+    frames = decoding.frames(path)
+    assert numbers_of(frames, read_number) == list(range(50))
+    assert times_of(frames) == pytest.approx([i / 25 for i in range(50)], abs=0.001)
+
+
+def test_pictures_sent_one_by_one_are_timed_by_their_arrival_though_the_wall_clock_is_set(
+    decoding, write_clip, read_number, live_server, tmp_path
 ):
     clip = write_clip(tmp_path / "clip.avi", n=8, codec="mjpeg", pix_fmt="yuvj420p")
     with av.open(str(clip)) as container:
         pictures = [bytes(packet) for packet in container.demux() if packet.size]
     head = b"--part\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
     body = b"".join(head % len(data) + data + b"\r\n" for data in pictures)
-    (tmp_path / "camera.mjpg").write_bytes(body)
-    seconds = iter(range(1000, 2000, 3))
+    url = live_server(body, headers="Content-Type: multipart/x-mixed-replace;boundary=part\r\n")
+    wall = iter([1e9, 1e9 + 3, *(1e9 - 3600 + 3 * i for i in range(100))])  # set back by an hour
+    monotonic = iter(range(1000, 2000, 3))
     frames = decoding.frames(
-        f"{http_server(tmp_path)}/camera.mjpg",
+        url,
         allow_http=True,
-        monotonic=lambda: float(next(seconds)),
+        clock=lambda: next(wall),
+        monotonic=lambda: float(next(monotonic)),
     )
     assert numbers_of(frames, read_number)[:7] == list(range(7))
     assert times_of(frames) == [3.0 * i for i in range(len(frames))]
+    assert [f.stamp.captured_at - 1e9 for f in frames[:4]] == [0, 3, -3600, -3597]
 
 
 # --- pixels ---
@@ -303,6 +372,173 @@ def test_a_video_filmed_sideways_is_turned_upright(
     x, y = corner
     assert colour_at(frame.image, 0.25 + x / 2, 0.25 + y / 2)[0] > 200
     assert colour_at(frame.image, 0.75 - x / 2, 0.75 - y / 2)[0] < 60
+
+
+def square(number: int, width: int, height: int):
+    """A picture as stored of a scene with a square of half its height, whatever is stored."""
+    scene = np.full((240, 320, 3), 40, np.uint8)
+    scene[60:180, 100:220] = 215
+    rows = np.arange(height) * 240 // height
+    columns = np.arange(width) * 320 // width
+    return np.ascontiguousarray(scene[rows][:, columns])
+
+
+def sides_of_the_square(image: torch.Tensor) -> tuple[int, int]:
+    light = image[..., 1] > 127
+    return int(light.any(0).sum()), int(light.any(1).sum())
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts", ".avi"])
+@pytest.mark.parametrize(
+    ("stored", "aspect", "analysed"),
+    [
+        ((160, 240), Fraction(2), (320, 240)),  # 1080N
+        ((320, 120), Fraction(1, 2), (320, 240)),
+        ((384, 240), Fraction(5, 6), (384, 288)),  # 960H
+        ((320, 240), Fraction(1001, 1000), (320, 240)),  # rounding, not worth a resampling
+        ((320, 240), Fraction(100), (320, 240)),  # a mistake
+    ],
+)
+def test_pixels_that_are_not_square_are_made_square(
+    decoding, write_clip, tmp_path, suffix, stored, aspect, analysed
+):
+    if suffix == ".avi":
+        how = {"codec": "mpeg4", "options": {"qscale": "2", "flags": "+qscale"}}
+    else:
+        how = {}
+    path = write_clip(
+        tmp_path / f"clip{suffix}", n=25, size=stored, aspect=aspect, picture=square, **how
+    )
+    frames = decoding.frames(path)
+    assert len(frames) == 25
+    for frame in frames:
+        assert (frame.stamp.width, frame.stamp.height) == analysed
+        width, height = sides_of_the_square(frame.image)
+        assert width == pytest.approx(120 * analysed[0] / 320, abs=4)
+        assert height == pytest.approx(120 * analysed[1] / 240, abs=4)
+
+
+def test_the_shape_of_pixels_may_be_told_where_the_stream_does_not(decoding, write_clip, tmp_path):
+    path = write_clip(tmp_path / "1080n.mp4", n=1, size=(160, 240), picture=square)
+    (frame,) = decoding.frames(path, pixel_aspect=2.0)
+    assert sides_of_the_square(frame.image) == pytest.approx((120, 120), abs=4)
+
+
+def test_the_shape_of_pixels_that_is_told_overrules_the_tag(decoding, write_clip, tmp_path):
+    path = write_clip(tmp_path / "clip.mp4", n=1, aspect=Fraction(2), picture=square)
+    (frame,) = decoding.frames(path, pixel_aspect=1.0)
+    assert tuple(frame.image.shape) == (240, 320, 3)
+
+
+@pytest.mark.parametrize("rotation", [0, 90, 180, -90])
+def test_pixels_are_made_square_before_the_picture_is_turned_upright(
+    decoding, write_clip, tmp_path, rotation
+):
+    path = write_clip(
+        tmp_path / "phone.mp4", n=1, size=(160, 240), aspect=Fraction(2), rotation=rotation,
+        picture=square,
+    )  # fmt: skip
+    (frame,) = decoding.frames(path)
+    upright = rotation % 180 == 0
+    assert (frame.stamp.width, frame.stamp.height) == ((320, 240) if upright else (240, 320))
+    assert sides_of_the_square(frame.image) == pytest.approx((120, 120), abs=4)
+
+
+def test_the_shape_of_pixels_may_change_in_mid_stream(decoding, write_clip, tmp_path):
+    parts = [
+        write_clip(tmp_path / "a.ts", n=25, aspect=Fraction(2)),
+        write_clip(tmp_path / "b.ts", n=25, aspect=Fraction(1)),
+    ]
+    frames = decoding.frames(join(tmp_path / "joined.ts", parts))
+    widths = [f.stamp.width for f in frames]
+    # FFmpeg tells it of the stream, not of each picture: those it still holds are told wrong.
+    assert widths[:20] + widths[25:] == [640] * 20 + [320] * 25
+
+
+def test_a_picture_that_square_pixels_make_too_large_is_refused(decoding, write_clip, tmp_path):
+    path = write_clip(tmp_path / "wide.mp4", n=3, aspect=Fraction(4))
+    assert decoding.frames(path, max_pixels=320 * 240) == []
+    assert decoding.error.code is SourceCode.TOO_LARGE
+    assert "1280x240" in str(decoding.error)
+
+
+def moving_bar(number: int, width: int, height: int):
+    """A bar that moves to the right, filmed in two fields: even rows first."""
+    picture = np.full((height, width, 3), 40, np.uint8)
+    for field in (0, 1):
+        x = 20 + 6 * (2 * number + field)
+        picture[field::2, x : x + 60] = 215
+    return picture
+
+
+def combing(image: torch.Tensor) -> float:
+    """Mean difference between rows and their neighbours."""
+    rows = image[..., 1].float()
+    return float((rows[1:-1] - (rows[:-2] + rows[2:]) / 2).abs().mean())
+
+
+INTERLACED = {"x264-params": "tff=1", "preset": "ultrafast", "qp": "18", "g": "25"}
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
+@pytest.mark.parametrize("n", [1, 2, 15])
+def test_pictures_flagged_as_interlaced_are_not_combed(decoding, write_clip, tmp_path, suffix, n):
+    how = {"n": n, "picture": moving_bar}
+    combed = decoding.frames(write_clip(tmp_path / f"flat{suffix}", **how))
+    assert all(combing(f.image) > 2 for f in combed)
+    frames = decoding.frames(write_clip(tmp_path / f"lines{suffix}", options=INTERLACED, **how))
+    assert decoding.error is None
+    assert all(combing(f.image) < 0.5 for f in frames[1:-1])
+    assert [f.stamp.index for f in frames] == list(range(n))
+    assert times_of(frames) == pytest.approx([i / 25 for i in range(n)], abs=0.001)
+
+
+def test_pictures_flagged_as_interlaced_keep_their_numbers_and_their_time(
+    decoding, write_clip, read_number, tmp_path
+):
+    path = write_clip(tmp_path / "lines.ts", n=50, options=INTERLACED)
+    arrivals = iter(range(1000, 2000))
+    frames = decoding.frames(path, fps=5, clock=lambda: float(next(arrivals)))
+    assert numbers_of(frames, read_number) == list(range(0, 50, 5))
+    assert [f.stamp.index for f in frames] == list(range(0, 50, 5))
+    assert [f.stamp.captured_at - 1000 for f in frames[1:9]] == pytest.approx(
+        [f.stamp.index for f in frames[1:9]], abs=3
+    )
+
+
+def test_interlaced_pictures_may_change_their_size_and_end_in_mid_stream(
+    decoding, write_clip, read_number, tmp_path
+):
+    parts = [
+        write_clip(tmp_path / "a.ts", n=25, options=INTERLACED),
+        write_clip(tmp_path / "b.ts", n=25, first=25, size=(480, 352), options=INTERLACED),
+        write_clip(tmp_path / "c.ts", n=25, first=50),
+    ]
+    frames = decoding.frames(join(tmp_path / "joined.ts", parts))
+    assert numbers_of(frames, read_number) == list(range(75))
+    assert [f.stamp.width for f in frames] == [320] * 25 + [480] * 25 + [320] * 25
+
+
+@pytest.mark.parametrize(("tag", "drawn"), [(BT709, BT709), (BT601, BT601), (None, BT601)])
+def test_interlaced_pictures_keep_their_colours(decoding, write_clip, tmp_path, tag, drawn):
+    path = write_clip(
+        tmp_path / "colour.mkv", n=3, picture=patch, matrix=drawn, tagged=tag is not None,
+        options=INTERLACED,
+    )  # fmt: skip
+    for frame in decoding.frames(path):
+        assert colour_at(frame.image, 0.25, 0.25) == pytest.approx((230, 120, 30), abs=6)
+
+
+def test_an_anamorphic_interlaced_video_filmed_sideways_is_made_whole(
+    decoding, write_clip, tmp_path
+):
+    path = write_clip(
+        tmp_path / "all.mp4", n=3, size=(160, 240), aspect=Fraction(2), rotation=90,
+        picture=square, options=INTERLACED,
+    )  # fmt: skip
+    for frame in decoding.frames(path):
+        assert tuple(frame.image.shape) == (320, 240, 3)
+        assert sides_of_the_square(frame.image) == pytest.approx((120, 120), abs=4)
 
 
 def test_a_picture_file_is_a_video_of_one_frame(decoding, write_clip, tmp_path):
@@ -423,6 +659,14 @@ def test_a_stream_that_starts_amid_a_picture_starts_at_the_next_whole_one(
     assert frames[0].stamp.pts_s == 0
 
 
+def test_a_name_in_another_encoding_is_escaped_in_errors(decoding, tmp_path):
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9\n.mp4")
+    Path(name).write_bytes(b"not a video" * 100)
+    message = str(decoding.refused(name))
+    message.encode("utf-8")
+    assert r"caf\udce9\n.mp4" in message
+
+
 def test_a_title_in_another_encoding_is_no_obstacle(decoding, write_clip, tmp_path):
     path = write_clip(tmp_path / "clip.mp4", n=3, metadata={"title": "Kueche"})
     path.write_bytes(path.read_bytes().replace(b"Kueche", b"K\xfcche "))
@@ -442,9 +686,100 @@ def test_what_a_truncated_file_still_holds_comes_before_the_error(
     assert f"after {decoding.frames_seen} frames" in str(decoding.error)
 
 
+LENGTH_KNOWN = [
+    (".mkv", "libx264", {}),
+    (".webm", "libvpx-vp9", {}),
+    (".flv", "libx264", {}),
+    (".avi", "mpeg4", {}),
+    (".mov", "libx264", {"movflags": "faststart"}),
+    (".mp4", "libx264", {"movflags": "frag_keyframe+empty_moov"}),
+]
+
+
+def write_textured(write_clip, path, codec, container_options):
+    options = {
+        "libx264": {"preset": "ultrafast", "crf": "10", "g": "25"},
+        "libvpx-vp9": {"cpu-used": "8", "g": "25"},
+        "mpeg4": {"qscale": "4", "flags": "+qscale"},
+    }
+    return write_clip(
+        path,
+        picture=noisy,
+        codec=codec,
+        options=options[codec],
+        container_options=container_options,
+        time_base=Fraction(1, 25) if path.suffix == ".avi" else None,
+    )
+
+
+@pytest.mark.parametrize(("suffix", "codec", "container_options"), LENGTH_KNOWN)
+@pytest.mark.parametrize("part", [0.3, 0.5, 0.7])
+def test_a_part_of_a_file_is_not_taken_for_the_whole(
+    decoding, write_clip, tmp_path, suffix, codec, container_options, part
+):
+    path = write_textured(write_clip, tmp_path / f"cut{suffix}", codec, container_options)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * part)])
+    frames = decoding.frames(path)
+    assert len(frames) < 45
+    assert decoding.error is not None
+    assert decoding.error.code is SourceCode.INVALID_DATA
+
+
+@pytest.mark.parametrize(("suffix", "codec", "container_options"), LENGTH_KNOWN)
+def test_a_whole_file_is_not_taken_for_a_part(
+    decoding, write_clip, tmp_path, suffix, codec, container_options
+):
+    path = write_textured(write_clip, tmp_path / f"whole{suffix}", codec, container_options)
+    assert len(decoding.frames(path)) == 50
+    assert decoding.error is None
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".flv", ".mp4"])
+@pytest.mark.parametrize("seconds", [1, 2, 6])
+def test_a_file_whose_sound_is_longer_or_shorter_is_whole(
+    decoding, write_sound, clip, tmp_path, suffix, seconds
+):
+    path = write_sound(tmp_path / f"talk{suffix}", clip=clip, seconds=seconds)
+    assert len(decoding.frames(path)) == 50
+    assert decoding.error is None
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".flv", ".mp4"])
+def test_a_recording_that_motion_started_is_whole_although_its_last_picture_stands(
+    decoding, write_clip, tmp_path, suffix
+):
+    clip = write_clip(tmp_path / "clip.mp4", times_s=[0, 0.04, 30, 30.04])
+    path = tmp_path / f"motion{suffix}"
+    with av.open(str(clip)) as source, av.open(str(path), "w") as target:
+        video = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                stands_s = 20 if packet.pts * packet.time_base > 30 else Fraction(1, 25)
+                packet.duration = int(stands_s / packet.time_base)
+                packet.stream = video
+                target.mux(packet)
+    assert len(decoding.frames(path)) == 4
+    assert decoding.error is None
+
+
+def test_a_recording_that_was_never_finished_has_no_length_to_miss(decoding, write_clip, tmp_path):
+    path = write_clip(tmp_path / "live.mkv", container_options={"live": "1"})
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert decoding.frames(path)
+    assert decoding.error is None
+
+
 def test_a_file_that_lost_its_index_is_refused(decoding, write_clip, tmp_path):
     path = write_clip(tmp_path / "cut.mp4")
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    assert decoding.refused(path).code is SourceCode.INVALID_DATA
+
+
+@pytest.mark.parametrize("packets", [1, 2])
+def test_a_file_too_short_to_tell_what_it_is_is_no_video(decoding, write_clip, tmp_path, packets):
+    path = write_clip(tmp_path / "short.ts")
+    path.write_bytes(path.read_bytes()[: 188 * packets])
     assert decoding.refused(path).code is SourceCode.INVALID_DATA
 
 
@@ -531,7 +866,8 @@ def test_a_file_that_is_no_video_is_refused(decoding, write_clip, tmp_path, name
 
 
 @pytest.mark.parametrize(
-    "name", ["missing.mp4", ".", "/dev/video99", "subfile,,start,0,end,0,,:a.mp4"]
+    "name",
+    ["missing.mp4", ".", "/dev/video99", "/dev/v4l/by-id/x", "subfile,,start,0,end,0,,:a.mp4"],
 )
 def test_what_is_not_there_is_not_found(decoding, tmp_path, name):
     assert decoding.refused(tmp_path / name).code is SourceCode.NOT_FOUND
@@ -556,10 +892,27 @@ def test_a_pipe_without_a_writer_does_not_block(decoding, tmp_path):
         ("rtsp://cam/1", SourceKind.RTSP),
         ("RTSPS://cam/1", SourceKind.RTSP),
         ("https://cam/1", SourceKind.HTTP),
+        ("/dev/v4l/by-id/usb-046d_C920-video-index0", SourceKind.WEBCAM),
+        ("/dev/null", SourceKind.WEBCAM),
+        ("/dev/shm/clip.mp4", SourceKind.FILE),
+        ("a\0b.mp4", SourceKind.FILE),
     ],
 )
 def test_the_kind_of_a_source_follows_from_its_uri(uri, kind):
     assert source_kind(SourceConfig(id="cam", uri=uri, allow_http=True)) is kind
+
+
+def test_a_name_of_ones_own_for_a_camera_is_a_webcam_plugged_in_or_not(tmp_path):
+    for name, device in (("door", "/dev/null"), ("gate", "/dev/video99")):
+        (tmp_path / name).symlink_to(device)
+        config = SourceConfig(id="cam", uri=str(tmp_path / name))
+        assert source_kind(config) is SourceKind.WEBCAM
+
+
+def test_a_device_that_is_no_camera_has_no_video(decoding):
+    error = decoding.refused("/dev/null")
+    assert error.code is SourceCode.NO_VIDEO
+    assert "/dev/null: not a video device" in str(error)
 
 
 @pytest.mark.parametrize(
