@@ -182,6 +182,8 @@ class Source:
                     yield from self._end_of_file()
                     return
                 continue
+            if self._stop.is_set():
+                break
             now = self._monotonic()
             left_s = self._patience.lost(
                 now, recovered=self._stood_s() >= self._config.recovered_after_s
