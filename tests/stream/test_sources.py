@@ -29,6 +29,7 @@ from stream.sources import FLAPPING_LOSSES, FLAPPING_S, Source, parse_source_arg
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
 
     from stream.records import SourceOutput
 
@@ -150,6 +151,13 @@ def frames_of(events: Iterable[SourceOutput]) -> Iterator[Frame]:
 
 def alerts(events: Iterable[SourceOutput]) -> list[SourceEventKind]:
     return [event.kind for event in events if isinstance(event, SourceAlert)]
+
+
+def in_one_chunk(clip: Path) -> dict[str, Any]:
+    """Return what `live_server` needs to end after a clip as a live stream properly ends."""
+    data = clip.read_bytes()
+    body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(data), data)
+    return {"body": body, "headers": "Transfer-Encoding: chunked\r\n"}
 
 
 def until(events: Iterator[SourceOutput], time: FakeTime, end: float) -> list[SourceOutput]:
@@ -360,7 +368,7 @@ def test_a_source_stopped_before_it_began_opens_nothing(clip, time):
 def test_a_network_stream_that_ends_is_opened_again_as_a_new_session(
     write_clip, live_server, tmp_path, time
 ):
-    url = live_server(write_clip(tmp_path / "clip.ts", n=25).read_bytes())
+    url = live_server(**in_one_chunk(write_clip(tmp_path / "clip.ts", n=25)))
     events = make_source(url, time, allow_http=True).events()
     some = list(itertools.islice(events, 15))
     events.close()
@@ -407,7 +415,7 @@ def test_a_camera_that_gives_a_frame_and_dies_is_tried_ever_more_rarely(camera, 
 def test_a_camera_that_gives_a_frame_and_dies_uses_up_the_patience(
     write_clip, live_server, tmp_path, time
 ):
-    url = live_server(write_clip(tmp_path / "clip.ts", n=1).read_bytes())
+    url = live_server(**in_one_chunk(write_clip(tmp_path / "clip.ts", n=1)))
     events = list(make_source(url, time, allow_http=True, give_up_s=600).events())
     assert changes(events)[-1][1:] == (SourceState.ENDED, SourceCode.DISCONNECTED)
     assert time.now == pytest.approx(1600)
@@ -465,7 +473,7 @@ def test_camera_away_from_the_start_is_lost_at_once_and_regained_when_it_stands(
 def test_a_camera_that_comes_and_goes_for_an_hour_makes_two_alerts(
     write_clip, live_server, tmp_path, time
 ):
-    url = live_server(write_clip(tmp_path / "clip.ts", n=1).read_bytes())
+    url = live_server(**in_one_chunk(write_clip(tmp_path / "clip.ts", n=1)))
     events = until(make_source(url, time, allow_http=True).events(), time, 1000 + 3600)
     lost, flapping = (event for event in events if isinstance(event, SourceAlert))
     assert (lost.kind, flapping.kind) == (SourceEventKind.LOST, SourceEventKind.FLAPPING)
