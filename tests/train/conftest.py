@@ -430,6 +430,7 @@ def _record(video: str, frame: int = 0, **known: object) -> FaceRecord:
             "label": int(attack_type is not None),
             "attack_type": attack_type,
             "frame": frame,
+            "pts_s": frame / 5,
             "track": 0,
             "box": (16, 16, 48, 48),
             "landmarks": [(24, 26), (40, 26), (32, 32), (26, 40), (38, 40)],

@@ -22,7 +22,7 @@ SEEDS: Final = "seeds.json"  # in the folder of a run of several seeds
 _MEASURES: Final = ("auc", "eer_interpolated", "apcer_max", "bpcer")  # of videos, per test set
 
 
-class RunFigures(BaseModel, frozen=True):
+class RunMeasures(BaseModel, frozen=True):
     """One run, as far as it got.
 
     `recipe` and `faces` are digests: runs that share both, and the protocol, differ in the seed.
@@ -36,7 +36,7 @@ class RunFigures(BaseModel, frozen=True):
     seed: int
     steps: int = Field(description="That the recipe asks for.")
     best_step: int | None = Field(description="Of the kept weights; null: never validated.")
-    figures: dict[str, float] = Field(description="`dev_auc`, and `<test set> <measure>`.")
+    measures: dict[str, float] = Field(description="`dev_auc`, and `<test set> <measure>`.")
 
 
 class Spread(BaseModel, frozen=True):
@@ -51,11 +51,11 @@ class Spread(BaseModel, frozen=True):
 class Comparison(BaseModel, frozen=True):
     """What `seeds.json` holds."""
 
-    runs: tuple[RunFigures, ...]
+    runs: tuple[RunMeasures, ...]
     spreads: tuple[Spread, ...]
 
 
-class _Figure(BaseModel):
+class _Measure(BaseModel):
     name: str
     value: float | None
 
@@ -63,7 +63,7 @@ class _Figure(BaseModel):
 class _Set(BaseModel):
     name: str
     level: str
-    figures: tuple[_Figure, ...]
+    measures: tuple[_Measure, ...] = Field(alias="figures")
 
 
 class _Report(BaseModel):
@@ -82,7 +82,7 @@ def compare_runs(folders: Sequence[Path]) -> Comparison:
         TrainError: no folder of a run, or a file in it is damaged.
     """
     runs = [_read(run) for folder in folders for run in _runs_of(folder)]
-    alike: dict[tuple[str, str, str | None], list[RunFigures]] = {}
+    alike: dict[tuple[str, str, str | None], list[RunMeasures]] = {}
     for run in runs:
         alike.setdefault((run.recipe, run.faces, run.protocol), []).append(run)
     spreads = [_spread(members) for members in alike.values() if len(members) > 1]
@@ -103,12 +103,12 @@ def summarise_seeds(folder: Path) -> Comparison:
 
 def as_rows(compared: Comparison) -> list[list[str]]:
     """Return a table of text, the first row its head; missing values are empty."""
-    names = list(dict.fromkeys(name for run in compared.runs for name in run.figures))
+    names = list(dict.fromkeys(name for run in compared.runs for name in run.measures))
     rows = [["run", "method", "recipe", "seed", "steps", "best_step", *names]]
     for run in compared.runs:
         about = [run.run, run.method, run.recipe, str(run.seed), str(run.steps)]
         best = "" if run.best_step is None else str(run.best_step)
-        rows.append([*about, best, *_numbers(run.figures, names)])
+        rows.append([*about, best, *_numbers(run.measures, names)])
     for spread in compared.spreads:
         of = f"of {len(spread.runs)}"
         for what, values in (("mean", spread.mean), ("deviation", spread.standard_deviation)):
@@ -133,8 +133,8 @@ def as_csv(rows: Sequence[Sequence[str]]) -> str:
     return text.getvalue()
 
 
-def _numbers(figures: Mapping[str, float], names: Sequence[str]) -> list[str]:
-    return [f"{figures[name]:.4f}" if name in figures else "" for name in names]
+def _numbers(measures: Mapping[str, float], names: Sequence[str]) -> list[str]:
+    return [f"{measures[name]:.4f}" if name in measures else "" for name in names]
 
 
 def _runs_of(folder: Path) -> list[Path]:
@@ -147,10 +147,10 @@ def _runs_of(folder: Path) -> list[Path]:
     return seeds or [folder]
 
 
-def _read(run: Path) -> RunFigures:
+def _read(run: Path) -> RunMeasures:
     record = read_record(run)
     best = _best_on_dev(run / "validation.csv")
-    return RunFigures(
+    return RunMeasures(
         run=str(run),
         method=record.method,
         recipe=record.recipe_digest,
@@ -159,7 +159,7 @@ def _read(run: Path) -> RunFigures:
         seed=record.seed,
         steps=record.steps,
         best_step=None if best is None else best[1],
-        figures=({} if best is None else {"dev_auc": best[0]}) | _tested(run),
+        measures=({} if best is None else {"dev_auc": best[0]}) | _tested(run),
     )
 
 
@@ -184,17 +184,17 @@ def _tested(run: Path) -> dict[str, float]:
     except ValidationError as error:
         raise TrainError(f"{path}: {one_line(error, _Report)}") from error
     return {
-        f"{tested.name} {figure.name}": figure.value
+        f"{tested.name} {measure.name}": measure.value
         for tested in report.sets
         if tested.level == "video" and tested.name != "dev"
-        for figure in tested.figures
-        if figure.name in _MEASURES and figure.value is not None
+        for measure in tested.measures
+        if measure.name in _MEASURES and measure.value is not None
     }
 
 
-def _spread(runs: Sequence[RunFigures]) -> Spread:
-    shared = [name for name in runs[0].figures if all(name in run.figures for run in runs)]
-    found = {name: mean_and_spread([run.figures[name] for run in runs]) for name in shared}
+def _spread(runs: Sequence[RunMeasures]) -> Spread:
+    shared = [name for name in runs[0].measures if all(name in run.measures for run in runs)]
+    found = {name: mean_and_spread([run.measures[name] for run in runs]) for name in shared}
     return Spread(
         recipe=runs[0].recipe,
         runs=tuple(run.run for run in runs),

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+NO_LOSSES: Final = ("learning_rate", "loss_scale")  # columns of losses.csv
+
 _SPAN: Final = 0.05  # share of the points that a smoothed value is the mean of
 
 

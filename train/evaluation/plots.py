@@ -11,6 +11,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from scipy.stats import norm
 
+from train.evaluation.curves import NO_LOSSES
 from train.evaluation.metrics.calibration import reliability
 from train.evaluation.metrics.roc import roc
 
@@ -33,7 +34,6 @@ PIXELS_PER_INCH: Final = 160
 _HISTOGRAM_BINS: Final = 25
 _COLUMNS: Final = 4  # of histograms at most
 _MANY: Final = 40  # points, from which on a curve is smoothed and has no markers
-_NOT_A_LOSS: Final = ("learning_rate",)  # columns of losses.csv
 
 
 def draw_plots(sets: Mapping[str, Samples], thresholds: Mapping[str, float]) -> dict[str, bytes]:
@@ -82,15 +82,14 @@ def draw_curves(curves: Curves, kept_step: int) -> bytes:
         curves: at least one of them.
         kept_step: after which the best weights were kept.
     """
-    terms = {n: c for n, c in curves.losses.items() if n not in _NOT_A_LOSS}
-    rates = {n: c for n, c in curves.losses.items() if n in _NOT_A_LOSS}
+    terms = {n: c for n, c in curves.losses.items() if n not in NO_LOSSES}
     dev = {n: c for n, c in curves.validation.items() if n.startswith("dev_")}
     panels = [
         (title, columns, scale)
         for title, columns, scale in (
             ("training loss, weighted terms", terms, _scale_of(terms)),
             ("dev", dev, "linear"),
-            ("learning rate", rates, "linear"),
+            *((_words(n), {n: c}, "linear") for n, c in curves.losses.items() if n in NO_LOSSES),
         )
         if columns
     ]
@@ -109,7 +108,7 @@ def draw_curves(curves: Curves, kept_step: int) -> bytes:
                 linewidth=1.6,
                 marker=None if curve.steps.size > _MANY else "o",
                 markersize=3,
-                label=name.replace("_", " "),
+                label=_words(name),
             )
         axes.axvline(kept_step, color=_INK, linewidth=1, linestyle=":", label="weights kept")
         axes.set_yscale(scale)
@@ -121,6 +120,10 @@ def draw_curves(curves: Curves, kept_step: int) -> bytes:
         _plain(axes)
     rows[-1].set_xlabel("step", fontsize=9)
     return _png(figure)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _scale_of(terms: Mapping[str, Curve]) -> str:

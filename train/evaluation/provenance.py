@@ -17,6 +17,7 @@ from pydantic import Field
 
 import stream
 from train.evaluation.measures import ReportPart
+from train.evaluation.run_record import RUN_RECORD, RunRecord, read_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -53,6 +54,10 @@ class TrainedRun(ReportPart):
     weights_sha256: str = Field(description="Of best.pt.")
     recipe_sha256: str = Field(description="Of `recipe`, as JSON with sorted keys.")
     recipe: dict[str, Any]
+    trained: RunRecord | None = Field(
+        description="What the run wrote down when it began: faces, processes, device, versions; "
+        "null: an older version made it."
+    )
 
 
 class ScoredData(ReportPart):
@@ -93,7 +98,11 @@ def origin(now: datetime, arguments: Sequence[str], device: torch.device) -> Ori
 
 
 def trained_run(run: Path, trained: Trained) -> TrainedRun:
-    """Describe a run's best weights."""
+    """Describe a run's best weights.
+
+    Raises:
+        TrainError: the run's record is damaged.
+    """
     recipe = trained.recipe
     written = recipe.model_dump(mode="json")
     spec = trained.model.input_spec
@@ -110,6 +119,7 @@ def trained_run(run: Path, trained: Trained) -> TrainedRun:
         weights_sha256=file_sha256(run / "best.pt"),
         recipe_sha256=_sha256([json.dumps(written, sort_keys=True)]),
         recipe=written,
+        trained=read_record(run) if (run / RUN_RECORD).exists() else None,
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 from torch.utils.tensorboard import SummaryWriter
 
 from models import whole_file
+from train.evaluation.curves import NO_LOSSES
 from train.fit.mlflow_log import MlflowLog
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def _draw(source: Path, picture: Path) -> None:
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
     for name in rows[0] if rows else ():
-        if name not in ("step", "learning_rate", "loss_scale"):
+        if name not in ("step", *NO_LOSSES):
             axes.plot(steps, [float(row[name]) for row in rows], label=name, linewidth=1)
     axes.set(xlabel="step", ylabel="weighted loss term")
     axes.grid(alpha=0.3)

@@ -19,11 +19,12 @@ from click.testing import CliRunner
 
 from train.__main__ import main
 from train.config import Recipe
-from train.data.overlap import LEARNED, save_learned
+from train.data.overlap import LEARNED
 from train.data.selection import open_data
 from train.data.shards import PreparedConfig, ShardWriter, encode_crop
 from train.data.smoke_faces import write_smoke_faces
 from train.errors import TrainError
+from train.evaluation.compare import compare_runs
 from train.evaluation.provenance import origin
 from train.evaluation.report import json_schema, parse_threshold
 from train.evaluation.run_report import Evaluation, report_on_run
@@ -34,6 +35,7 @@ from train.fit.ranks import Ranks
 from train.release.calibrate import calibrate_run
 
 ROOT = Path(__file__).resolve().parents[3]
+SCRIPT = Path(__file__).with_name("_ranks.py")
 ALONE = Ranks(0, 1, torch.device("cpu"))
 MADE = origin(datetime(2026, 11, 28, tzinfo=UTC), ["evaluate"], ALONE.device)
 
@@ -64,7 +66,6 @@ def trained(run, folder, **changes):
     recipe = recipe_of(folder, **changes)
     data = open_data(recipe.data.prepared, recipe.data.protocol)
     fit(recipe, run, data, ALONE)
-    save_learned(run, data)
     calibrate_run(run, data, ALONE)
     return run
 
@@ -122,9 +123,9 @@ def smoke_run(tmp_path_factory):
     return trained(
         folder / "run",
         folder / "faces",
-        steps=12,
+        steps=8,
         data={"prepared": [folder / "faces"], "bona_fide_per_step": 8, "attacks_per_step": 8},
-        validate_every=6,
+        validate_every=4,
     )
 
 
@@ -151,15 +152,15 @@ def refusal(run, *prepared, **wanted):
 
 
 def command(run, *options):
-    words = ["evaluate", "--run", run, *options]
+    words = ["evaluate", run, *options]
     return CliRunner().invoke(main, [str(word) for word in words])
 
 
 @pytest.fixture(scope="module")
-def written(smoke_run, tmp_path_factory):
+def written(smoke_run):
     """What the command writes of the run that learned something."""
-    out = tmp_path_factory.mktemp("report")
-    result = command(smoke_run, "--out", out, "--worst", 3)
+    out = smoke_run / "report"
+    result = command(smoke_run, "--worst", 3)
     assert result.exit_code == 0, result.exception or result.output
     assert str(out / "report.html") in result.output
     return out
@@ -350,12 +351,13 @@ def test_the_report_tells_where_it_comes_from(smoke_run, written):
     assert made["command"].startswith("python -m train")
     assert made["code"].startswith("facewarden ")
     assert torch.__version__ in made["machine"]
-    assert (of_run["seed"], of_run["steps"], of_run["method"]) == (7, 12, "lgsc")
-    assert of_run["step"] in (6, 12)
+    assert (of_run["seed"], of_run["steps"], of_run["method"]) == (7, 8, "lgsc")
+    assert of_run["step"] in (4, 8)
     assert of_run["weights_sha256"] == _sha256(smoke_run / "best.pt")
     assert of_run["recipe"]["optimiser"]["learning_rate"] == 0.001
     assert (of_run["size_px"], of_run["margin"]) == (32, 0.5)
     assert of_run["parameters"] > 1000
+    assert (of_run["trained"]["n_train"], of_run["trained"]["n_dev"]) == (192, 64)
     data = report["provenance"]["data"]
     counts = {name: (d["videos"], d["frames"]) for name, d in data.items()}
     assert counts == {"dev": (64, 64), "test": (64, 64)}
@@ -407,6 +409,14 @@ def test_the_report_is_valid_by_its_schema(written):
     jsonschema.Draft202012Validator(json_schema()).validate(report)
 
 
+def test_runs_are_compared_by_what_their_reports_say(smoke_run, written):
+    report = json.loads((written / "report.json").read_text())
+    (compared,) = compare_runs([smoke_run]).runs
+    for name in ("auc", "eer_interpolated", "apcer_max", "bpcer"):
+        assert compared.measures[f"test {name}"] == measure(report, "test", name)["value"]
+    assert compared.measures["dev_auc"] == measure(report, "dev", "dev_auc")["value"]
+
+
 def test_an_uncalibrated_run_says_so(run, copy_of):
     report = report_of(copy_of(run, "raw", calibrated=False))
     assert any("not calibrated" in caution for caution in report["warnings"])
@@ -418,13 +428,11 @@ def test_an_uncalibrated_run_says_so(run, copy_of):
 
 def test_a_rank_without_a_face_takes_part(run, tmp_path, videos):
     folder = prepared(tmp_path / "one", [face for face in videos("test", "new") if face.label][:1])
-    words = [
-        *(sys.executable, "-m", "train", "evaluate", "--run", str(run), "--prepared", str(folder)),
-        *("--out", str(tmp_path / "two"), "--threshold", "fixed=0.5"),
-    ]
+    words = [sys.executable, str(SCRIPT), str(run), str(folder), str(tmp_path)]
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
     place = {"OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    place |= {"PYTHONPATH": str(ROOT)}
     ranks = [
         subprocess.Popen(
             words,
@@ -438,7 +446,9 @@ def test_a_rank_without_a_face_takes_part(run, tmp_path, videos):
     for process in ranks:
         _, said = process.communicate(timeout=150)
         assert process.returncode == 0, said
-    (row,) = read_scores(tmp_path / "two" / "scores" / "test.jsonl")
     alone = report_of(run, folder, threshold=parse_threshold("fixed=0.5"))
     (case,) = alone["worst"]["test"]["attacks"]
-    assert (row.sample_id, row.score) == (case["sample_id"], pytest.approx(case["score"], abs=1e-5))
+    for rank in range(2):
+        (row,) = read_scores(tmp_path / f"{rank}.jsonl")
+        assert row.sample_id == case["sample_id"]
+        assert row.score == pytest.approx(case["score"], abs=1e-5)
