@@ -7,14 +7,25 @@ from __future__ import annotations
 
 import difflib
 import json
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from pydantic import BaseModel, ValidationError
+
+# Errors of values that can't be a password.
+_MAY_BE_REPEATED: Final = {
+    "greater_than",
+    "greater_than_equal",
+    "less_than",
+    "less_than_equal",
+    "literal_error",
+    "multiple_of",
+    "string_pattern_mismatch",
+}
 
 
 class Setting(click.ParamType[tuple[str, Any]]):
@@ -90,14 +101,16 @@ def one_line(error: ValidationError, schema: type[BaseModel]) -> str:
         error: of validating data by `schema`.
         schema: the outermost class.
     """
-    return "; ".join(_explained(e["loc"], e["type"], e["msg"], schema) for e in error.errors())
+    return "; ".join(_explained(e, schema) for e in error.errors())
 
 
-def _explained(loc: tuple[int | str, ...], kind: str, message: str, schema: type[BaseModel]) -> str:
+def _explained(error: Mapping[str, Any], schema: type[BaseModel]) -> str:
+    loc, kind = error["loc"], error["type"]
     where = ".".join(map(str, loc))
     if kind != "extra_forbidden":
-        says = message.removeprefix("Value error, ")
-        return f"{where}: {says}" if where else says
+        says = error["msg"].removeprefix("Value error, ")
+        found = f", found {error['input']!r}" if kind in _MAY_BE_REPEATED else ""
+        return f"{where}: {says}{found}" if where else says
     known = sorted({key for cls in _classes_at(schema, loc[:-1]) for key in cls.model_fields})
     near = difflib.get_close_matches(str(loc[-1]), known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"

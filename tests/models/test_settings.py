@@ -99,7 +99,7 @@ class House(BaseModel, extra="forbid"):
     ("data", "says"),
     [
         ({"door": 1}, "door: unknown key; did you mean 'doors'?"),
-        ({"doors": 0}, "doors: Input should be greater than or equal to 1"),
+        ({"doors": 0}, "doors: Input should be greater than or equal to 1, found 0"),
         (
             {"pets": [{"kind": "dog", "wiskers": 1}]},
             "pets.0.dog.wiskers: unknown key; known keys: bark_db, kind",

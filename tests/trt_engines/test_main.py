@@ -35,3 +35,10 @@ def test_help_comes_without_loading_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "verify" in done.stdout
+
+
+def test_an_unknown_name_to_check_ends_the_command_with_code_2_and_the_known_ones():
+    result = CliRunner().invoke(cli, ["check", "--only", "lgsc_r81"])
+    assert result.exit_code == 2
+    assert "unknown name lgsc_r81; expected one of" in result.output
+    assert "shipped-pnet" in result.output

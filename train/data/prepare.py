@@ -61,7 +61,7 @@ class PrepareConfig(BaseModel, frozen=True, extra="forbid"):
     )
     analyse_fps: float = Field(5.0, gt=0, description="Frames looked at per second of media.")
     min_face_px: int = Field(40, ge=20, description="Longer side of the smallest face.")
-    samples_per_shard: int = Field(1024, ge=1)
+    samples_per_shard: int = Field(1024, ge=1, description="Faces, after which a shard is full.")
     seed: int = Field(0, description="Of the order of the faces in the shards.")
 
 

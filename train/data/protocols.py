@@ -49,13 +49,17 @@ class Query(BaseModel, frozen=True, extra="forbid"):
     `bona_fide` among the attack types means the videos without one.
     """
 
-    dataset: Words | None = None
-    split: Splits | None = None
-    attack_type: Words | None = None
-    family: Family | None = None
-    compression: Words | None = None
-    subjects: Words | None = None
-    attributes: dict[str, Words] = Field(default_factory=dict)
+    dataset: Words | None = Field(None, description="Names of data sets.")
+    split: Splits | None = Field(None, description="The data set's own splits.")
+    attack_type: Words | None = Field(
+        None, description="Types of attack, as the data set names them, or `bona_fide`."
+    )
+    family: Family | None = Field(None, description="Kind of attack that types belong to.")
+    compression: Words | None = Field(None, description="The data set's names of its compressions.")
+    subjects: Words | None = Field(None, description="Ids of people.")
+    attributes: dict[str, Words] = Field(
+        default_factory=dict, description="Further fields of the data set, with the values allowed."
+    )
 
     def matches(self, video: ListedVideo) -> bool:
         """Say whether the video has all that is asked for."""
@@ -77,8 +81,8 @@ def _allows(values: tuple[str, ...] | None, value: str | None) -> bool:
 class FramesPerVideo(BaseModel, frozen=True, extra="forbid"):
     """How many frames of a video are used; None: all. A picture has one."""
 
-    bona_fide: int | None = Field(ge=1)
-    attack: int | None = Field(ge=1)
+    bona_fide: int | None = Field(ge=1, description="Frames of a bona fide video; null: all.")
+    attack: int | None = Field(ge=1, description="Frames of an attack; null: all.")
 
     @model_validator(mode="before")
     @classmethod
@@ -96,8 +100,10 @@ class VideoSet(BaseModel, frozen=True, extra="forbid"):
     videos: tuple[Query, ...] = Field(min_length=1, description="Each names its data set.")
     only: Query | None = Field(None, description="Keep only those that match this, too.")
     exclude: Query | None = Field(None, description="Leave out those that match this.")
-    frames_per_video: FramesPerVideo
-    sampling: Literal["linspace", "random", "first_n"] = "linspace"
+    frames_per_video: FramesPerVideo = Field(description="A number, `all`, or one for each class.")
+    sampling: Literal["linspace", "random", "first_n"] = Field(
+        "linspace", description="Which frames: evenly spaced, drawn, or the first ones."
+    )
     seed: int | None = Field(None, description="Of `random`, which needs it.")
 
     @model_validator(mode="after")
@@ -153,14 +159,16 @@ class DevBpcer(BaseModel, frozen=True, extra="forbid"):
     """The lowest threshold at which the dev set's BPCER is no higher than `at`."""
 
     kind: Literal["dev_bpcer"]
-    at: float = Field(gt=0, lt=1)
+    at: float = Field(gt=0, lt=1, description="Highest BPCER of the dev set, above 0 and below 1.")
 
 
 class FixedThreshold(BaseModel, frozen=True, extra="forbid"):
     """A number from elsewhere."""
 
     kind: Literal["fixed"]
-    value: float = Field(ge=0, le=1)
+    value: float = Field(
+        ge=0, le=1, description="Probability of an attack, 0..1, at or above which a face is one."
+    )
 
 
 Threshold: TypeAlias = Annotated[DevEer | DevBpcer | FixedThreshold, Field(discriminator="kind")]
@@ -170,15 +178,15 @@ class Protocol(BaseModel, frozen=True, extra="forbid"):
     """Who trains, who chooses, who tests."""
 
     name: str = Field(description="Of the file, with the suffix of the member of a family.")
-    description: str
+    description: str = Field(description="What it measures, and where it comes from.")
     disjoint: Level | Literal["known"] = Field(
         description="What train, dev and test must not share; `subject` includes `source`, and"
         " `source` includes `video`. `known`: sources, and those subjects that are told."
     )
-    train: VideoSet
-    dev: VideoSet
-    test: dict[str, TestSet] = Field(min_length=1)
-    threshold: Threshold
+    train: VideoSet = Field(description="Videos to learn from.")
+    dev: VideoSet = Field(description="Videos that choose weights, calibration and threshold.")
+    test: dict[str, TestSet] = Field(min_length=1, description="Name of a test set -> its videos.")
+    threshold: Threshold = Field(description="Rule of the operating point.")
 
     @model_validator(mode="after")
     def _sets_have_names_of_their_own(self) -> Self:

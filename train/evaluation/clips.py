@@ -50,22 +50,22 @@ class LabelledClip(BaseModel, frozen=True, extra="forbid"):
     right: Label | None = Field(
         None, description="Of the faces right of the middle, if it differs."
     )
-    note: str = ""
+    note: str = Field("", description="For people.")
 
 
 class LabelledStill(BaseModel, frozen=True, extra="forbid"):
     """One real picture; its largest face is judged by a single look."""
 
     path: Path = Field(description="Relative to the root.")
-    group: str
-    label: Label
+    group: str = Field(description="Kind of picture, for the report.")
+    label: Label = Field(description="What every face in it is.")
 
 
 class LabelledClips(BaseModel, frozen=True, extra="forbid"):
     """What to judge on; test data only, never used to choose anything."""
 
-    clips: tuple[LabelledClip, ...] = Field(min_length=1)
-    stills: tuple[LabelledStill, ...] = ()
+    clips: tuple[LabelledClip, ...] = Field(min_length=1, description="Videos.")
+    stills: tuple[LabelledStill, ...] = Field((), description="Pictures.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,10 +24,10 @@ class PublishedMeasure(BaseModel, frozen=True, extra="forbid", allow_inf_nan=Fal
     )
     train: str | None = Field(None, description="What it was trained on, for people.")
     test: str = Field(description="Name of the protocol's test set.")
-    level: Level = "frame"
+    level: Level = Field("frame", description="What is counted: videos or frames.")
     metric: str = Field(description="Name of the measure in our reports, such as auc.")
     value: float | None = Field(description="null: looked for, and none was found.")
-    unit: Literal["share", "percent"] = "share"
+    unit: Literal["share", "percent"] = Field("share", description="Unit of the published value.")
     tolerance: float | None = Field(None, ge=0, description="In the same unit.")
     threshold_rule: str | None = Field(None, description="As the source tells it.")
     source: str = Field(description="Paper and table, or repository and commit.")

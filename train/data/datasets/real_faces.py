@@ -38,7 +38,7 @@ class _Archive(BaseModel, frozen=True, extra="forbid"):
     prefix: str = Field("", description="Only files whose name starts so.")
     group: str = Field(description="Kind of picture; a recipe may draw by it.")
     splits: dict[str, Literal["train", "dev"]] = Field(description="The archive's name -> ours.")
-    licence: str
+    licence: str = Field(description="Of the pictures, in words.")
 
 
 class _Clip(BaseModel, frozen=True, extra="forbid"):
@@ -46,14 +46,14 @@ class _Clip(BaseModel, frozen=True, extra="forbid"):
 
     path: str = Field(description="Relative to the root.")
     people: tuple[str, ...] = Field(min_length=1, description="Who is in it, any stable names.")
-    split: Literal["train", "dev"]
-    group: str = "clip"
-    licence: str
+    split: Literal["train", "dev"] = Field(description="Where its faces go.")
+    group: str = Field("clip", description="Kind of picture; a recipe may draw by it.")
+    licence: str = Field(description="Of the video, in words.")
 
 
 class _Collection(BaseModel, frozen=True, extra="forbid"):
-    archives: tuple[_Archive, ...] = ()
-    clips: tuple[_Clip, ...] = ()
+    archives: tuple[_Archive, ...] = Field((), description="Zips of pictures.")
+    clips: tuple[_Clip, ...] = Field((), description="Videos.")
 
     @model_validator(mode="after")
     def _nobody_on_both_sides(self) -> Self:
