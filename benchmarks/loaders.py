@@ -34,7 +34,8 @@ from train.data.loaders import (
     Uniform,
     open_loader,
 )
-from train.data.shards import FaceRecord, PreparedConfig, ShardWriter, encode_crop, open_shards
+from train.data.shard_writer import ShardWriter
+from train.data.shards import FaceRecord, PreparedConfig, encode_crop, open_shards
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
-import yaml
+from pydantic import ValidationError
 
-from models import Setting, whole_file
+from models import Setting, lay_over, one_line, whole_file
 from stream.errors import StreamError
 from train.errors import TrainError
 from train.evaluation.options import AggregateName, NamedFile, ThresholdRule
@@ -38,10 +38,11 @@ _RULES = "dev_eer, dev_bpcer=0.01 (at most that share of bona fide alarms) or fi
 _HOW = "Frames to video's score: logit_mean, mean, median, max, top<k> or confident."
 
 
-def _options(settings: tuple[str, ...]) -> dict[str, object]:
-    """Return NAME=VALUE pairs as a dict, values read as YAML."""
-    pairs = (setting.partition("=") for setting in settings)
-    return {name: yaml.safe_load(value) for name, _, value in pairs}
+def _given(settings: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
+    """Return the settings of a command line as nested data."""
+    data: dict[str, Any] = {}
+    lay_over(data, settings)
+    return data
 
 
 def _takes_run(command: Callable[..., None]) -> Callable[..., None]:
@@ -86,59 +87,117 @@ def main() -> None:
 @click.option("--dataset", "name", required=True, help="See `python -m train list --help`.")
 @click.option("--root", type=_FOLDER, required=True, help="Folder of the data set.")
 @click.option("--out", type=_FOLDER, required=True, help="Folder for the shards.")
-@click.option("--option", "settings", multiple=True, metavar="NAME=VALUE", help="Of the data set.")
-@click.option("--set", "cutting", multiple=True, metavar="NAME=VALUE", help="See PrepareConfig.")
-@click.option("--workers", default=1, show_default=True, help="Processes.")
+@click.option("--option", "options", type=Setting(), multiple=True, help="Of the data set.")
+@click.option("--set", "settings", type=Setting(), multiple=True, help="See PrepareConfig.")
+@click.option(
+    "--workers", type=click.IntRange(min=0), default=1, show_default=True, help="Processes."
+)
+@click.option("--allow-overlap", is_flag=True, help="Log what two sides share, and go on.")
 def prepare_command(
     name: str,
     root: Path,
     out: Path,
-    settings: tuple[str, ...],
-    cutting: tuple[str, ...],
+    options: tuple[tuple[str, Any], ...],
+    settings: tuple[tuple[str, Any], ...],
     workers: int,
+    allow_overlap: bool,
 ) -> None:
     """Cut the faces of a data set once, as the streaming path sees them.
 
-    A run that was stopped goes on; a finished one is not repeated. Videos without a face are listed
-    in OUT/problems.jsonl.
+    A run that was stopped goes on; prepared again, a folder is brought up to date with the data.
+    Videos without a face are listed in OUT/problems.jsonl; OUT/contact-sheet.png shows what was
+    cut.
     """
+    from train.data.contact_sheet import CONTACT_SHEET
     from train.data.datasets._registry import load_dataset
     from train.data.prepare import PrepareConfig, prepare
 
     try:
-        config = PrepareConfig.model_validate(_options(cutting))
-    except ValueError as error:
-        raise TrainError(f"--set: {error}") from error
-    videos = load_dataset(name).read(root, _options(settings))
-    done = prepare(videos, root, out, config, workers=workers)
+        config = PrepareConfig.model_validate(_given(settings))
+    except ValidationError as error:
+        raise TrainError(f"--set: {one_line(error, PrepareConfig)}") from error
+    videos = load_dataset(name).read(root, _given(options))
+    done = prepare(videos, root, out, config, workers=workers, allow_overlap=allow_overlap)
     if done is None:
         click.echo(f"{out}: complete already, nothing to do")
-    else:
-        click.echo(
-            f"{out}: {done.faces} faces of {done.videos} videos, {len(done.problems)} without one"
-        )
+        return
+    without = sum(not problem.faces for problem in done.problems)
+    click.echo(
+        f"{out}: {done.faces} faces of {done.videos} videos, {without} without one "
+        f"({done.cut} cut now, {done.relabelled} relabelled, {done.dropped} dropped)"
+    )
+    click.echo(f"look at {out / CONTACT_SHEET}")
 
 
 @main.command("smoke-faces")
 @click.option("--out", type=_FOLDER, required=True, help="Folder for the shards.")
 def smoke_faces_command(out: Path) -> None:
-    """Draw faces for the recipes in configs/train/smoke; they look like nobody."""
+    """Write faces for the recipes in configs/train/smoke; they look like nobody."""
     from train.data.smoke_faces import write_smoke_faces
 
     write_smoke_faces(out)
 
 
+@main.command("attack-sheet")
+@click.option("--picture", type=_FILE, help="Any picture with a face.")
+@click.option("--prepared", type=_FOLDER, help="Faces that a run will learn from.")
+@click.option("--out", type=_FILE, required=True, help="PNG to write; beside it a .jsonl.")
+@click.option(
+    "--rows", type=click.IntRange(min=1), default=4, show_default=True, help="Draws of each."
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+def attack_sheet_command(
+    picture: Path | None, prepared: Path | None, out: Path, rows: int, seed: int
+) -> None:
+    """Draw every synthetic attack of a few faces: look at it before a run.
+
+    Without a picture and without prepared faces, of the astronaut of scikit-image.
+    """
+    from train.data.attack_sheet import write_attack_sheet
+
+    if picture is not None and prepared is not None:
+        raise click.UsageError("give --picture or --prepared, not both")
+    write_attack_sheet(out, picture=picture, prepared=prepared, rows=rows, seed=seed)
+    click.echo(f"look at {out}")
+
+
+@main.command("store-attacks")
+@click.argument("prepared", type=_FOLDER)
+@click.option("--out", type=_FOLDER, required=True, help="Folder for the attacks.")
+@click.option("--family", "families", multiple=True, help="Equally likely; default: all.")
+@click.option(
+    "--split",
+    type=click.Choice(["train", "dev", "test"]),
+    default="train",
+    show_default=True,
+    help="Whose bona fide faces.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+def store_attacks_command(
+    prepared: Path, out: Path, families: tuple[str, ...], split: str, seed: int
+) -> None:
+    """Store synthetic attacks of the bona fide faces in PREPARED, as a prepared folder."""
+    from train.attacks import FAMILIES
+    from train.data.stored_attacks import write_synthetic_attacks
+
+    if unknown := sorted(set(families) - FAMILIES.keys()):
+        raise TrainError(f"--family: no {', '.join(unknown)}; known: {', '.join(FAMILIES)}")
+    weights = dict.fromkeys(families or FAMILIES, 1.0)
+    n = write_synthetic_attacks(prepared, out, weights, split=split, seed=seed)
+    click.echo(f"{out}: {n} synthetic attacks")
+
+
 @main.command("list")
 @click.option("--dataset", "name", required=True, help="Module of train/data/datasets, e.g. ffpp.")
 @click.option("--root", type=_FOLDER, required=True, help="Folder of the data set.")
-@click.option("--option", "settings", multiple=True, metavar="NAME=VALUE", help="Of the data set.")
-def list_command(name: str, root: Path, settings: tuple[str, ...]) -> None:
+@click.option("--option", "options", type=Setting(), multiple=True, help="Of the data set.")
+def list_command(name: str, root: Path, options: tuple[tuple[str, Any], ...]) -> None:
     """Count what a data set's folder holds, by split and attack type, and say what is wrong."""
     from train.data.datasets._registry import load_dataset
     from train.data.datasets._sample import count_by
 
     dataset = load_dataset(name)
-    videos = dataset.read(root, _options(settings))
+    videos = dataset.read(root, _given(options))
     click.echo(f"{dataset.description}; bona fide: {dataset.source_label_of_bona_fide}")
     for (split, attack_type), count in sorted(count_by(videos).items()):
         click.echo(f"{split:6}{attack_type:24}{count:8}")

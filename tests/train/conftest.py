@@ -20,10 +20,13 @@ import skimage.data
 from PIL import Image
 
 from train.data.datasets._registry import load_dataset
-from train.data.shards import FaceRecord, PreparedConfig, ShardWriter, encode_crop
+from train.data.shard_writer import ShardWriter
+from train.data.shards import FaceRecord, PreparedConfig, encode_crop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import NDArray
 
     from train.data.datasets._sample import ListedVideo
 
@@ -398,10 +401,10 @@ def _face(number: int) -> tuple[FaceRecord, bytes]:
     portrait = Image.fromarray(skimage.data.astronaut())
     crop = portrait.resize((96, 96), Image.Resampling.BILINEAR, box=(x, y, x + 220, y + 220))
     record = FaceRecord(
-        sample_id=f"test:{number // 2}@{number}",
+        sample_id=f"test:{number}@{number}",
         dataset="test",
-        video_id=f"test:{number // 2}",
-        source_id=f"test:{number // 2}",
+        video_id=f"test:{number}",
+        source_id=f"test:{number}",
         split="train",
         label=number % 2,
         attack_type="print" if number % 2 else None,
@@ -411,7 +414,7 @@ def _face(number: int) -> tuple[FaceRecord, bytes]:
         box=(x, y, x + 110, y + 110),
         landmarks=((36, 40), (60, 40), (48, 50), (38, 60), (58, 60)),
         face_px=110,
-        source_sha256="0" * 64,
+        source_sha256=f"{number:064}",
         licence="public domain",
     )
     return record, encode_crop(np.asarray(crop))
@@ -450,17 +453,21 @@ def face_record() -> Callable[..., FaceRecord]:
 
 @pytest.fixture
 def write_faces(tmp_path: Path) -> Callable[..., Path]:
-    """Write a prepared folder of noise with these records, `faces` below `tmp_path`."""
+    """Write a prepared folder with these records, of noise or of pictures, below `tmp_path`."""
 
     def written(
-        records: Sequence[FaceRecord], name: str = "faces", prepared: PreparedConfig | None = None
+        records: Sequence[FaceRecord],
+        name: str = "faces",
+        prepared: PreparedConfig | None = None,
+        pictures: Sequence[NDArray[np.uint8]] | None = None,
     ) -> Path:
         about = prepared or PreparedConfig(size_px=64, margin=2.0, code_version="test")
-        rng = np.random.default_rng(0)
+        if pictures is None:
+            shape = (len(records), about.size_px, about.size_px, 3)
+            pictures = [*np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)]
+        samples = [(r, encode_crop(p)) for r, p in zip(records, pictures, strict=True)]
         with ShardWriter(tmp_path / name, about) as shards:
-            for record in records:
-                noise = rng.integers(0, 256, (about.size_px, about.size_px, 3), dtype=np.uint8)
-                shards.add([(record, encode_crop(noise))])
+            shards.add(sorted(samples, key=lambda sample: sample[0].video_id))
         (tmp_path / name / "problems.jsonl").touch()
         return tmp_path / name
 

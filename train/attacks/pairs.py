@@ -1,12 +1,12 @@
-"""Training pairs where no attack was filmed: a bona fide face and an attack made from it.
+"""Pairs where no attack was filmed: a bona fide face and a synthetic attack made from it.
 
 Both members go through the same camera, drawn once, so that nothing but the attack tells them
-apart.
+apart: of an attack that changes nothing, both pictures are the same.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import numpy as np
 
@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 
     from train.data.shards import PreparedConfig
 
-_TONE_MATCHED: Final = 0.7  # share of replay and print pairs
 _MARGINS: Final = (1.8, 2.2)  # the attack makers expect the face to fill about half of the side
 
 
 class SyntheticPairs:
     """A `PairTransform` of the loaders: draws a family by weight, and films both pictures."""
+
+    tone_matched: ClassVar[float] = 0.7  # share of replay and print pairs
 
     def __init__(self, weights: Mapping[str, float]) -> None:
         """Take the families of `train.attacks` with their weights."""
@@ -59,7 +60,7 @@ class SyntheticPairs:
         attack = synthesise(LooseCrop(image, landmarks), rng, self._weights)
         if attack.reference is not None:
             bona_fide = attack.reference
-        elif rng.random() < _TONE_MATCHED:
+        elif rng.random() < self.tone_matched:
             bona_fide = match_tone(image, attack.image)
         else:
             bona_fide = image
@@ -71,14 +72,13 @@ class SyntheticPairs:
 
 
 class SyntheticDev(SyntheticPairs):
-    """Pairs to calibrate with: the bona fide face as filmed, the attack through one more camera."""
+    """Pairs to choose, calibrate and set thresholds with: the bona fide face keeps its own tone.
 
-    def __call__(
-        self, image: NDArray[np.uint8], landmarks: NDArray[np.float32], rng: Generator
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Return the bona fide picture, untouched, and the attack."""
-        attack = synthesise(LooseCrop(image, landmarks), rng, self._weights)
-        return image, degrade(attack.image, rng)
+    Matching the tones makes training hard; here it would move bona fide faces away from what a
+    camera shows.
+    """
+
+    tone_matched = 0.0
 
 
 def match_tone(image: NDArray[np.uint8], like: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -1,32 +1,27 @@
-"""Draw a contact sheet of synthetic attacks: look at it before every training run.
-
-`python -m train.attacks --out sheet.png` draws them of the astronaut of scikit-image,
-`--picture FILE` of the best face in a picture, `--prepared DIR` of faces that a run will learn
-from. Beside the sheet, `sheet.jsonl` says how each attack was made.
-"""
+"""Draw a contact sheet of synthetic attacks: look at it before every training run."""
 
 from __future__ import annotations
 
-import argparse
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw
 
-from models import BONA_FIDE, InputSpec, crop_faces, crop_window
+from models import BONA_FIDE, InputSpec, crop_faces, crop_window, whole_file
 from stream.config import DetectConfig
 from stream.stages.detect import open_detector
 from train.attacks import FAMILIES, LooseCrop
 from train.attacks.camera import degrade
+from train.data.frames import read_picture
 from train.data.shards import open_shards
 from train.errors import TrainError
 from trt_engines.backends import OnnxRuntimeConfig
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -34,27 +29,39 @@ _SPEC = InputSpec(size_px=256, margin=2.0)  # of a face cut from a picture
 _CAPTION_PX = 16
 
 
-def main() -> None:
-    """Find the faces, make the attacks, write the sheet."""
-    parser = argparse.ArgumentParser(prog="python -m train.attacks", description=__doc__)
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument("--picture", type=Path, help="any picture with a face")
-    source.add_argument("--prepared", type=Path, help="folder made by `python -m train prepare`")
-    parser.add_argument("--out", type=Path, required=True, help="PNG to write")
-    parser.add_argument("--rows", type=int, default=4, help="draws of each family")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    rng = np.random.default_rng(args.seed)
-    try:
-        if args.prepared:
-            faces = _prepared_faces(args.prepared, args.rows, rng)
-        else:
-            faces = [_best_face(_picture(args.picture))] * args.rows
-    except (TrainError, OSError) as error:
-        parser.error(str(error))
+def write_attack_sheet(
+    out: Path,
+    *,
+    picture: Path | None = None,
+    prepared: Path | None = None,
+    rows: int = 4,
+    seed: int = 0,
+) -> None:
+    """Write a sheet as PNG, and beside it, as `.jsonl`, how each attack was made.
+
+    Args:
+        out: PNG to write.
+        picture: with a face; the best one is taken.
+        prepared: folder of faces instead. Neither: the astronaut of scikit-image.
+        rows: draws of each family.
+        seed: of every draw.
+
+    Raises:
+        TrainError: no face, or a file can't be read or written.
+    """
+    rng = np.random.default_rng(seed)
+    if prepared is not None:
+        faces = _prepared_faces(prepared, rows, rng)
+    else:
+        faces = [_best_face(_picture(picture))] * rows
     sheet, lines = draw_sheet(faces, rng)
-    Image.fromarray(sheet).save(args.out, "PNG")
-    args.out.with_suffix(".jsonl").write_text("".join(f"{line}\n" for line in lines))
+    try:
+        with whole_file(out) as path:
+            Image.fromarray(sheet).save(path, "PNG")
+        with whole_file(out.with_suffix(".jsonl")) as path:
+            path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    except OSError as error:
+        raise TrainError(f"{out}: can't be written: {error}") from error
 
 
 def draw_sheet(
@@ -89,23 +96,21 @@ def draw_sheet(
 
 def _prepared_faces(folder: Path, n: int, rng: np.random.Generator) -> list[LooseCrop]:
     shards = open_shards(folder)
-    rows = [
-        row
-        for row, record in enumerate(shards.records)
-        if record.label == BONA_FIDE and record.split == "train"
-    ]
-    if not rows:
+    rows = shards.rows(label=BONA_FIDE, split="train")
+    if not len(rows):
         raise TrainError(f"{folder}: no bona fide face of split train")
     return [
-        LooseCrop(shards.crop(row), np.array(shards.records[row].landmarks, np.float32))
+        LooseCrop(shards.crop(row), shards.records.landmarks(row))
         for row in rng.permutation(rows)[:n]
     ]
 
 
 def _picture(path: Path | None) -> NDArray[np.uint8]:
     if path is not None:
-        with Image.open(path) as picture:
-            return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
+        try:
+            return read_picture(path.read_bytes())
+        except (OSError, TrainError) as error:
+            raise TrainError(f"{path}: {error}") from error
     try:
         from skimage.data import astronaut  # of the extra `dev`, and only this needs it
     except ImportError as error:
@@ -119,14 +124,11 @@ def _best_face(image: NDArray[np.uint8]) -> LooseCrop:
     """Cut the most certain face as `prepare` does."""
     frame = torch.from_numpy(image)
     with open_detector(DetectConfig(), OnnxRuntimeConfig()) as detector:
-        (found,) = detector.detect([frame], [None])
-    if not found:
+        (detections,) = detector.detect([frame], [None])
+    if not detections:
         raise TrainError("no face was found in the picture; give one with a larger face")
-    left, top, side = crop_window(found[0].box, _SPEC.margin)
-    crop = crop_faces(frame, found[0].box[None], _SPEC)[0]
-    points = (found[0].landmarks - (left, top)) * (_SPEC.size_px / side)
+    best = detections[0]
+    left, top, side = crop_window(best.box, _SPEC.margin)
+    crop = crop_faces(frame, best.box[None], _SPEC)[0]
+    points = (best.landmarks - (left, top)) * (_SPEC.size_px / side)
     return LooseCrop(crop.permute(1, 2, 0).contiguous().numpy(), points.astype(np.float32))
-
-
-if __name__ == "__main__":
-    main()

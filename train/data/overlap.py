@@ -7,9 +7,10 @@ with another protocol, or with other folders, can be compared with them (`learne
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from models import whole_file
@@ -32,7 +33,15 @@ _WORDS: Final = {
 }
 _SHOWN: Final = 5
 _RUN: Final = "the run's "
-_COLUMNS: Final = ("part", "video_id", "source_sha256", "source_id", "subject")
+_COLUMN_OF: Final = {
+    "file": "source_sha256",
+    "video": "video_id",
+    "source": "source_id",
+    "subject": "subject",
+}
+_SCHEMA: Final = pa.schema(
+    [(name, pa.string()) for name in ("video_id", "source_sha256", "source_id", "subject")]
+)
 
 
 class Identity(NamedTuple):
@@ -61,44 +70,54 @@ class Overlap:
     theirs: str
 
 
-def find_overlaps(
-    ours: Iterable[Identity], theirs: Iterable[Identity], level: Level = "subject"
-) -> list[Overlap]:
+def identities(videos: Iterable[Identity]) -> pa.Table:
+    """Return a table of identities, which the functions here compare; rows as given."""
+    return pa.Table.from_pylist([identity._asdict() for identity in videos], schema=_SCHEMA)
+
+
+def find_overlaps(ours: pa.Table, theirs: pa.Table, level: Level = "subject") -> list[Overlap]:
     """Return what two sides share, each shared thing once.
 
     Byte-identical files are always looked for. A video that is shared is told as such alone, and
     not also as a file, a source and a subject.
 
     Args:
-        ours: one side.
-        theirs: the other.
+        ours: identities of the one side.
+        theirs: of the other.
         level: how far to look.
     """
-    kinds = ("file", *LEVELS[: LEVELS.index(level) + 1])
-    have: dict[str, dict[str, str]] = {kind: {} for kind in kinds}
-    for identity in ours:
-        keys = _keys(identity)
-        for kind in kinds:
-            if key := keys[kind]:
-                have[kind].setdefault(key, identity.video_id)
-    shared: dict[tuple[str, str], Overlap] = {}
-    for identity in theirs:
-        keys = _keys(identity)
-        same_video = keys["video"] in have["video"]
-        for kind in ("video",) if same_video else kinds:
-            key = keys[kind]
-            if key and key in have[kind] and (kind, key) not in shared:
-                shared[kind, key] = Overlap(kind, key, have[kind][key], identity.video_id)  # type: ignore[arg-type]
-    return list(shared.values())
+    overlaps: list[Overlap] = []
+    overlaps += _shared("video", ours, theirs)
+    others = theirs
+    if overlaps:
+        same = pa.array([overlap.shared for overlap in overlaps])
+        others = theirs.filter(pc.invert(pc.is_in(theirs["video_id"], value_set=same)))
+    for kind in ("file", *LEVELS[1 : LEVELS.index(level) + 1]):
+        overlaps += _shared(kind, ours, others)
+    return overlaps
 
 
-def _keys(identity: Identity) -> dict[str, str | None]:
-    return {
-        "file": identity.source_sha256,
-        "video": identity.video_id,
-        "source": identity.source_id,
-        "subject": identity.subject,
-    }
+def _shared(kind: Any, ours: pa.Table, theirs: pa.Table) -> list[Overlap]:
+    column = _COLUMN_OF[kind]
+    keys = _common(ours[column], theirs[column])
+    if not len(keys):
+        return []
+    first, second = (
+        dict(_keys_and_videos(side.filter(pc.is_in(side[column], value_set=keys)), column)[::-1])
+        for side in (ours, theirs)
+    )
+    return [Overlap(kind, key, first[key], second[key]) for key in sorted(first)]
+
+
+def _common(ours: pa.ChunkedArray, theirs: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return what both columns hold, but for empty and null."""
+    few, many = sorted((ours, theirs), key=len)  # a table of the few costs less
+    few = few.filter(pc.not_equal(few, ""))  # null is neither
+    return many.filter(pc.is_in(many, value_set=few, skip_nulls=True)).unique()
+
+
+def _keys_and_videos(table: pa.Table, column: str) -> list[tuple[str, str]]:
+    return list(zip(table[column].to_pylist(), table["video_id"].to_pylist(), strict=True))
 
 
 def told(overlaps: Iterable[Overlap], ours: str, theirs: str) -> str:
@@ -137,21 +156,19 @@ def _named(overlap: Overlap) -> str:
 
 
 def find_shared(
-    parts: Mapping[str, Iterable[Identity]], level: Level = "subject"
+    parts: Mapping[str, pa.Table], level: Level = "subject"
 ) -> dict[tuple[str, str], list[Overlap]]:
     """Return what train, dev and the test sets of one protocol share, by the names of two parts.
 
     Args:
-        parts: `train`, `dev` and any test sets; test sets may share what they like.
+        parts: identities of `train`, `dev` and any test sets, which may share what they like.
         level: how far to look.
     """
-    listed = {name: list(identities) for name, identities in parts.items()}
-    tests = [name for name in listed if name not in ("train", "dev")]
+    tests = [name for name in parts if name not in ("train", "dev")]
     compared = [("train", "dev"), *((ours, test) for ours in ("train", "dev") for test in tests)]
     shared = {
-        (ours, theirs): find_overlaps(listed[ours], listed[theirs], level)
+        (ours, theirs): find_overlaps(parts[ours], parts[theirs], level)
         for ours, theirs in compared
-        if ours in listed and theirs in listed
     }
     return {names: overlaps for names, overlaps in shared.items() if overlaps}
 
@@ -162,16 +179,19 @@ def save_learned(run: Path, data: Data) -> None:
     Raises:
         TrainError: the folder can't be written.
     """
-    rows = [(name, *identity) for name in ("train", "dev") for identity in data.identities[name]]
-    table = pa.table(dict(zip(_COLUMNS, map(list, zip(*rows, strict=True)), strict=True)))
+    parts = [
+        data.identities[name].append_column("part", pa.array([name] * len(data.identities[name])))
+        for name in ("train", "dev")
+        if len(data.identities[name])
+    ]
     try:
         with whole_file(run / LEARNED) as path:
-            pq.write_table(table, path, compression="zstd")
+            pq.write_table(pa.concat_tables(parts), path, compression="zstd")
     except OSError as error:
         raise TrainError(f"{run / LEARNED}: can't be written: {error}") from error
 
 
-def load_learned(run: Path) -> dict[str, list[Identity]] | None:
+def load_learned(run: Path) -> dict[str, pa.Table] | None:
     """Return whom a run learned from, by part (`train`, `dev`); None: it kept no record.
 
     Raises:
@@ -180,16 +200,14 @@ def load_learned(run: Path) -> dict[str, list[Identity]] | None:
     path = run / LEARNED
     if not path.exists():
         return None
-    parts: dict[str, list[Identity]] = {"train": [], "dev": []}
     try:
-        for part, *identity in zip(
-            *(column.to_pylist() for column in pq.read_table(path, columns=list(_COLUMNS))),
-            strict=True,
-        ):
-            parts[part].append(Identity(*identity))
-    except (OSError, KeyError, pa.ArrowException) as error:
+        table = pq.read_table(path, columns=[*_SCHEMA.names, "part"])
+        return {
+            name: table.filter(pc.equal(table["part"], name)).select(_SCHEMA.names)
+            for name in ("train", "dev")
+        }
+    except (OSError, pa.ArrowException) as error:
         raise TrainError(f"{path}: can't be read: {error}; train again") from error
-    return parts
 
 
 def learned_overlaps(run: Path, data: Data) -> dict[tuple[str, str], list[Overlap]] | None:
@@ -209,8 +227,8 @@ def learned_overlaps(run: Path, data: Data) -> dict[tuple[str, str], list[Overla
     for name in data.test:
         for part in ("train", "dev"):
             shared[part, name] = (learned[part], data.identities[name])
-    found = {
+    overlaps = {
         (f"{_RUN}{ours}", theirs): find_overlaps(*sides, data.disjoint)
         for (ours, theirs), sides in shared.items()
     }
-    return {names: overlaps for names, overlaps in found.items() if overlaps}
+    return {names: between for names, between in overlaps.items() if between}

@@ -3,6 +3,9 @@
 Videos are taken in a shuffled order, so that every shard holds many of them. A run that was killed
 goes on after its last complete shard. What is written depends on the videos and the settings alone,
 not on the number of processes.
+
+Prepared again, a folder is brought up to date: videos that are new, or whose file changed, are cut;
+where only a label, a split or another fact changed, the faces stay; what is no longer listed goes.
 """
 
 from __future__ import annotations
@@ -12,7 +15,8 @@ import logging
 import multiprocessing
 from collections import Counter, deque
 from concurrent.futures import ProcessPoolExecutor
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from concurrent.futures.process import BrokenProcessPool
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -20,19 +24,25 @@ from pydantic import BaseModel, Field, ValidationError
 from tqdm import tqdm
 
 import stream
-from models import InputSpec, crop_faces, crop_window
+from models import InputSpec, crop_faces, crop_window, one_line, whole_file
 from stream.config import DetectConfig, QualityConfig, TrackConfig
 from stream.stages.detect import open_detector
 from stream.stages.follow import Follower
 from stream.stages.quality import assess
-from train.data.datasets._sample import ListedVideo
-from train.data.frames import frames_of, source_sha256
-from train.data.shards import FaceRecord, PreparedConfig, ShardWriter, encode_crop
+from train.data.contact_sheet import write_contact_sheet
+from train.data.datasets._registry import disjoint_level
+from train.data.datasets._sample import BONA_FIDE_TYPE, ListedVideo
+from train.data.datasets._tree import some
+from train.data.frames import VideoFrames, file_state
+from train.data.manifest import PreparedConfig
+from train.data.overlap import Identity, find_shared, identities, told
+from train.data.shard_writer import ShardWriter
+from train.data.shards import FaceRecord, encode_crop
 from train.errors import TrainError
 from trt_engines.backends import OnnxRuntimeConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from concurrent.futures import Future
     from pathlib import Path
 
@@ -40,12 +50,13 @@ if TYPE_CHECKING:
 
     from stream.records import Frame, Track
     from stream.stages.detect import FaceDetector
+    from train.data.datasets._sample import Level
 
 log = logging.getLogger(__name__)
 
 _DETECT = DetectConfig(detect_width=1280)
 _PROBLEMS = "problems.jsonl"
-_Faces = list[tuple[FaceRecord, bytes]]  # of one video, with their PNG
+_ATTEMPTS = 2  # at a video that fails in a way nobody foresaw
 
 
 class PrepareConfig(BaseModel, frozen=True, extra="forbid"):
@@ -60,16 +71,18 @@ class PrepareConfig(BaseModel, frozen=True, extra="forbid"):
         "main", description="`main`: the track with the most face area; `all`: every track."
     )
     analyse_fps: float = Field(5.0, gt=0, description="Frames looked at per second of media.")
-    min_face_px: int = Field(40, ge=20, description="Longer side of the smallest face.")
+    min_face_px: int = Field(
+        40, ge=20, description="Longer side of the smallest face to store, px of the frame."
+    )
     samples_per_shard: int = Field(1024, ge=1, description="Faces, after which a shard is full.")
     seed: int = Field(0, description="Of the order of the faces in the shards.")
 
 
 class Problem(BaseModel, frozen=True, extra="forbid"):
-    """A listed video that gave no face; evaluation must count it."""
+    """A listed video that could not be read, or not wholly."""
 
     dataset: str
-    path: str
+    path: str = Field(description="`video_id` without the data set's name.")
     source_id: str
     subject: str | None
     split: Literal["train", "dev", "test"] | None
@@ -77,14 +90,26 @@ class Problem(BaseModel, frozen=True, extra="forbid"):
     compression: str | None
     attributes: dict[str, str]
     problem: str
+    faces: int = Field(
+        0, description="Given in spite of it. Evaluation counts the videos that gave none."
+    )
+    state: str = Field("", description="Of the file; empty: try again whenever asked.")
+
+    @property
+    def video_id(self) -> str:
+        """As `ListedVideo.video_id`."""
+        return f"{self.dataset}:{self.path}"
 
 
 class Prepared(NamedTuple):
-    """What a folder of shards holds after `prepare`."""
+    """What a folder of shards holds after `prepare`, and what was done for it."""
 
     faces: int
-    videos: int
+    videos: int  # listed
     problems: tuple[Problem, ...]
+    cut: int  # videos
+    relabelled: int  # videos
+    dropped: int  # videos
 
 
 class _Look(NamedTuple):
@@ -94,54 +119,82 @@ class _Look(NamedTuple):
     quality: dict[str, float]
 
 
-def prepare(
-    videos: Sequence[ListedVideo], root: Path, out: Path, config: PrepareConfig, *, workers: int
-) -> Prepared | None:
-    """Write the shards of a data set; None where they are complete already.
+class _Cut(NamedTuple):
+    """What became of one video."""
 
-    Beside the shards stands `problems.jsonl`: every video that gave no face, and why.
+    faces: list[tuple[FaceRecord, bytes]]  # with their PNG
+    problem: str | None
+    foreseen: bool = True  # the problem is the file's
+
+
+class _Work(NamedTuple):
+    """What is to do for a folder."""
+
+    cut: list[ListedVideo]
+    changed: dict[str, dict[str, Any]]  # stored videos -> fields with their new values
+    touched: list[str]  # stored videos whose file was touched, and has the same content
+    dropped: list[str]  # stored videos that are no longer listed, or are to be cut
+    problems: list[Problem]  # that remain as they are
+    states: dict[str, str]  # of the files of all listed videos
+
+
+def prepare(
+    videos: Sequence[ListedVideo],
+    root: Path,
+    out: Path,
+    config: PrepareConfig,
+    *,
+    workers: int,
+    allow_overlap: bool = False,
+) -> Prepared | None:
+    """Write the shards of a data set, or bring them up to date; None: there was nothing to do.
+
+    Beside the shards stand `problems.jsonl`, every video that gave no face or was damaged, and why,
+    and `contact-sheet.png`: look at it.
 
     Args:
         videos: as their data set lists them.
         root: folder of the data set.
-        out: folder for the shards; it belongs to these videos and this `config`.
+        out: folder for the shards; it belongs to this data set and this `config`.
         config: how to cut.
         workers: processes; 0: this one.
+        allow_overlap: only log what train, dev and test share.
 
     Raises:
-        TrainError: the folder holds shards of other videos or settings, it can't be written (what
-            is done is kept), or no face was found at all.
+        TrainError: sources or subjects are on two sides; the folder holds shards of other settings,
+            or can't be written (what is done is kept); no face was found at all; or, the folder
+            being complete, files on two sides are byte-identical.
     """
+    level = disjoint_level({video.dataset for video in videos})
+    known = [(v.split, Identity(v.video_id, "", v.source_id, v.subject)) for v in videos]
+    _check_sides(known, level, allow_overlap=allow_overlap)
     about = PreparedConfig(
         size_px=config.size_px,
         margin=config.margin,
         code_version=stream.__version__,
-        options={"videos_sha256": _digest(videos), **config.model_dump(mode="json")},
+        options=config.model_dump(mode="json"),
     )
-    shards = ShardWriter(out, about, samples_per_shard=config.samples_per_shard)
-    if (out / "manifest.jsonl").exists():
+    with ShardWriter(out, about, samples_per_shard=config.samples_per_shard) as shards:
+        old_problems = _old_problems(out) if shards.finished else []
+        work = _to_do(videos, root, shards, old_problems)
+        complete = shards.finished and work.problems == old_problems
+        complete = complete and not (work.cut or work.changed or work.dropped)
+        for video_id in work.touched:
+            shards.change(video_id, work.states[video_id])
+        problems = old_problems if complete else _do(work, videos, root, shards, config, workers)
+        if not shards.faces:
+            raise TrainError(f"{out}: no face found in {len(videos)} videos; see {_PROBLEMS}")
+    if not complete:
+        write_contact_sheet(out)
+    stored = [video.known for video in shards.stored.values()]
+    named = [(k["split"], Identity(*(k[name] for name in Identity._fields))) for k in stored]
+    _check_sides(named, level, allow_overlap=allow_overlap)
+    if complete:
         return None
-    done = {record.video_id for record in shards.records}
-    order = sorted(videos, key=lambda v: _shuffled(config.seed, v.video_id))
-    left = [video for video in order if video.video_id not in done]
-    log.info("%s: %d videos, %d of them done before", out, len(videos), len(done))
-    problems = []
-    with shards:
-        for video, found in zip(left, _cut_all(left, root, config, workers), strict=True):
-            if isinstance(found, str):
-                problems.append(_problem(video, found))
-            else:
-                shards.add(found)
-        (out / _PROBLEMS).write_text(
-            "".join(problem.model_dump_json() + "\n" for problem in problems), encoding="utf-8"
-        )
-        if not shards.records:
-            raise TrainError(f"{out}: no face found in {len(videos)} videos; see problems.jsonl")
-    for kind, n in sorted(
-        Counter(problem.attack_type or "bona fide" for problem in problems).items()
-    ):
-        log.warning("%s: %d videos (%s) gave no face: problems.jsonl", out, n, kind)
-    return Prepared(len(shards.records), len(videos), tuple(problems))
+    dropped = set(work.dropped) - {video.video_id for video in work.cut}
+    return Prepared(
+        shards.faces, len(videos), tuple(problems), len(work.cut), len(work.changed), len(dropped)
+    )
 
 
 def read_problems(folder: Path) -> list[ListedVideo]:
@@ -150,18 +203,139 @@ def read_problems(folder: Path) -> list[ListedVideo]:
     Raises:
         TrainError: the list is missing or damaged.
     """
-    path = folder / _PROBLEMS
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        problems = [Problem.model_validate_json(line) for line in lines]
-    except (OSError, ValidationError) as error:
-        raise TrainError(f"{path}: can't read it: {error}; prepare the folder again") from error
     return [
-        ListedVideo(kind="video", **problem.model_dump(exclude={"problem"})) for problem in problems
+        ListedVideo(kind="video", **problem.model_dump(exclude={"problem", "faces", "state"}))
+        for problem in _read_problems(folder)
+        if not problem.faces
     ]
 
 
-def _problem(video: ListedVideo, problem: str) -> Problem:
+def _read_problems(folder: Path) -> list[Problem]:
+    path = folder / _PROBLEMS
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return [Problem.model_validate_json(line) for line in lines]
+    except ValidationError as error:
+        what = one_line(error, Problem)
+    except (OSError, UnicodeDecodeError) as error:
+        what = str(error)
+    raise TrainError(f"{path}: can't read it: {what}; prepare the folder again")
+
+
+def _old_problems(folder: Path) -> list[Problem]:
+    try:
+        return _read_problems(folder)
+    except TrainError as error:
+        log.warning("%s: the videos without a face are tried again", error)
+        return []
+
+
+def _check_sides(
+    videos: Iterable[tuple[str | None, Identity]], level: Level, *, allow_overlap: bool
+) -> None:
+    sides: dict[str, list[Identity]] = {"train": [], "dev": [], "test": []}
+    for split, identity in videos:
+        if split is not None:
+            sides[split].append(identity)
+    shared = find_shared({name: identities(side) for name, side in sides.items()}, level)
+    messages = [told(overlaps, *names) for names, overlaps in shared.items()]
+    if messages and not allow_overlap:
+        raise TrainError(
+            f"{'; '.join(messages)}. Move them to one side and prepare again (only what changed is "
+            "done again), or go on all the same with --allow-overlap"
+        )
+    for message in messages:
+        log.warning("overlap allowed: %s", message)
+
+
+def _to_do(
+    videos: Sequence[ListedVideo], root: Path, shards: ShardWriter, problems: Sequence[Problem]
+) -> _Work:
+    """Compare what is listed with what is stored."""
+    old_problems = {problem.video_id: problem for problem in problems}
+    work = _Work([], {}, [], [], [], {})
+    for video in videos:
+        video_id = video.video_id
+        state = work.states[video_id] = file_state(video, root)
+        stored, problem = shards.stored.get(video_id), old_problems.get(video_id)
+        fields = _fields(video)
+        if stored is not None and _same_content(video, root, stored.state, state, stored.known):
+            differ = {name: value for name, value in fields.items() if stored.known[name] != value}
+            if differ:
+                work.changed[video_id] = differ
+            elif state != stored.state:
+                work.touched.append(video_id)
+            if problem is not None:
+                work.problems.append(_problem(video, problem.problem, problem.faces, state))
+        elif stored is None and problem is not None and problem.state == state:
+            work.problems.append(_problem(video, problem.problem, 0, state))
+        else:
+            work.cut.append(video)
+            if stored is not None:
+                work.dropped.append(video_id)
+    work.problems.sort(key=lambda problem: problem.video_id)
+    listed = work.states.keys()
+    work.dropped.extend(video_id for video_id in shards.stored if video_id not in listed)
+    return work
+
+
+def _same_content(
+    video: ListedVideo, root: Path, before: str, now: str, known: Mapping[str, Any]
+) -> bool:
+    """Say whether a stored video would be cut as it was: by the disk's word, else by reading it."""
+    if before == now:
+        return True
+    if before.partition("|")[0] != now.partition("|")[0] or now.endswith("|absent"):
+        return False
+    try:
+        digest: str = known["source_sha256"]
+        return VideoFrames(video, root, 1.0).sha256() == digest
+    except TrainError:
+        return False  # cutting it will say why
+
+
+def _do(
+    work: _Work,
+    videos: Sequence[ListedVideo],
+    root: Path,
+    shards: ShardWriter,
+    config: PrepareConfig,
+    workers: int,
+) -> list[Problem]:
+    """Bring the folder up to date; return its problems."""
+    cut_ids = {video.video_id for video in work.cut}
+    gone = [video_id for video_id in work.dropped if video_id not in cut_ids]
+    kept = len(videos) - len(work.cut)
+    log.info(
+        "%d videos: %d to cut, %d kept, %d of them relabelled",
+        *(len(videos), len(work.cut), kept, len(work.changed)),
+    )
+    if gone:
+        log.warning("%d videos are no longer listed and are dropped: %s", len(gone), some(gone))
+    shards.drop(work.dropped)
+    for video_id, fields in work.changed.items():
+        shards.change(video_id, work.states[video_id], **fields)
+    problems = list(work.problems)
+    order = sorted(work.cut, key=lambda v: _shuffled(config.seed, v.video_id))
+    for video, done in zip(order, _cut_all(order, root, config, workers), strict=True):
+        state = work.states[video.video_id]
+        if done.faces:
+            shards.add(done.faces, state)
+        if done.problem is not None:
+            n = len(done.faces)
+            problems.append(_problem(video, done.problem, n, state if done.foreseen else ""))
+    problems.sort(key=lambda problem: problem.video_id)
+    with whole_file(shards.folder / _PROBLEMS) as path:
+        lines = (problem.model_dump_json() + "\n" for problem in problems)
+        path.write_text("".join(lines), encoding="utf-8")
+    counted = Counter((p.attack_type or BONA_FIDE_TYPE, p.faces > 0) for p in problems)
+    for (kind, some_faces), n in sorted(counted.items()):
+        what = "are damaged, and gave what could be read" if some_faces else "gave no face"
+        log.warning("%d videos (%s) %s: %s", n, kind, what, _PROBLEMS)
+    return problems
+
+
+def _problem(video: ListedVideo, problem: str, faces: int, state: str) -> Problem:
     return Problem(
         dataset=video.dataset,
         path=video.video_id.removeprefix(f"{video.dataset}:"),
@@ -172,28 +346,59 @@ def _problem(video: ListedVideo, problem: str) -> Problem:
         compression=video.compression,
         attributes=dict(video.attributes),
         problem=problem,
+        faces=faces,
+        state=state,
     )
 
 
 def _cut_all(
     videos: Sequence[ListedVideo], root: Path, config: PrepareConfig, workers: int
-) -> Iterator[_Faces | str]:
-    """Yield the faces of each video in order, or its problem; a few videos are cut ahead."""
+) -> Iterator[_Cut]:
+    """Yield what becomes of each video, in order; a few videos are cut ahead."""
     if workers == 0:
         _start_worker(config)
         yield from (_cut_video(video, root, config) for video in tqdm(videos, unit="video"))
         return
-    context = multiprocessing.get_context("spawn")  # a fork would copy torch's locked threads
-    with ProcessPoolExecutor(workers, context, _start_worker, (config,)) as pool:
-        ahead: deque[Future[_Faces | str]] = deque()
-        rest = iter(videos)
+    pool = _pool(workers, config)
+    ahead: deque[tuple[ListedVideo, Future[_Cut] | _Cut]] = deque()
+    rest = iter(videos)
+    try:
+        for _ in tqdm(videos, unit="video", mininterval=2):
+            while len(ahead) < 4 * workers and (video := next(rest, None)) is not None:
+                ahead.append((video, pool.submit(_cut_video, video, root, config)))
+            video, done = ahead.popleft()
+            try:
+                yield done if isinstance(done, _Cut) else done.result()
+            except BrokenProcessPool:
+                # A file killed a process, and with it the pool. Which one did is not known.
+                log.warning("a worker process died; the videos that it may have had are cut alone")
+                pool.shutdown(cancel_futures=True)
+                yield _cut_alone(video, root, config)
+                ahead = deque(
+                    (waiting, its if _is_done(its) else _cut_alone(waiting, root, config))
+                    for waiting, its in ahead
+                )
+                pool = _pool(workers, config)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _is_done(cut: Future[_Cut] | _Cut) -> bool:
+    return isinstance(cut, _Cut) or (cut.done() and cut.exception() is None)
+
+
+def _cut_alone(video: ListedVideo, root: Path, config: PrepareConfig) -> _Cut:
+    """Cut a video in a process of its own, which it may kill."""
+    with _pool(1, config) as pool:
         try:
-            for _ in tqdm(videos, unit="video", mininterval=2):
-                while len(ahead) < 4 * workers and (video := next(rest, None)) is not None:
-                    ahead.append(pool.submit(_cut_video, video, root, config))
-                yield ahead.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+            return pool.submit(_cut_video, video, root, config).result()
+        except BrokenProcessPool:
+            return _Cut([], "reading it kills the process", foreseen=False)
+
+
+def _pool(workers: int, config: PrepareConfig) -> ProcessPoolExecutor:
+    context = multiprocessing.get_context("spawn")  # a fork would copy torch's locked threads
+    return ProcessPoolExecutor(workers, context, _start_worker, (config,))
 
 
 _detector: FaceDetector  # of a worker process
@@ -206,31 +411,54 @@ def _start_worker(config: PrepareConfig) -> None:
     _detector = open_detector(wanted, OnnxRuntimeConfig())
 
 
-def _cut_video(video: ListedVideo, root: Path, config: PrepareConfig) -> _Faces | str:
-    try:
-        looks = cut(frames_of(video, root, config.analyse_fps), _detector, config)
-        if not looks:
-            return f"no face of {config.min_face_px} px or more"
-        sha256 = source_sha256(video, root)
-    except TrainError as error:
-        return str(error)
-    return [(_record(video, look, sha256, config), encode_crop(look.crop)) for look in looks]
+def _cut_video(video: ListedVideo, root: Path, config: PrepareConfig) -> _Cut:
+    failure = ""
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            frames = VideoFrames(video, root, config.analyse_fps)
+            untimed = video.kind in ("frames", "hdf5") and video.fps is None
+            looks = cut(iter(frames), _detector, config, search_all=untimed)
+            if not looks:
+                nothing = f"no face of {config.min_face_px} px or more"
+                return _Cut([], f"{nothing}; {frames.damage}" if frames.damage else nothing)
+            sha256 = frames.sha256()
+            faces = [
+                (_record(video, look, sha256, config), encode_crop(look.crop)) for look in looks
+            ]
+            return _Cut(faces, frames.damage)
+        except TrainError as error:
+            return _Cut([], str(error))
+        except Exception as error:  # one file must not end hours of work
+            failure = f"{type(error).__name__}: {error}"
+            log.warning("%s, attempt %d:", video.video_id, attempt, exc_info=True)
+    return _Cut([], f"an error that was not foreseen, twice: {failure}", foreseen=False)
 
 
-def cut(frames: Iterator[Frame], detector: FaceDetector, config: PrepareConfig) -> list[_Look]:
+def cut(
+    frames: Iterator[Frame],
+    detector: FaceDetector,
+    config: PrepareConfig,
+    *,
+    search_all: bool = False,
+) -> list[_Look]:
     """Follow the faces of a video and cut them, evenly over each track.
 
     Args:
         frames: of one source, in order.
         detector: of whole frames.
         config: how many, how large.
+        search_all: search every frame as a whole: between pictures without time, faces may jump.
     """
-    follower = Follower(detector, TrackConfig(), detect_every_s=DetectConfig().detect_every_s)
+    every_s = 0.0 if search_all else DetectConfig().detect_every_s
+    follower = Follower(detector, TrackConfig(), detect_every_s=every_s)
     spec = InputSpec(size_px=config.size_px, margin=config.margin)
     tracks: dict[int, _Sampled] = {}
     for frame in frames:
         (update,), _ = follower.follow([frame])
         for track in update.tracks:
+            # The detector counts in pixels of its own copy, and refines what it finds.
+            if np.ptp(track.detection.box.reshape(2, 2), axis=0).max() < config.min_face_px:
+                continue
             sampled = tracks.setdefault(track.key.track_id, _Sampled(config.frames_per_video))
             if sampled.wants():
                 quality = assess(frame.image, track.detection, QualityConfig())
@@ -285,16 +513,9 @@ def _record(video: ListedVideo, look: _Look, sha256: str, config: PrepareConfig)
     track = look.track.key.track_id
     return FaceRecord.model_validate(
         {
+            **_fields(video),
             "sample_id": f"{video.video_id}@{look.frame}.{track}",
-            "dataset": video.dataset,
             "video_id": video.video_id,
-            "source_id": video.source_id,
-            "subject": video.subject,
-            "split": video.split,
-            "label": video.label,
-            "attack_type": video.attack_type,
-            "compression": video.compression,
-            "attributes": dict(video.attributes),
             "frame": look.frame,
             "pts_s": look.track.pts_s,
             "track": track,
@@ -303,15 +524,23 @@ def _record(video: ListedVideo, look: _Look, sha256: str, config: PrepareConfig)
             "face_px": max(x2 - x1, y2 - y1),
             "quality": look.quality,
             "source_sha256": sha256,
-            "licence": video.attributes.get("licence", f"terms of {video.dataset}"),
         }
     )
 
 
-def _digest(videos: Sequence[ListedVideo]) -> str:
-    """Return what changes when a video is added, taken away or labelled otherwise."""
-    lines = sorted(f"{v.video_id} {v.split} {v.attack_type}" for v in videos)
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+def _fields(video: ListedVideo) -> dict[str, Any]:
+    """Return what a record says of a video besides its name, and a listing may change."""
+    return {
+        "dataset": video.dataset,
+        "source_id": video.source_id,
+        "subject": video.subject,
+        "split": video.split,
+        "label": video.label,
+        "attack_type": video.attack_type,
+        "compression": video.compression,
+        "attributes": dict(video.attributes),
+        "licence": video.attributes.get("licence", f"terms of {video.dataset}"),
+    }
 
 
 def _shuffled(seed: int, video_id: str) -> bytes:

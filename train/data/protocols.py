@@ -23,14 +23,14 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
-from models import ATTACK, BONA_FIDE
+from models import ATTACK, BONA_FIDE, one_line
 from train.data.datasets._sample import BONA_FIDE_TYPE, Family, Level, ListedVideo, Split
 from train.data.datasets._tree import some
-from train.data.overlap import Identity, find_shared, told
+from train.data.overlap import Identity, find_shared, identities, told
 from train.errors import TrainError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 FOLDER: Final = Path(__file__).resolve().parents[2] / "configs" / "protocols"
 
@@ -114,27 +114,25 @@ class VideoSet(BaseModel, frozen=True, extra="forbid"):
             raise ValueError("`seed` belongs to `sampling: random`, which needs it")
         return self
 
-    def frame_indices(self, video: ListedVideo, n_frames: int) -> list[int]:
-        """Return which frames of a video of `n_frames` frames are used, ascending.
+    def frames_of(self, video_id: str, label: int, n_frames: int) -> Sequence[int]:
+        """Return which of a video's `n_frames` prepared frames are used, ascending.
 
         The same video always gives the same frames, whatever else is read.
         """
-        first, end = video.frames or (0, n_frames)
-        n = max(0, min(end, n_frames) - first)
         wanted = self.frames_per_video
-        count = wanted.bona_fide if video.label == BONA_FIDE else wanted.attack
-        if count is None or count >= n:
-            return list(range(first, first + n))
+        count = wanted.bona_fide if label == BONA_FIDE else wanted.attack
+        if count is None or count >= n_frames:
+            return range(n_frames)
         match self.sampling:
             case "first_n":
-                chosen = np.arange(count)
+                return range(count)
             case "linspace":
-                chosen = np.linspace(0, n - 1, count).round().astype(int)
+                chosen = np.linspace(0, n_frames - 1, count).round().astype(int)
             case "random":
-                key = hashlib.sha256(f"{self.seed}:{video.video_id}".encode()).digest()
+                key = hashlib.sha256(f"{self.seed}:{video_id}".encode()).digest()
                 rng = np.random.default_rng(int.from_bytes(key[:8], "big"))
-                chosen = np.sort(rng.choice(n, count, replace=False))
-        return [first + int(i) for i in chosen]
+                chosen = np.sort(rng.choice(n_frames, count, replace=False))
+        return [int(i) for i in chosen]
 
 
 class TestSet(VideoSet, frozen=True, extra="forbid"):
@@ -179,7 +177,7 @@ class Protocol(BaseModel, frozen=True, extra="forbid"):
 
     name: str = Field(description="Of the file, with the suffix of the member of a family.")
     description: str = Field(description="What it measures, and where it comes from.")
-    disjoint: Level | Literal["known"] = Field(
+    disjoint: Literal["subject", "source", "video", "known"] = Field(
         description="What train, dev and test must not share; `subject` includes `source`, and"
         " `source` includes `video`. `known`: sources, and those subjects that are told."
     )
@@ -210,9 +208,20 @@ class Protocol(BaseModel, frozen=True, extra="forbid"):
 
     def datasets(self) -> tuple[str, ...]:
         """Return the names of the data sets that resolving needs, sorted."""
-        parts = (self.train, self.dev, *self.test.values())
-        names = {name for part in parts for query in part.videos for name in query.dataset or ()}
-        return tuple(sorted(names))
+        return tuple(sorted({name for query in self._queries() for name in query.dataset or ()}))
+
+    def attributes(self) -> tuple[str, ...]:
+        """Return the names of the attributes that a query asks for, sorted."""
+        return tuple(sorted({name for query in self._queries() for name in query.attributes}))
+
+    def names_subjects(self) -> bool:
+        """Return whether a query asks for people by name."""
+        return any(query.subjects is not None for query in self._queries())
+
+    def _queries(self) -> Iterator[Query]:
+        for part in (self.train, self.dev, *self.test.values()):
+            yield from part.videos
+            yield from (query for query in (part.only, part.exclude) if query is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,13 +241,16 @@ def load_protocols(path: Path) -> dict[str, Protocol]:
     """
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise TrainError(f"{path}: can't read the protocol: {error}") from error
     if not isinstance(data, dict):
         raise TrainError(f"{path}: expected the keys of a protocol, found {data!r}")
     members = data.pop("for", {})
     if "name" in data or not isinstance(members, dict):
         raise TrainError(f"{path}: the name is the file's; `for` maps suffixes to parameters")
+    for suffix, values in members.items():
+        if not isinstance(values, dict):
+            raise TrainError(f"{path}: for.{suffix}: expected parameters, found {values!r}")
     named = {f"{path.stem}_{suffix}": values for suffix, values in members.items()}
     try:
         return {
@@ -246,8 +258,7 @@ def load_protocols(path: Path) -> dict[str, Protocol]:
             for name, values in (named or {path.stem: {}}).items()
         }
     except ValidationError as error:
-        lines = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise TrainError(f"{path}: " + "; ".join(lines)) from error
+        raise TrainError(f"{path}: {one_line(error, Protocol)}") from error
 
 
 def _filled(node: Any, values: Mapping[str, object], path: Path) -> Any:
@@ -271,17 +282,39 @@ def protocol_names(folder: Path = FOLDER) -> tuple[str, ...]:
 
 
 def load_protocol(name: str, folder: Path = FOLDER) -> Protocol:
-    """Return the protocol of this name.
+    """Return the protocol of this name, or the one that a file holds.
+
+    Args:
+        name: of a protocol in `folder`, or a path to a YAML file of your own; of a family's file
+            with the member's suffix behind a colon: `mine.yaml:1`.
+        folder: of the named protocols.
 
     Raises:
         TrainError: no such protocol; the message lists those that begin alike.
     """
+    file, colon, member = name.partition(".yaml")
+    if colon and (not member or member.startswith(":")):
+        return _from_file(Path(f"{file}.yaml"), member.removeprefix(":"))
+    if "/" in name:
+        raise TrainError(f"{name}: a protocol of your own is a file that ends in .yaml")
     for path in folder.glob("*.yaml"):
-        if name.startswith(path.stem) and name in (found := load_protocols(path)):
-            return found[name]
+        if name.startswith(path.stem) and name in (members := load_protocols(path)):
+            return members[name]
     known = protocol_names(folder)
     alike = [other for other in known if other.startswith(name.partition("_")[0])]
     raise TrainError(f"unknown protocol {name!r}; known: {', '.join(alike or known)}")
+
+
+def _from_file(path: Path, suffix: str) -> Protocol:
+    members = load_protocols(path)
+    name = f"{path.stem}_{suffix}" if suffix else path.stem
+    if name not in members:
+        named = (f"{path}:{other.removeprefix(f'{path.stem}_')}" for other in members)
+        raise TrainError(
+            f"{path}: holds no protocol {name!r}; known: "
+            f"{', '.join(named if path.stem not in members else [str(path)])}"
+        )
+    return members[name]
 
 
 def resolve(
@@ -359,21 +392,21 @@ def resolve_tests(protocol: Protocol, listings: Mapping[str, Sequence[ListedVide
 def _select(where: str, wanted: VideoSet, videos: Sequence[ListedVideo]) -> list[ListedVideo]:
     matched: dict[str, ListedVideo] = {}
     for query in wanted.videos:
-        found = [video for video in videos if query.matches(video)]
+        matching = [video for video in videos if query.matches(video)]
         absent = [
             word
             for asked, has in (
-                (query.dataset, {video.dataset for video in found}),
-                (query.attack_type, {video.attack_type or BONA_FIDE_TYPE for video in found}),
-                (query.compression, {video.compression for video in found}),
+                (query.dataset, {video.dataset for video in matching}),
+                (query.attack_type, {video.attack_type or BONA_FIDE_TYPE for video in matching}),
+                (query.compression, {video.compression for video in matching}),
             )
             for word in asked or ()
             if word not in has
         ]
-        if not found or absent:
+        if not matching or absent:
             asked_for = query.model_dump(exclude_defaults=True)
             raise TrainError(f"{where}: no video of {', '.join(absent)} among {asked_for}")
-        matched |= {video.video_id: video for video in found}
+        matched |= {video.video_id: video for video in matching}
     kept = [matched[key] for key in sorted(matched)]
     if wanted.only is not None:
         kept = [video for video in kept if wanted.only.matches(video)]
@@ -415,11 +448,11 @@ def _check_subjects(protocol: Protocol, resolved: Resolved) -> None:
 
 def _check_disjoint(protocol: Protocol, resolved: Resolved) -> None:
     parts = {"train": resolved.train, "dev": resolved.dev, **resolved.test}
-    identities = {
-        name: [Identity(v.video_id, "", v.source_id, v.subject) for v in videos]
+    known = {
+        name: identities(Identity(v.video_id, "", v.source_id, v.subject) for v in videos)
         for name, videos in parts.items()
     }
-    shared = find_shared(identities, protocol.level)
+    shared = find_shared(known, protocol.level)
     if shared:
         messages = [told(overlaps, *names) for names, overlaps in shared.items()]
         raise TrainError(f"{protocol.name}: {'; '.join(messages)}")

@@ -5,17 +5,24 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import fields as dataclass_fields
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from models import ATTACK, BONA_FIDE
 from train.attacks.pairs import SyntheticPairs
-from train.data.datasets._registry import dataset_names, load_dataset
-from train.data.datasets._sample import LEVELS, Level, ListedVideo
+from train.data.datasets._registry import disjoint_level
+from train.data.datasets._sample import Level, ListedVideo
 from train.data.loaders import Group, open_loader
+from train.data.manifest import OF_A_VIDEO
 from train.data.overlap import Identity, Overlap, find_shared, told
 from train.data.prepare import read_problems
 from train.data.protocols import (
     DevEer,
+    Protocol,
     TestSet,
     Threshold,
     VideoSet,
@@ -27,17 +34,21 @@ from train.data.shards import open_shards
 from train.errors import TrainError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from models import FaceBatch, InputSpec
     from train.config import DataConfig, Recipe
-    from train.data.protocols import Protocol, Resolved
-    from train.data.shards import FaceRecord, Shards
+    from train.data.protocols import Resolved
+    from train.data.shards import Shards
     from train.fit.ranks import Ranks
 
 
 log = logging.getLogger(__name__)
+
+_GROUPED: Final = ("dataset", "subject", "compression", "split", "attack_type", "source_id")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,7 +74,7 @@ class Data:
     threshold: Threshold
     protocol: str | None
     disjoint: Level  # what train, dev and test must not share
-    identities: dict[str, list[Identity]]  # of `train`, `dev` and each test set: its videos
+    identities: dict[str, pa.Table]  # of `train`, `dev` and each test set: its videos
     shared: dict[tuple[str, str], list[Overlap]]  # by two of these names; empty unless allowed
 
     def training_batches(
@@ -82,7 +93,7 @@ class Data:
             pairs.check(self.shards.prepared)
         loaded = open_loader(
             self.shards,
-            groups(self.shards.records, self.train, recipe.data),
+            groups(self.shards, self.train, recipe.data),
             spec,
             recipe.loader,
             seed=recipe.seed,
@@ -121,9 +132,7 @@ def open_data(
     if protocol is None:
         data = _by_split(opened, synthetic=synthetic)
     else:
-        wanted = load_protocol(protocol)
-        chosen = resolve(wanted, opened.listings(), allow_overlap=True)  # told below, with files
-        data = _by_protocol(opened, wanted, chosen)
+        data = _by_protocol(opened, load_protocol(protocol), _resolved)
     if synthetic:
         data = replace(data, dev=replace(data.dev, synthetic=True))
     return _checked(data, allow_overlap)
@@ -152,10 +161,9 @@ def open_tests(
     """
     opened = _opened(prepared)
     if protocol is not None:
-        wanted = load_protocol(protocol)
-        data = _by_protocol(opened, wanted, resolve_tests(wanted, opened.listings()))
+        data = _by_protocol(opened, load_protocol(protocol), resolve_tests)
         return _checked(data, allow_overlap)
-    splits = {video.split for video in opened.videos.values()}
+    splits = set(opened.shards.videos["split"].unique().to_pylist())
     everything = every_split or splits == {None}
     test = opened.part(None if everything else "test")
     dev = Part([], []) if everything else opened.part("dev")
@@ -169,31 +177,16 @@ def open_tests(
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """Prepared folders, with their rows by video."""
+    """Prepared folders."""
 
     shards: Shards
-    rows: dict[str, list[int]]  # by video, in order of track and frame
-    videos: dict[str, ListedVideo]
-    faceless: dict[str, ListedVideo]
-
-    def listings(self) -> dict[str, list[ListedVideo]]:
-        """Return all videos, by data set."""
-        listings: defaultdict[str, list[ListedVideo]] = defaultdict(list)
-        for video in (*self.videos.values(), *self.faceless.values()):
-            listings[video.dataset].append(video)
-        return listings
+    faceless: list[ListedVideo]
 
     def part(self, split: str | None) -> Part:
         """Return the faces of a split; None: all faces."""
-        return Part(
-            [
-                row
-                for name, video in self.videos.items()
-                if split in (None, video.split)
-                for row in self.rows[name]
-            ],
-            [video for video in self.faceless.values() if split in (None, video.split)],
-        )
+        rows = self.shards.rows() if split is None else self.shards.rows(split=split)
+        faceless = [video for video in self.faceless if split in (None, video.split)]
+        return Part(rows.tolist(), faceless)
 
     def data(self, train: list[int], dev: Part, tests: dict[str, Part]) -> Data:
         """Return parts by split as the data of a run."""
@@ -205,67 +198,127 @@ class _Opened:
             tests,
             DevEer(kind="dev_eer"),
             None,
-            disjoint=_level({video.dataset for video in self.videos.values()}),
+            disjoint=disjoint_level(self.shards.videos["dataset"].unique().to_pylist()),
             identities=_identities(self.shards, parts),
             shared={},
         )
 
 
 def _opened(prepared: Sequence[Path]) -> _Opened:
-    shards = open_shards(*prepared)
-    rows: defaultdict[str, list[int]] = defaultdict(list)
-    for row, record in enumerate(shards.records):
-        rows[record.video_id].append(row)
-    for of_video in rows.values():
-        of_video.sort(key=lambda row: (shards.records[row].track, shards.records[row].frame))
-    videos = {name: _listed(shards.records[of_video[0]]) for name, of_video in rows.items()}
-    faceless = {video.video_id: video for folder in prepared for video in read_problems(folder)}
-    return _Opened(shards, rows, videos, faceless)
+    faceless = [video for folder in prepared for video in read_problems(folder)]
+    return _Opened(open_shards(*prepared), faceless)
 
 
-def _by_protocol(opened: _Opened, wanted: Protocol, chosen: Resolved) -> Data:
+def _by_split(opened: _Opened, *, synthetic: bool) -> Data:
+    train, dev, test = (opened.part(split) for split in ("train", "dev", "test"))
+    if not train.rows:
+        raise TrainError("no prepared face is of split train; choose a protocol")
+    if dev.rows and len(np.unique(opened.shards.label[dev.rows])) < 2 and not synthetic:
+        raise TrainError("the dev faces are of one class only; choosing needs both")
+    return opened.data(train.rows, dev, {"test": test} if test.rows else {})
+
+
+def _resolved(protocol: Protocol, listings: Mapping[str, Sequence[ListedVideo]]) -> Resolved:
+    return resolve(protocol, listings, allow_overlap=True)  # `_checked` compares, files too
+
+
+def _by_protocol(
+    opened: _Opened,
+    protocol: Protocol,
+    resolver: Callable[[Protocol, Mapping[str, Sequence[ListedVideo]]], Resolved],
+) -> Data:
+    shards = opened.shards
+    listings: defaultdict[str, list[ListedVideo]] = defaultdict(list)
+    examples, like = _examples(shards, protocol)
+    for video in (*examples, *opened.faceless):
+        listings[video.dataset].append(video)
+    chosen = resolver(protocol, listings)
+    number_of = {id(video): number for number, video in enumerate(examples)}
+
     def part(which: VideoSet, listed: Sequence[ListedVideo]) -> Part:
-        return Part(
-            [row for video in listed for row in _frames(which, video, opened.rows[video.video_id])],
-            [video for video in listed if video.video_id in opened.faceless],
-            distorted=isinstance(which, TestSet) and which.distortion is not None,
-        )
+        wanted = np.zeros(len(examples), bool)
+        without = []
+        for video in listed:
+            if (number := number_of.get(id(video))) is None:
+                without.append(video)
+            else:
+                wanted[number] = True
+        videos = np.flatnonzero(wanted[like])
+        distorted = isinstance(which, TestSet) and which.distortion is not None
+        return Part(_frames(which, shards, videos), without, distorted=distorted)
 
-    train, dev = part(wanted.train, chosen.train), part(wanted.dev, chosen.dev)
-    tests = {name: part(wanted.test[name], listed) for name, listed in chosen.test.items()}
+    train, dev = part(protocol.train, chosen.train), part(protocol.dev, chosen.dev)
+    tests = {name: part(protocol.test[name], listed) for name, listed in chosen.test.items()}
     return Data(
-        opened.shards,
+        shards,
         train.rows,
         dev,
         tests,
-        wanted.threshold,
-        wanted.name,
-        disjoint=wanted.level,
-        identities=_identities(opened.shards, {"train": train, "dev": dev, **tests}),
+        protocol.threshold,
+        protocol.name,
+        disjoint=protocol.level,
+        identities=_identities(shards, {"train": train, "dev": dev, **tests}),
         shared={},
     )
 
 
-def _identities(shards: Shards, parts: dict[str, Part]) -> dict[str, list[Identity]]:
+def _examples(shards: Shards, protocol: Protocol) -> tuple[list[ListedVideo], NDArray[np.int64]]:
+    """Return one video of each kind that the protocol tells apart, and the kind of every video.
+
+    Millions of videos are of a few kinds: asking once for each is what makes it quick.
+
+    Returns:
+        The examples; and (V,) the number of each video's example.
+    """
+    videos = shards.videos
+    columns = [videos[name] for name in ("dataset", "split", "attack_type", "compression")]
+    columns += [pc.map_lookup(videos["attributes"], key, "first") for key in protocol.attributes()]
+    columns.append(videos["subject"] if protocol.names_subjects() else videos["subject"].is_null())
+    kind = np.zeros(len(videos), np.int64)
+    for column in columns:
+        codes = column.combine_chunks().dictionary_encode(null_encoding="encode")
+        mixed = kind * max(len(codes.dictionary), 1) + codes.indices.to_numpy()
+        kind = pa.array(mixed).dictionary_encode().indices.to_numpy().astype(np.int64)
+    first = np.zeros(kind.max(initial=-1) + 1, np.int64)
+    first[kind[::-1]] = np.arange(len(kind))[::-1]
+    return [_listed(video) for video in videos.take(pa.array(first)).to_pylist()], kind
+
+
+def _frames(which: VideoSet, shards: Shards, videos: NDArray[np.int64]) -> list[int]:
+    """Return the rows of these videos that a set uses, chosen among the prepared frames."""
+    starts, counts = shards.first[videos], np.diff(shards.first)[videos]
+    labels = shards.label[np.minimum(starts, len(shards.label) - 1)]
+    limits = which.frames_per_video
+    limit_of = {BONA_FIDE: limits.bona_fide, ATTACK: limits.attack}
+    rows = []
+    for label, limit in limit_of.items():
+        of_label = labels == label
+        whole = of_label if limit is None else of_label & (counts <= limit)
+        rows.append(_ranges(starts[whole], counts[whole]))
+        for video in videos[of_label & ~whole]:
+            name = shards.videos["video_id"][int(video)].as_py()
+            first = int(shards.first[video])
+            frames = which.frames_of(name, label, int(shards.first[video + 1]) - first)
+            rows.append(first + np.asarray(frames, np.int64))
+    together: list[int] = np.sort(np.concatenate(rows)).tolist()
+    return together
+
+
+def _ranges(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the numbers start, ..., start + count - 1 of every pair, one after the other."""
+    before = np.cumsum(counts) - counts
+    return np.asarray(np.arange(counts.sum()) + np.repeat(starts - before, counts), np.int64)
+
+
+def _identities(shards: Shards, parts: dict[str, Part]) -> dict[str, pa.Table]:
     """Return the videos of each part that gave faces."""
-    identities = {}
+    columns = shards.videos.select(Identity._fields)
+    chosen = {}
     for name, part in parts.items():
-        records = (shards.records[row] for row in part.rows)
-        by_video = {
-            record.video_id: Identity(
-                record.video_id, record.source_sha256, record.source_id, record.subject
-            )
-            for record in records
-        }
-        identities[name] = list(by_video.values())
-    return identities
-
-
-def _level(datasets: set[str]) -> Level:
-    """Return what the splits of these data sets do not share."""
-    named = (name.removeprefix("synthetic/") for name in datasets)
-    known = [load_dataset(name).disjoint for name in named if name in dataset_names()]
-    return min([*known, "subject"], key=LEVELS.index)
+        mask = np.zeros(len(columns), bool)
+        mask[shards.video[np.asarray(part.rows, np.int64)]] = True
+        chosen[name] = columns.filter(pa.array(mask))
+    return chosen
 
 
 def _checked(data: Data, allow_overlap: bool) -> Data:
@@ -282,88 +335,73 @@ def _checked(data: Data, allow_overlap: bool) -> Data:
     return replace(data, shared=shared)
 
 
-def groups(records: Sequence[FaceRecord], rows: Sequence[int], config: DataConfig) -> list[Group]:
+def groups(shards: Shards, rows: Sequence[int], config: DataConfig) -> list[Group]:
     """Return what each part of a batch is drawn from.
 
     Args:
-        records: of the opened shards.
+        shards: opened.
         rows: that train.
         config: how to group them.
 
     Raises:
         TrainError: a class that the batches need has no face, or a quota names no group.
     """
-    found: defaultdict[tuple[int, str], list[int]] = defaultdict(list)
-    for row in rows:
-        record = records[row]
-        if config.synthetic and record.label == ATTACK:
-            continue
-        found[record.label, _group_of(record, config.group_by)].append(row)
-    names = {name for _, name in found}
-    unknown = sorted(config.quotas.keys() - names)
+    drawn = np.asarray(rows, np.int64)
+    if config.synthetic:
+        drawn = drawn[shards.label[drawn] != ATTACK]
+    names, name_of = _group_names(shards, drawn, config.group_by)
+    unknown = sorted(config.quotas.keys() - set(names))
     if unknown:
-        raise TrainError(f"data.quotas: no face of {', '.join(unknown)}; found {sorted(names)}")
+        raise TrainError(f"data.quotas: no face of {', '.join(unknown)}; found {names}")
     needed = {BONA_FIDE} if config.synthetic else {BONA_FIDE, ATTACK}
-    missing = needed - {label for label, _ in found}
+    labels = shards.label[drawn]
+    missing = needed - set(np.unique(labels).tolist())
     if missing:
         what = (
             "attacks: set data.synthetic, or add" if ATTACK in missing else "bona fide faces: add"
         )
         raise TrainError(f"train holds no {what} a data set")
-    return [
+    every = [
         Group(
             name=f"{'attack' if label == ATTACK else 'bona fide'} {name}".strip(),
-            rows=members,
+            rows=drawn[(labels == label) & (name_of == number)].tolist(),
             quota=(
                 config.attacks_per_step
                 if label == ATTACK
                 else config.quotas.get(name, config.bona_fide_per_step)
             ),
         )
-        for (label, name), members in sorted(found.items())
+        for label in sorted(needed)
+        for number, name in enumerate(names)
     ]
+    return [group for group in every if group.rows]
 
 
-def _group_of(record: FaceRecord, by: str | None) -> str:
+def _group_names(
+    shards: Shards, rows: NDArray[np.int64], by: str | None
+) -> tuple[list[str], NDArray[np.int64]]:
+    """Return the names of the groups, sorted, and the number of each row's group."""
     if by is None:
-        return ""
-    value = record.attributes.get(by, getattr(record, by, None))
-    if not isinstance(value, str):
-        raise TrainError(
-            f"data.group_by: {by!r} is no field or attribute of {record.sample_id}; it has "
-            f"dataset, subject, compression, {', '.join(sorted(record.attributes))}"
-        )
-    return value
+        return [""], np.zeros(len(rows), np.int64)
+    numbers, place = np.unique(shards.video[rows], return_inverse=True)
+    values: list[str] = []
+    for video in shards.videos.take(pa.array(numbers)).to_pylist():
+        attributes = dict(video["attributes"])
+        value = attributes.get(by, video[by] if by in _GROUPED else None)
+        if not isinstance(value, str):
+            raise TrainError(
+                f"data.group_by: {by!r} is no field or attribute of {video['video_id']}; it has "
+                f"{', '.join((*_GROUPED, *sorted(attributes)))}"
+            )
+        values.append(value)
+    names, number = np.unique(np.array(values, dtype=object), return_inverse=True)
+    return [str(name) for name in names], number[place]
 
 
-def _by_split(opened: _Opened, *, synthetic: bool) -> Data:
-    train, dev, test = (opened.part(split) for split in ("train", "dev", "test"))
-    if not train.rows:
-        raise TrainError("no prepared face is of split train; choose a protocol")
-    labels = {opened.shards.records[row].label for row in dev.rows}
-    if dev.rows and len(labels) < 2 and not synthetic:
-        raise TrainError("the dev faces are of one class only; choosing needs both")
-    return opened.data(train.rows, dev, {"test": test} if test.rows else {})
-
-
-def _frames(which: VideoSet, video: ListedVideo, rows: list[int]) -> list[int]:
-    """Return the rows of a video that a set uses.
-
-    Its frames are chosen among the prepared ones, which `prepare` spread evenly over the video:
-    `first_n` means the first prepared ones.
-    """
-    return [rows[i] for i in which.frame_indices(replace(video, frames=None), len(rows))]
-
-
-def _listed(record: FaceRecord) -> ListedVideo:
+def _listed(video: dict[str, Any]) -> ListedVideo:
+    """Return a row of the manifest as its data set listed it, as far as it is known."""
+    fields = {f.name: video[f.name] for f in dataclass_fields(ListedVideo) if f.name in OF_A_VIDEO}
+    path = video["video_id"].removeprefix(f"{video['dataset']}:")
     return ListedVideo(
-        dataset=record.dataset,
-        path=record.video_id.removeprefix(f"{record.dataset}:"),
-        kind="video",
-        attack_type=record.attack_type,
-        split=record.split,
-        source_id=record.source_id,
-        subject=record.subject,
-        compression=record.compression,
-        attributes=record.attributes,
+        **fields | {"attributes": dict(video["attributes"])}, path=path, kind="video"
     )

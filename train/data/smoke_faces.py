@@ -1,7 +1,7 @@
-"""Drawn faces for smoke runs: a recipe's whole way in seconds, without any data set.
+"""Smoke faces: a recipe's whole way in seconds, without any data set.
 
-They look like no face that a detector should meet, and a score on them says one thing only: that
-the loop learns. Attacks are drawn faces with a screen's grid over them.
+They are drawn, look like no face that a detector should meet, and a score on them says one thing
+only: that the loop learns. Attacks are such faces with a screen's grid over them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 import stream
-from train.data.shards import FaceRecord, PreparedConfig, ShardWriter, encode_crop
+from train.data.shard_writer import ShardWriter
+from train.data.shards import FaceRecord, PreparedConfig, encode_crop
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +28,7 @@ _DEPTH: Final = 0.35
 
 
 def write_smoke_faces(folder: Path, *, seed: int = 0) -> None:
-    """Write a prepared folder of drawn faces, 160 bona fide and 160 attacks; the same for a seed.
+    """Write a prepared folder of smoke faces, 160 bona fide and 160 attacks; the same for a seed.
 
     Raises:
         TrainError: the folder holds other faces, or can't be written.
@@ -40,7 +41,7 @@ def write_smoke_faces(folder: Path, *, seed: int = 0) -> None:
     for split, n in _SPLITS:
         for i in range(2 * n):
             is_attack = bool(i % 2)
-            image, landmarks = draw_face(rng, screen=is_attack)
+            image, landmarks = smoke_face(rng, screen=is_attack)
             video = f"smoke:{split}/{i:03d}"
             record = FaceRecord.model_validate(
                 {
@@ -63,15 +64,15 @@ def write_smoke_faces(folder: Path, *, seed: int = 0) -> None:
             )
             samples.append((record, encode_crop(image)))
     with ShardWriter(folder, about, samples_per_shard=len(samples)) as shards:
-        if not shards.records:
+        if not shards.stored:
             shards.add(samples)
     (folder / "problems.jsonl").touch()
 
 
-def draw_face(
+def smoke_face(
     rng: np.random.Generator, *, screen: bool
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Draw one face: a loose crop (128, 128, 3) RGB, and its landmarks (5, 2) px.
+    """Draw one smoke face: a loose crop (128, 128, 3) RGB, and its landmarks (5, 2) px.
 
     Args:
         rng: source of every draw.

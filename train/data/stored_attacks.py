@@ -1,20 +1,16 @@
-"""Store attacks made from prepared bona fide faces, as a prepared folder of their own.
+"""Store synthetic attacks of prepared bona fide faces, as a prepared folder of their own.
 
 Training makes its attacks as it goes (`train.attacks.pairs`). A stored set is for measuring: what
 a detector that learned from other families, or from real attacks, makes of this one. Its data set
 is named `synthetic/<data set>`, so that no figure of it can pass for one of real attacks, the
-attack type is the family, and each record's provenance says how the picture was made.
-
-    python -m train.data.stored_attacks runs/faces --out runs/faces_moire --families moire \
-        --split dev
+attack type is the family, and each record's provenance says how the picture came about. No camera
+films these attacks, for none films the bona fide faces beside them either.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import logging
-from pathlib import Path
+import itertools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,18 +19,20 @@ import stream
 from models import ATTACK, BONA_FIDE
 from train.attacks import FAMILIES, LooseCrop, draw_family
 from train.attacks.pairs import SyntheticPairs
-from train.data.shards import FaceRecord, PreparedConfig, ShardWriter, encode_crop, open_shards
+from train.data.shard_writer import ShardWriter
+from train.data.shards import FaceRecord, PreparedConfig, encode_crop, open_shards
 from train.errors import TrainError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from numpy.random import Generator
 
-log = logging.getLogger(__name__)
+    from train.data.shards import Shards
 
 
-def write_synthetic_faces(
+def write_synthetic_attacks(
     prepared: Path,
     out: Path,
     weights: Mapping[str, float],
@@ -60,11 +58,7 @@ def write_synthetic_faces(
     """
     shards = open_shards(prepared)
     SyntheticPairs(weights).check(shards.prepared)
-    rows = [
-        row
-        for row, record in enumerate(shards.records)
-        if record.label == BONA_FIDE and record.split == split
-    ]
+    rows = shards.rows(label=BONA_FIDE, split=split).tolist()
     if not rows:
         raise TrainError(f"{prepared}: no bona fide face of split {split} to make attacks of")
     about = PreparedConfig(
@@ -75,65 +69,47 @@ def write_synthetic_faces(
             "synthetic": dict(weights),
             "split": split,
             "seed": seed,
-            "of_sha256": hashlib.sha256((prepared / "manifest.jsonl").read_bytes()).hexdigest(),
+            "of_sha256": _digest(shards, rows),
         },
     )
     with ShardWriter(out, about, samples_per_shard=1024) as writer:
-        done = {record.sample_id for record in writer.records}
-        for row in rows:
-            record = shards.records[row]
-            sample_id = f"synthetic/{record.sample_id}"
-            if sample_id in done:
-                continue
-            family = draw_family(_generator(seed, record.video_id), weights)
-            face = LooseCrop(shards.crop(row), np.array(record.landmarks, np.float32))
-            attack = FAMILIES[family](face, _generator(seed, record.sample_id))
-            changed = {
-                "sample_id": sample_id,
-                "dataset": f"synthetic/{record.dataset}",
-                "video_id": f"synthetic/{record.video_id}",
-                "label": ATTACK,
-                "attack_type": attack.family,
-                "provenance": {"made_of": record.sample_id, "seed": seed, **attack.parameters},
-            }
-            made = FaceRecord.model_validate(record.model_dump() | changed)
-            writer.add([(made, encode_crop(attack.image))])
+        by_video = itertools.groupby(rows, key=lambda row: shards.records[row].video_id)
+        for video_id, its_rows in by_video:
+            if f"synthetic/{video_id}" not in writer.stored:
+                writer.add([_attack(shards, row, weights, seed) for row in its_rows])
     (out / "problems.jsonl").touch()
     return len(rows)
+
+
+def _attack(
+    shards: Shards, row: int, weights: Mapping[str, float], seed: int
+) -> tuple[FaceRecord, bytes]:
+    record = shards.records[row]
+    family = draw_family(_generator(seed, record.video_id), weights)
+    face = LooseCrop(shards.crop(row), shards.records.landmarks(row))
+    attack = FAMILIES[family](face, _generator(seed, record.sample_id))
+    changed = {
+        "sample_id": f"synthetic/{record.sample_id}",
+        "dataset": f"synthetic/{record.dataset}",
+        "video_id": f"synthetic/{record.video_id}",
+        "label": ATTACK,
+        "attack_type": attack.family,
+        "provenance": {"of": record.sample_id, "seed": seed, **attack.parameters},
+    }
+    record = FaceRecord.model_validate(record.model_dump() | changed)
+    return record, encode_crop(attack.image)
+
+
+def _digest(shards: Shards, rows: Sequence[int]) -> str:
+    """Return what changes when a face or its picture does."""
+    digest = hashlib.sha256()
+    for row in rows:
+        record = shards.records[row]
+        digest.update(f"{record.sample_id} {record.source_sha256}\n".encode())
+    return digest.hexdigest()
 
 
 def _generator(seed: int, name: str) -> Generator:
     """Return the generator of a video or face, whichever others there are."""
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest))
-
-
-def main() -> None:
-    """Write the attacks, or end with what must be changed."""
-    parser = argparse.ArgumentParser(
-        prog="python -m train.data.stored_attacks", description=__doc__
-    )
-    parser.add_argument("prepared", type=Path, help="folder made by `python -m train prepare`")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the attacks")
-    parser.add_argument(
-        "--families", nargs="+", choices=FAMILIES, default=list(FAMILIES), help="equally likely"
-    )
-    parser.add_argument("--split", choices=("train", "dev", "test"), default="train")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    try:
-        n = write_synthetic_faces(
-            args.prepared,
-            args.out,
-            dict.fromkeys(args.families, 1.0),
-            split=args.split,
-            seed=args.seed,
-        )
-    except TrainError as error:
-        parser.error(str(error))
-    log.info("%s: %d synthetic attacks", args.out, n)
-
-
-if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    main()

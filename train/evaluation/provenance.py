@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 from pydantic import Field
 
@@ -136,12 +137,21 @@ def scored_faces(
     prepared: Sequence[Path], shards: Shards, part: Part, rows: Sequence[FrameScore]
 ) -> ScoredData:
     """Describe the prepared faces of a part that were scored."""
-    records = (shards.records[row] for row in part.rows)
+    rows_of_part = np.asarray(part.rows, np.int64)
+    digests = shards.videos["source_sha256"].to_pylist()
+    faces = zip(
+        shards.records.sample_ids(part.rows),
+        shards.label[rows_of_part].tolist(),
+        (digests[video] for video in shards.video[rows_of_part].tolist()),
+        strict=True,
+    )
     about = shards.prepared
     return ScoredData(
         source=", ".join(map(str, prepared)),
         crop=f"{about.size_px} px, margin {about.margin:g}, cut by version {about.code_version}",
-        sha256=_sha256(sorted(f"{r.sample_id} {r.label} {r.source_sha256}" for r in records)),
+        sha256=_sha256(
+            sorted(f"{sample_id} {label} {digest}" for sample_id, label, digest in faces)
+        ),
         **_counts(rows),
     )
 

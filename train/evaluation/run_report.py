@@ -193,7 +193,7 @@ def _opened(
         every_split=wanted.every_split,
         allow_overlap=wanted.allow_overlap,
     )
-    if len({tests.shards.records[row].label for row in tests.dev.rows}) == 2:
+    if len({int(tests.shards.label[row]) for row in tests.dev.rows}) == 2:
         return tests, _Dev(tests, tests.dev, prepared, "beside the test faces")
     if isinstance(wanted.threshold or tests.threshold, FixedThreshold):
         return tests, None

@@ -84,7 +84,7 @@ def part_batches(
     synthetic = part.synthetic
     rows = part.rows
     if synthetic:
-        rows = [row for row in rows if data.shards.records[row].label != ATTACK]
+        rows = [row for row in rows if data.shards.label[row] != ATTACK]
     loaded = open_evaluation_loader(
         data.shards,
         rows,
@@ -98,7 +98,7 @@ def part_batches(
     for step in loaded:
         images = step.batch.images
         if part.distorted:
-            names = [data.shards.records[row].sample_id for row in step.rows]
+            names = data.shards.records.sample_ids(step.rows)
             images = _distorted(images.cpu(), names)
         yield step._replace(batch=FaceBatch(images.to(ranks.device), step.batch.labels))
 

@@ -104,8 +104,8 @@ def pictures_of(
     """
     wanted = {case.sample_id for found in cases for case in (*found.bona_fide, *found.attacks)}
     pictures = {}
-    for row in rows:
-        sample_id = shards.records[row].sample_id
+    searched = list(rows)
+    for row, sample_id in zip(searched, shards.records.sample_ids(searched), strict=True):
         if sample_id in wanted:
             pictures[sample_id] = _picture(shards, row, spec)
     return pictures

@@ -8,9 +8,11 @@ import sys
 import numpy as np
 import pytest
 import skimage.data
+from click.testing import CliRunner
 from PIL import Image
 from torchvision.transforms import functional as torchvision_functional
 
+from train.__main__ import main
 from train.attacks import FAMILIES, UNIATTACKDATA_SCHEDULES, LooseCrop, synthesise
 from train.attacks._pictures import blend, hsv_shifted, sharpened
 from train.attacks.camera import recompress_jpeg
@@ -18,7 +20,8 @@ from train.attacks.pairs import SyntheticPairs
 from train.attacks.sdsc import sdsc
 from train.attacks.self_blend import erode_by_blur
 from train.attacks.spsc import twist
-from train.data.attack_sheet import draw_sheet, main
+from train.data.attack_sheet import draw_sheet
+from train.errors import TrainError
 
 _SEEDS = 24
 _ALL = dict.fromkeys(FAMILIES, 1.0)
@@ -451,12 +454,15 @@ def test_a_sheet_shows_every_family_and_says_how_each_attack_was_made():
     assert all(t["parameters"] for t in told)
 
 
-def test_the_command_draws_the_faces_that_train(monkeypatch, tmp_path, stored_faces, write_shards):
+def _command(*arguments):
+    return CliRunner().invoke(main, ["attack-sheet", *map(str, arguments)])
+
+
+def test_the_command_draws_the_faces_that_train(tmp_path, stored_faces, write_shards):
     folder = write_shards(tmp_path / "faces", stored_faces[:6])
     out = tmp_path / "sheet.png"
-    argv = ["train.attacks", "--prepared", str(folder), "--out", str(out), "--rows", "2"]
-    monkeypatch.setattr(sys, "argv", argv)
-    main()
+    result = _command("--prepared", folder, "--out", out, "--rows", 2)
+    assert result.exit_code == 0, result.output
     with Image.open(out) as sheet:
         assert sheet.width == 96 * (1 + len(FAMILIES))
     assert len((tmp_path / "sheet.jsonl").read_text().splitlines()) == 2 * len(FAMILIES)
@@ -464,16 +470,18 @@ def test_the_command_draws_the_faces_that_train(monkeypatch, tmp_path, stored_fa
 
 @pytest.mark.parametrize(
     ("level", "name", "problem"),
-    [(128, "flat.png", "no face was found"), (None, "absent.png", "absent.png")],
+    [(128, "flat.png", "no face was found"), (None, "absent.png", r"absent\.png")],
 )
-def test_the_command_says_what_is_wrong_with_a_picture(
-    monkeypatch, tmp_path, capsys, level, name, problem
-):
+def test_the_command_says_what_is_wrong_with_a_picture(tmp_path, level, name, problem):
     if level is not None:
         Image.fromarray(_flat(level).image).save(tmp_path / name)
-    argv = ["train.attacks", "--picture", str(tmp_path / name), "--out", str(tmp_path / "s.png")]
-    monkeypatch.setattr(sys, "argv", argv)
-    with pytest.raises(SystemExit):
-        main()
-    assert problem in capsys.readouterr().err
+    result = _command("--picture", tmp_path / name, "--out", tmp_path / "s.png")
+    with pytest.raises(TrainError, match=problem):
+        raise result.exception
     assert not (tmp_path / "s.png").exists()
+
+
+def test_the_command_takes_a_picture_or_prepared_faces(tmp_path):
+    result = _command("--picture", "a.png", "--prepared", "b", "--out", tmp_path / "s.png")
+    assert result.exit_code == 2
+    assert "not both" in result.output

@@ -22,6 +22,7 @@ from train.data.loaders import (
     open_evaluation_loader,
     open_loader,
 )
+from train.data.loaders._augmentation import Augmentation
 from train.data.loaders._order import training_order
 from train.data.shards import open_shards
 from train.errors import TrainError
@@ -253,6 +254,28 @@ def test_a_part_of_the_crop_turns_about_its_own_centre(shards):
     part = {"resized_crop": {"area": [0.3, 0.3]}}
     plain, turned = (_one(shards, rotate_deg=_always(turn), **part) for turn in (0, 180))
     assert (turned - plain.flip((1, 2))).abs().max() <= 1
+
+
+def test_a_drawn_margin_takes_the_place_of_the_networks(shards):
+    tight = _one(shards, margin=_always(1.1))
+    assert torch.equal(tight, _one(shards, spec=InputSpec(size_px=64, margin=1.1)))
+
+
+def test_margins_are_drawn_over_their_whole_span(shards):
+    config = AugmentConfig.model_validate({"margin": {"low": 1.0, "high": 1.5}})
+    augmentation = Augmentation(config, shards.prepared, SPEC)
+    draws = augmentation.draw([np.random.default_rng(seed) for seed in range(200)])
+    margins = draws.matrix[:, 0, 0] * SPEC.size_px / (96 / 2)
+    assert 1.0 <= margins.min() < 1.03
+    assert 1.47 < margins.max() <= 1.5
+    assert np.abs(draws.matrix[:, 0, 0] - draws.matrix[:, 1, 1]).max() == 0
+
+
+def test_a_margin_beyond_what_is_stored_is_refused(shards):
+    with pytest.raises(TrainError, match=r"margin of 2\.2, the prepared ones only 2; prepare"):
+        _load(shards, TORCH, augment={"margin": {"low": 1, "high": 2.2}})
+    with pytest.raises(ValidationError, match=r"margin: 0\.5\.\.1 leaves 1\.\.inf"):
+        AugmentConfig.model_validate({"margin": {"low": 0.5, "high": 1}})
 
 
 def test_trimming_keeps_the_middle(shards):

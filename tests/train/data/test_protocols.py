@@ -146,11 +146,10 @@ def test_siw_protocols_have_the_documented_test_counts(name, test, resolved):
     assert numbers(resolved(name).test["siw"]) == test
 
 
-def test_siw_1_trains_on_the_first_60_frames_and_tests_on_all(listings):
+def test_siw_1_trains_on_the_first_60_frames_and_tests_on_all():
     protocol = load_protocol("siw_1")
-    clip = listings("siw")[0]
-    assert protocol.train.frame_indices(clip, 400) == list(range(60))
-    assert protocol.test["siw"].frame_indices(clip, 400) == list(range(400))
+    assert list(protocol.train.frames_of("siw:x", 0, 400)) == list(range(60))
+    assert list(protocol.test["siw"].frames_of("siw:x", 0, 400)) == list(range(400))
 
 
 def test_siw_2_keeps_the_held_out_medium_and_all_prints_out_of_training(resolved):
@@ -249,8 +248,8 @@ def test_uniattackdata_is_another_protocol_of_another_data_set(resolved):
     ("changed", "message"),
     [
         ({"threshold": {"kind": "test_eer"}}, "threshold.*'dev_eer', 'dev_bpcer', 'fixed'"),
-        ({"threshold": {"kind": "dev_eer", "on": "test"}}, "threshold.dev_eer.on: Extra inputs"),
-        ({"selection": "test"}, "selection: Extra inputs are not permitted"),
+        ({"threshold": {"kind": "dev_eer", "on": "test"}}, "threshold.dev_eer.on: unknown key"),
+        ({"selection": "test"}, "selection: unknown key"),
         (
             {"dev": {"videos": [{"dataset": "a", "split": "test"}], "frames_per_video": 1}},
             "dev must name its split, and that can't be test",
@@ -266,6 +265,9 @@ def test_uniattackdata_is_another_protocol_of_another_data_set(resolved):
         ({"disjoint": "nothing"}, "disjoint: Input should be"),
         ({"name": "other"}, "the name is the file's"),
         ({"test": {}}, "test: Dictionary should have at least 1 item"),
+        ({"test": {"dev": PROTOCOL["test"]["a"]}}, "a test set can't be named dev"),
+        ({"for": {"1": None}}, r"for\.1: expected parameters, found None"),
+        ({"disjunct": "source"}, "disjunct: unknown key; did you mean 'disjoint'"),
     ],
 )
 def test_a_protocol_is_refused_that(changed, message, load):
@@ -274,7 +276,7 @@ def test_a_protocol_is_refused_that(changed, message, load):
 
 
 def test_a_distortion_belongs_to_test_sets_only(load):
-    with pytest.raises(TrainError, match=r"train\.distortion: Extra inputs"):
+    with pytest.raises(TrainError, match=r"train\.distortion: unknown key"):
         load(train={**PROTOCOL["train"], "distortion": "uniattack"})
 
 
@@ -306,6 +308,31 @@ def test_a_parameter_that_a_member_lacks_is_named(load):
 def test_an_unknown_protocol_is_refused_with_names_that_begin_alike():
     with pytest.raises(TrainError, match=r"unknown protocol 'oulu_5'; known: oulu_1, oulu_2"):
         load_protocol("oulu_5")
+
+
+def test_a_protocol_may_be_a_file_of_ones_own(tmp_path, load):
+    load()
+    assert load_protocol(str(tmp_path / "mine.yaml")).name == "mine"
+
+
+def test_a_member_of_a_family_of_ones_own_is_named_behind_a_colon(tmp_path, load):
+    load(**{"for": {"1": {}, "2": {}}})
+    assert load_protocol(f"{tmp_path}/mine.yaml:2").name == "mine_2"
+    with pytest.raises(TrainError, match=r"known: .*/mine\.yaml:1, .*/mine\.yaml:2"):
+        load_protocol(f"{tmp_path}/mine.yaml")
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("no/such.yaml", r"no/such\.yaml: can't read the protocol"),
+        ("mine.yml", "unknown protocol 'mine.yml'"),
+        ("some/where", "ends in .yaml"),
+    ],
+)
+def test_a_file_that_is_no_protocol_is_named(name, problem):
+    with pytest.raises(TrainError, match=problem):
+        load_protocol(name)
 
 
 # ---- resolving
@@ -436,19 +463,19 @@ def frames(load, **rule):
 )
 def test_frames_are_sampled_by_rule(sampling, expected, load):
     part = frames(load, frames_per_video=4, sampling=sampling)
-    assert part.frame_indices(video("x", "train"), 100) == expected
+    assert list(part.frames_of("a:x", 0, 100)) == expected
 
 
 def test_classes_may_have_different_numbers_of_frames(load):
     part = frames(load, frames_per_video={"bona_fide": 10, "attack": 2})
-    assert len(part.frame_indices(video("x", "train"), 100)) == 10
-    assert part.frame_indices(video("x", "train", "print"), 100) == [0, 99]
+    assert len(part.frames_of("a:x", 0, 100)) == 10
+    assert part.frames_of("a:x", 1, 100) == [0, 99]
 
 
 def test_random_frames_depend_on_seed_and_video_only(load):
     def draw(seed, name):
         part = frames(load, frames_per_video=5, sampling="random", seed=seed)
-        return part.frame_indices(video(name, "train"), 100)
+        return part.frames_of(name, 0, 100)
 
     assert draw(1, "x") == draw(1, "x")
     assert draw(1, "x") != draw(2, "x")
@@ -458,11 +485,5 @@ def test_random_frames_depend_on_seed_and_video_only(load):
 
 def test_a_short_video_gives_all_its_frames(load):
     part = frames(load, frames_per_video=32)
-    assert part.frame_indices(video("x", "train"), 3) == [0, 1, 2]
-    assert part.frame_indices(video("x", "train"), 0) == []
-
-
-def test_frames_stay_within_the_listed_stretch(load):
-    part = frames(load, frames_per_video=3)
-    assert part.frame_indices(video("x", "train", frames=(50, 61)), 100) == [50, 55, 60]
-    assert part.frame_indices(video("x", "train", frames=(98, 200)), 100) == [98, 99]
+    assert list(part.frames_of("a:x", 0, 3)) == [0, 1, 2]
+    assert list(part.frames_of("a:x", 0, 0)) == []

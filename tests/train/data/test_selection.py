@@ -1,46 +1,20 @@
 """Prepared faces and a protocol become the rows that train, choose and test."""
 
-import numpy as np
 import pytest
 import torch
+import yaml
 
 from models import build_model
 from train.config import DataConfig, Recipe
 from train.data.prepare import Problem
 from train.data.selection import groups, open_data
-from train.data.shards import FaceRecord, PreparedConfig, ShardWriter, encode_crop
+from train.data.shards import PreparedConfig, open_shards
 from train.errors import TrainError
 from train.evaluation.score_model import score_part
 from train.evaluation.scores import video_auc
 from train.fit.ranks import Ranks
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
-ABOUT = PreparedConfig(size_px=64, margin=2.0, code_version="test")
-
-
-def _record(video, frame=0, **known):
-    attack_type = known.pop("attack_type", None)
-    dataset = known.pop("dataset", "two_folders")
-    return FaceRecord.model_validate(
-        {
-            "sample_id": f"{dataset}:{video}@{frame}",
-            "dataset": dataset,
-            "video_id": f"{dataset}:{video}",
-            "source_id": f"{dataset}:{video}",
-            "split": "train",
-            "label": int(attack_type is not None),
-            "attack_type": attack_type,
-            "frame": frame,
-            "pts_s": frame / 25,
-            "track": 0,
-            "box": (16, 16, 48, 48),
-            "landmarks": [(24, 26), (40, 26), (32, 32), (26, 40), (38, 40)],
-            "face_px": 32,
-            "source_sha256": "",
-            "licence": "none",
-            **known,
-        }
-    )
 
 
 def _problem(path, **known):
@@ -61,40 +35,42 @@ def _problem(path, **known):
 
 
 @pytest.fixture
-def write(tmp_path):
-    def written(records, problems=(), prepared=ABOUT):
-        rng = np.random.default_rng(0)
-        with ShardWriter(tmp_path / "faces", prepared) as shards:
-            for record in records:
-                size = prepared.size_px
-                image = rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
-                shards.add([(record, encode_crop(image))])
-        (tmp_path / "faces" / "problems.jsonl").write_text(
+def write(write_faces):
+    def written(records, problems=(), prepared=None):
+        folder = write_faces(records, prepared=prepared)
+        (folder / "problems.jsonl").write_text(
             "".join(problem.model_dump_json() + "\n" for problem in problems)
         )
-        return tmp_path / "faces"
+        return folder
 
     return written
 
 
-def _both(split, n=2, **known):
-    kinds = (None, "print")
-    return [
-        _record(f"{split}/{kind}/{i}", split=split, attack_type=kind, **known)
-        for kind in kinds
-        for i in range(n)
-    ]
+@pytest.fixture
+def both(face_record):
+    """Make faces of both classes, each of a video of its own."""
+
+    def records(split, n=2, **known):
+        return [
+            face_record(f"{split}/{kind}/{i}", split=split, attack_type=kind, **known)
+            for kind in (None, "print")
+            for i in range(n)
+        ]
+
+    return records
 
 
-EVERYTHING = [record for split in ("train", "dev", "test") for record in _both(split)]
+@pytest.fixture
+def everything(both):
+    return [record for split in ("train", "dev", "test") for record in both(split)]
 
 
 def _names(data, rows):
     return [data.shards.records[row].video_id.removeprefix("two_folders:") for row in rows]
 
 
-def test_without_a_protocol_the_splits_of_the_data_sets_hold(write):
-    data = open_data([write(EVERYTHING, [_problem("gone", split="test")])], None)
+def test_without_a_protocol_the_splits_of_the_data_sets_hold(write, everything):
+    data = open_data([write(everything, [_problem("gone", split="test")])], None)
     assert all(name.startswith("train/") for name in _names(data, data.train))
     assert all(name.startswith("dev/") for name in _names(data, data.dev.rows))
     assert all(name.startswith("test/") for name in _names(data, data.test["test"].rows))
@@ -102,41 +78,96 @@ def test_without_a_protocol_the_splits_of_the_data_sets_hold(write):
     assert data.dev.faceless == []
 
 
-def test_a_protocol_chooses_videos_and_frames(write):
-    frames = [_record("train/None/0", frame, split="train") for frame in range(1, 40)]
-    data = open_data([write([*EVERYTHING, *frames])], "two_folders")
+def test_a_protocol_chooses_videos_and_frames(write, everything, face_record):
+    frames = [face_record("train/None/0", frame, split="train") for frame in range(1, 40)]
+    data = open_data([write([*everything, *frames])], "two_folders")
     assert data.protocol == "two_folders"
     taken = [data.shards.records[row].frame for row in data.train]
     assert len(taken) == 3 + 32  # 32 frames a video at most, evenly
     assert max(taken) == 39
 
 
-def test_dev_of_one_class_is_refused(write):
-    records = [*_both("train"), _record("dev/a", split="dev")]
+def test_queries_tell_videos_apart_by_whatever_they_ask_for(write, face_record, tmp_path):
+    """Rows come out as they would if every video were asked for by itself."""
+    records = []
+    for i in range(60):
+        split = ("train", "dev", "test")[i % 3]
+        kind = (None, "print", "replay")[i // 3 % 3]
+        phone, subject = str(i % 4), f"{split}{i % 5}"
+        about = {"attributes": {"phone": phone, "take": str(i)}, "subject": subject}
+        about["compression"] = ("c23", "c40", None)[i % 7 % 3]
+        about |= {"split": split, "attack_type": kind}
+        records += [face_record(f"{i:02}", frame, **about) for frame in range(1 + i % 3)]
+    query = {
+        "dataset": "two_folders",
+        "attributes": {"phone": ["1", "3"]},
+        "compression": ["c23", "c40"],
+    }
+    path = tmp_path / "mine.yaml"
+    one_side = {"frames_per_video": {"bona_fide": None, "attack": 2}}
+    parts = {
+        split: {
+            "videos": [{**query, "split": split}],
+            "exclude": {"subjects": [f"{split}{n}" for n in (0, 3)]},
+            **one_side,
+        }
+        for split in ("train", "dev", "test")
+    }
+    protocol = {"description": "x", "disjoint": "subject", "threshold": {"kind": "dev_eer"}}
+    protocol |= {**parts, "test": {"own": parts["test"]}}
+    path.write_text(yaml.safe_dump(protocol))
+    data = open_data([write(records)], str(path))
+    for split, rows in (
+        ("train", data.train),
+        ("dev", data.dev.rows),
+        ("test", data.test["own"].rows),
+    ):
+        expected = [
+            row
+            for row, record in enumerate(data.shards.records)
+            if record.split == split
+            and record.attributes["phone"] in ("1", "3")
+            and record.compression is not None
+            and record.subject[-1] not in "03"
+        ]
+        by_video = {}
+        for row in expected:
+            by_video.setdefault(data.shards.records[row].video_id, []).append(row)
+        kept = [
+            r if data.shards.label[r[0]] == 0 or len(r) <= 2 else [r[0], r[2]]
+            for r in by_video.values()
+        ]
+        assert rows == [row for its_rows in kept for row in its_rows]
+        assert rows
+
+
+def test_dev_of_one_class_is_refused(write, both, face_record):
+    records = [*both("train"), face_record("dev/a", split="dev")]
     with pytest.raises(TrainError, match="dev faces are of one class only"):
         open_data([write(records)], None)
 
 
-def test_dev_of_bona_fide_faces_will_do_where_attacks_are_made(write):
-    data = open_data([write([*_both("train"), _record("a", split="dev")])], None, synthetic=True)
+def test_dev_of_bona_fide_faces_will_do_where_attacks_are_made(write, both, face_record):
+    data = open_data([write([*both("train"), face_record("a", split="dev")])], None, synthetic=True)
     assert len(data.dev.rows) == 1
 
 
-def test_each_class_is_a_group_with_its_own_quota():
+def test_each_class_is_a_group_with_its_own_quota(write, both):
     config = DataConfig(prepared=["x"], bona_fide_per_step=3, attacks_per_step=5)
-    found = groups(_both("train"), range(4), config)
+    found = groups(open_shards(write(both("train"))), range(4), config)
     assert [(g.name, list(g.rows), g.quota) for g in found] == [
         ("bona fide", [0, 1], 3),
         ("attack", [2, 3], 5),
     ]
 
 
-def test_groups_can_be_data_sets_and_attributes():
+def test_groups_can_be_data_sets_and_attributes(write, both):
     records = [
-        *_both("train", attributes={"camera": "a"}),
-        *_both("train", dataset="msu_mfsd", attributes={"camera": "b"}),
+        *both("train", attributes={"camera": "a"}),
+        *both("train", dataset="msu_mfsd", attributes={"camera": "b"}),
     ]
-    by_dataset = groups(records, range(8), DataConfig(prepared=["x"], group_by="dataset"))
+    shards = open_shards(write(records))
+    by_dataset = groups(shards, range(8), DataConfig(prepared=["x"], group_by="dataset"))
     assert [g.name for g in by_dataset] == [
         "bona fide msu_mfsd",
         "bona fide two_folders",
@@ -144,22 +175,23 @@ def test_groups_can_be_data_sets_and_attributes():
         "attack two_folders",
     ]
     config = DataConfig(prepared=["x"], group_by="camera", quotas={"a": 7})
-    assert [g.quota for g in groups(records, range(8), config)] == [7, 16, 16, 16]
+    assert [g.quota for g in groups(shards, range(8), config)] == [7, 16, 16, 16]
 
 
-def test_a_group_that_no_face_has_is_refused():
+def test_a_group_that_no_face_has_is_refused(write, both):
     config = DataConfig(prepared=["x"], group_by="camera", quotas={"z": 1})
+    shards = open_shards(write(both("train", attributes={"camera": "a"})))
     with pytest.raises(TrainError, match=r"quotas: no face of z; found \['a'\]"):
-        groups(_both("train", attributes={"camera": "a"}), range(4), config)
-    with pytest.raises(TrainError, match="'phone' is no field or attribute"):
-        groups(_both("train"), range(4), DataConfig(prepared=["x"], group_by="phone"))
+        groups(shards, range(4), config)
+    with pytest.raises(TrainError, match=r"'phone' is no field or attribute.*subject.*camera"):
+        groups(shards, range(4), DataConfig(prepared=["x"], group_by="phone"))
 
 
-def test_training_without_attacks_needs_synthetic_ones():
-    records = [_record("a")]
+def test_training_without_attacks_needs_synthetic_ones(write, face_record):
+    shards = open_shards(write([face_record("a")]))
     with pytest.raises(TrainError, match=r"no attacks: set data\.synthetic"):
-        groups(records, [0], DataConfig(prepared=["x"]))
-    (only,) = groups(records, [0], DataConfig(prepared=["x"], synthetic={"sbi": 1.0}))
+        groups(shards, [0], DataConfig(prepared=["x"]))
+    (only,) = groups(shards, [0], DataConfig(prepared=["x"], synthetic={"sbi": 1.0}))
     assert only.name == "bona fide"
 
 
@@ -178,9 +210,9 @@ def _scored(data, part, synthetic=None, model=None, **how):
     return score_part(model, data, part, recipe, ALONE, **how)
 
 
-def test_every_face_is_scored_once_and_faceless_videos_are_told(write):
+def test_every_face_is_scored_once_and_faceless_videos_are_told(write, everything):
     problem = _problem("gone", attack_type="replay")
-    data = open_data([write(EVERYTHING, [problem])], None)
+    data = open_data([write(everything, [problem])], None)
     scores = _scored(data, data.test["test"])
     assert [(s.video_id, s.label, s.attack_type) for s in scores if s.score is None] == [
         ("two_folders:gone", 1, "replay")
@@ -191,13 +223,16 @@ def test_every_face_is_scored_once_and_faceless_videos_are_told(write):
     assert 0 <= video_auc(scores) <= 1
 
 
-def test_attacks_made_on_dev_are_named_so(write):
+def test_attacks_made_on_dev_are_named_so(write, face_record):
     about = PreparedConfig(size_px=128, margin=2.0, code_version="test")
     big = {
         "box": (32, 32, 96, 96),
         "landmarks": [(48, 52), (80, 52), (64, 64), (52, 80), (76, 80)],
     }
-    records = [_record("a", split="train"), *(_record(f"d{i}", split="dev", **big) for i in (0, 1))]
+    records = [
+        face_record("a", split="train"),
+        *(face_record(f"d{i}", split="dev", **big) for i in (0, 1)),
+    ]
     data = open_data([write(records, prepared=about)], None, synthetic=True)
     first, second = (_scored(data, data.dev, {"replay": 1.0}) for _ in range(2))
     assert first == second
@@ -207,8 +242,8 @@ def test_attacks_made_on_dev_are_named_so(write):
     assert len(made) == len([s for s in first if s.label == 0]) == 2
 
 
-def test_a_distorted_part_scores_other_pictures_alike_in_every_run(write):
-    data = open_data([write(EVERYTHING)], None)
+def test_a_distorted_part_scores_other_pictures_alike_in_every_run(write, everything):
+    data = open_data([write(everything)], None)
     part = data.test["test"]
     damaged = type(part)(part.rows, part.faceless, distorted=True)
     clean, first, second = (_scored(data, p) for p in (part, damaged, damaged))
@@ -217,8 +252,10 @@ def test_a_distorted_part_scores_other_pictures_alike_in_every_run(write):
 
 
 @pytest.mark.parametrize(("band", "looks_again"), [((0.0, 1.0), True), ((1.0, 1.0), False)])
-def test_undecided_faces_are_looked_at_again_as_the_engine_does(write, band, looks_again):
-    data = open_data([write(EVERYTHING)], None)
+def test_undecided_faces_are_looked_at_again_as_the_engine_does(
+    write, band, looks_again, everything
+):
+    data = open_data([write(everything)], None)
     torch.manual_seed(0)
     options = {"backbone": "resnet18", "size_px": 64, "hypotheses": 4, "refinement_steps": 2}
     model = build_model("fghv", {**options, "refinement_band": band})

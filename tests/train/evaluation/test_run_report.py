@@ -21,7 +21,8 @@ from train.__main__ import main
 from train.config import Recipe
 from train.data.overlap import LEARNED
 from train.data.selection import open_data
-from train.data.shards import PreparedConfig, ShardWriter, encode_crop
+from train.data.shard_writer import ShardWriter
+from train.data.shards import PreparedConfig, encode_crop
 from train.data.smoke_faces import write_smoke_faces
 from train.errors import TrainError
 from train.evaluation.compare import compare_runs
@@ -72,10 +73,10 @@ def trained(run, folder, **changes):
 
 def prepared(folder, records):
     rng = np.random.default_rng(0)
+    noise = [rng.integers(0, 256, (64, 64, 3), dtype=np.uint8) for _ in records]
+    faces = [(record, encode_crop(picture)) for record, picture in zip(records, noise, strict=True)]
     with ShardWriter(folder, PreparedConfig(size_px=64, margin=2.0, code_version="test")) as shards:
-        for record in records:
-            noise = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
-            shards.add([(record, encode_crop(noise))])
+        shards.add(sorted(faces, key=lambda face: face[0].video_id))
     (folder / "problems.jsonl").touch()
     return folder
 

@@ -66,18 +66,18 @@ def scan_release(name: str) -> Callable[[Path, Options], list[ListedVideo]]:
 
 
 def _folders(root: Path) -> dict[str, str]:
-    found: dict[str, str] = {}
+    folders: dict[str, str] = {}
     for entry in sorted(root.iterdir()):
         key = entry.name.lower()
         if entry.is_dir() and key in _NAMES:
-            if key in found:
-                raise TrainError(f"{root}: both {found[key]} and {entry.name}; keep one of them")
-            found[key] = entry.name
-    missing = _NAMES.keys() - found.keys()
+            if key in folders:
+                raise TrainError(f"{root}: both {folders[key]} and {entry.name}; keep one of them")
+            folders[key] = entry.name
+    missing = _NAMES.keys() - folders.keys()
     if missing:
         names = some([entry.name for entry in root.iterdir()])
         raise TrainError(f"{root}: expected the folder {some(missing)}, found {names or 'nothing'}")
-    return found
+    return folders
 
 
 def _read_test_list(root: Path, given: Path | None) -> frozenset[str]:

@@ -7,10 +7,13 @@ from pkgutil import iter_modules
 from typing import TYPE_CHECKING, cast
 
 from train.data import datasets
+from train.data.datasets._sample import LEVELS
 from train.errors import TrainError
 
 if TYPE_CHECKING:
-    from train.data.datasets._sample import Dataset
+    from collections.abc import Iterable
+
+    from train.data.datasets._sample import Dataset, Level
 
 
 def dataset_names() -> tuple[str, ...]:
@@ -29,3 +32,10 @@ def load_dataset(name: str) -> Dataset:
     if name not in dataset_names():
         raise TrainError(f"unknown data set {name!r}; known: {', '.join(dataset_names())}")
     return cast("Dataset", import_module(f"train.data.datasets.{name}").DATASET)
+
+
+def disjoint_level(names: Iterable[str]) -> Level:
+    """Return what the splits of these data sets do not share; of one that is unknown, subjects."""
+    originals = (name.removeprefix("synthetic/") for name in names)
+    known = [load_dataset(name).disjoint for name in originals if name in dataset_names()]
+    return min([*known, "subject"], key=LEVELS.index)

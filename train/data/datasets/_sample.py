@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from pydantic import BaseModel, Field, ValidationError
 
-from models import ATTACK, BONA_FIDE
-from train.data.datasets._tree import some
+from models import ATTACK, BONA_FIDE, one_line
+from train.data.datasets._tree import log, printable, some
 from train.errors import TrainError
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ class ListedVideo:
 
     Attributes:
         dataset: name of the data set's module.
-        path: relative to the data set's root, with `/`; `a.tar.gz!member` lies inside an archive.
+        path: relative to the data set's root, with `/`, as the file system spells it.
+        member: what of it, where `path` is an archive: a picture, or a folder of frames.
         kind: `video` file, one `image`, folder of `frames` sorted by number, or `hdf5` recording.
         attack_type: a key of `ATTACK_FAMILY` or a user's own word; None: bona fide.
         split: None: in no official split.
@@ -75,6 +76,7 @@ class ListedVideo:
         compression: where the data set comes in several.
         attributes: what else protocols ask for (phone, session, medium, ...).
         frames: first and one past the last frame to use; None: all.
+        fps: of `frames` and `hdf5`, pictures per second; None: not known, so each is looked at.
 
     `source_id` and `subject` are unique over all data sets: `dataset:name`. A data set made from
     another (DeeperForensics from FaceForensics++) names the other's source, so that leaks show.
@@ -90,6 +92,8 @@ class ListedVideo:
     compression: str | None = None
     attributes: Mapping[str, str] = field(default_factory=dict, hash=False)
     frames: tuple[int, int] | None = None
+    member: str | None = None
+    fps: float | None = None
 
     @property
     def label(self) -> int:
@@ -103,9 +107,13 @@ class ListedVideo:
 
     @property
     def video_id(self) -> str:
-        """Unique over all data sets; scores of one video's frames are fused by it."""
+        """Unique over all data sets, and printable; scores of one video are fused by it.
+
+        No path holds `//`, so nothing else is named as `archive//member`.
+        """
+        inside = "" if self.member is None else f"//{self.member}"
         part = "" if self.frames is None else f"#{self.frames[0]}-{self.frames[1]}"
-        return f"{self.dataset}:{self.path}{part}"
+        return f"{self.dataset}:{printable(f'{self.path}{inside}{part}')}"
 
     @property
     def group(self) -> str:
@@ -128,6 +136,16 @@ class CarvedDevOptions(ReadOptions, frozen=True, extra="forbid"):
         0.1, ge=0, lt=1, description="Share of the groups of split train that become split dev."
     )
     dev_seed: int = Field(0, description="Chooses which.")
+
+
+class FramesOptions(ReadOptions, frozen=True, extra="forbid"):
+    """Options of a data set whose clips are pictures without time."""
+
+    frames_fps: float | None = Field(
+        None,
+        gt=0,
+        description="Pictures per second, so that `analyse_fps` of them are looked at; None: all.",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,21 +181,29 @@ class Dataset:
         try:
             wanted = self.options.model_validate(dict(options))
         except ValidationError as error:
-            lines = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-            known = ", ".join(self.options.model_fields)
             raise TrainError(
-                f"options of {self.name}: {'; '.join(lines)} (known: {known})"
+                f"options of {self.name}: {one_line(error, self.options)} (known: "
+                f"{', '.join(self.options.model_fields)})"
             ) from error
         if not root.is_dir():
             raise TrainError(f"{root}: expected the folder of {self.name}, found none")
-        videos = sorted(self.scan(root, wanted), key=lambda video: video.video_id)
+        try:
+            videos = sorted(self.scan(root, wanted), key=lambda video: video.video_id)
+        except OSError as error:
+            raise TrainError(f"{root}: can't be listed: {error}") from error
         if not videos:
             raise TrainError(f"{root}: no video of {self.name} found; see docs/datasets.md")
         twice = [name for name, n in Counter(v.video_id for v in videos).items() if n > 1]
         if twice:
             raise TrainError(f"{self.name}: listed more than once: {some(twice)}")
         if isinstance(wanted, CarvedDevOptions) and all(v.split != "dev" for v in videos):
-            return carve_dev(videos, wanted.dev_share, wanted.dev_seed)
+            videos = carve_dev(videos, wanted.dev_share, wanted.dev_seed)
+            dev = [video for video in videos if video.split == "dev"]
+            groups = len({video.group for video in dev})
+            log.info(
+                "%s: no split dev, so %d videos of %d subjects or sources are carved from train",
+                *(self.name, len(dev), groups),
+            )
         return videos
 
 

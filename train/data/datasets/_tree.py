@@ -3,22 +3,140 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import json
 import logging
-from collections import Counter
+import re
+from collections import Counter, defaultdict
 from itertools import islice
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
 from train.errors import TrainError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Iterator
     from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-VIDEO_SUFFIXES: Final = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v"})
-IMAGE_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
+
+def _heif_suffixes() -> set[str]:
+    """Return the suffixes of an iPhone's pictures where their decoder is installed."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return set()
+    pillow_heif.register_heif_opener()
+    return {".heic", ".heif", ".hif"}
+
+
+# What the streaming path's decoder opens, and Pillow.
+VIDEO_SUFFIXES: Final = frozenset(
+    {".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".mkv", ".webm", ".avi", ".mpg", ".mpeg"}
+    | {".m2v", ".vob", ".ts", ".mts", ".m2ts", ".wmv", ".asf", ".flv", ".f4v", ".ogv", ".mxf"}
+    | {".gif"}
+)
+IMAGE_SUFFIXES: Final = frozenset(
+    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".jp2"}
+    | {".j2k", ".ppm", ".pgm", ".pnm", ".tga", ".mpo", ".avif"}
+    | _heif_suffixes()
+)
+_LITTER: Final = frozenset(
+    {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "lost+found"}
+    | {"__pycache__"}
+)
+_BESIDE: Final = frozenset(  # what data sets lay beside their media: boxes, labels, checksums
+    {".txt", ".face", ".json", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".md", ".pdf", ".html"}
+    | {".npy", ".npz", ".mat", ".pts", ".md5", ".sha1", ".sha256", ".lst", ".log", ".docx"}
+)
+
+
+def is_litter(name: str) -> bool:
+    """Say whether a file or folder was left by an operating system or a tool, and means nothing."""
+    return name.startswith(".") or name.lower() in _LITTER
+
+
+def is_picture(name: str) -> bool:
+    """Say whether a file is a picture, by its name."""
+    return not is_litter(name) and PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
+
+
+def is_video(name: str) -> bool:
+    """Say whether a file is a video, by its name."""
+    return not is_litter(name) and PurePosixPath(name).suffix.lower() in VIDEO_SUFFIXES
+
+
+def printable(name: str) -> str:
+    r"""Return a name of a file system as text: bytes that are no UTF-8 become `\xff`.
+
+    What is printable already stays as it is.
+    """
+    if name.isascii():
+        return name
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+class NotRead:
+    """What lies in a data set's folder and is not read, by reason."""
+
+    def __init__(self) -> None:
+        self._names: defaultdict[str, list[str]] = defaultdict(list)
+
+    def add(self, reason: str, name: str) -> None:
+        """Note a file or folder."""
+        self._names[reason].append(printable(name))
+
+    def file(self, name: str) -> None:
+        """Note a file that is neither video nor picture by its suffix."""
+        suffix = PurePosixPath(name).suffix.lower()
+        if suffix in (".heic", ".heif", ".hif"):
+            self.add(f"{suffix}, which needs the package pillow-heif", name)
+        else:
+            self.add(f"{suffix}, no video or picture" if suffix else "no suffix", name)
+
+    def tell(self, where: str) -> None:
+        """Log what was noted: nothing is left out in silence."""
+        for reason, names in sorted(self._names.items()):
+            log.warning("%s: not read: %d (%s): %s", where, len(names), reason, some(names))
+
+
+def files_below(folder: Path, not_read: NotRead) -> Iterator[tuple[PurePosixPath, list[str]]]:
+    """Yield each folder below a folder, itself first, and the names of its files, both sorted.
+
+    Links are followed, each folder once; litter is left out.
+
+    Args:
+        folder: to walk.
+        not_read: is told of links that lead nowhere or back.
+
+    Yields:
+        A path relative to `folder`, and names.
+    """
+    above = folder.resolve().parents  # a link to one of them would read its other folders, too
+    seen = {(stat.st_dev, stat.st_ino) for stat in (parent.stat() for parent in above)}
+    places = [(folder, PurePosixPath())]
+    while places:
+        place, relative = places.pop()
+        stat = place.stat()
+        if (stat.st_dev, stat.st_ino) in seen:
+            not_read.add("a link to a folder that is read already", str(place))
+            continue
+        seen.add((stat.st_dev, stat.st_ino))
+        folders, files = [], []
+        for entry in sorted(place.iterdir()):
+            if is_litter(entry.name):
+                continue
+            if entry.is_dir():
+                folders.append((entry, relative / entry.name))
+            elif entry.is_file():
+                files.append(entry.name)
+            elif entry.is_symlink():
+                not_read.add("a link that leads nowhere", str(entry))
+            else:
+                not_read.add("no file", str(entry))
+        places += folders[::-1]
+        yield relative, files
 
 
 def some(names: Collection[str]) -> str:
@@ -62,15 +180,18 @@ def list_file(root: Path, *candidates: str, given: Path | None, get_from: str) -
 
 
 def read_lines(path: Path) -> list[str]:
-    """Return the lines of a list, without blank ones.
+    """Return the lines of a list, without blank ones; bytes that are no UTF-8 as in file names.
 
     Raises:
-        TrainError: unreadable.
+        TrainError: unreadable, or UTF-16.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
+    except OSError as error:
         raise TrainError(f"{path}: can't be read: {error}") from error
+    if "\0" in text:
+        raise TrainError(f"{path}: can't be read: it is no UTF-8; save it as such")
+    lines = re.split(r"\r\n|\r|\n", text)
     return [line.strip() for line in lines if line.strip()]
 
 
@@ -92,23 +213,58 @@ def read_table(path: Path, *columns: str) -> list[dict[str, str]]:
     Raises:
         TrainError: unreadable, or one of the columns is not there.
     """
-    reader = csv.DictReader(read_lines(path), restval="")
-    missing = set(columns) - set(reader.fieldnames or ())
+    return table_rows(str(path), read_lines(path), *columns)
+
+
+def table_rows(
+    where: str, lines: Iterable[str], *columns: str, only: Collection[str] = ()
+) -> list[dict[str, str]]:
+    """Return the rows of a table with a header, as `read_table`.
+
+    Args:
+        where: it came from, for messages.
+        lines: of CSV.
+        columns: that must be there.
+        only: all that may be there; empty: any.
+
+    Raises:
+        TrainError: a column is missing, twice, or not one of `only`, or a row has more cells.
+    """
+    reader = csv.DictReader(lines, restval="")
+    header = [name.strip() for name in reader.fieldnames or ()]
+    reader.fieldnames = header
+    missing = set(columns) - set(header)
     if missing:
-        found = ", ".join(reader.fieldnames or ()) or "nothing"
-        raise TrainError(f"{path}: expected the column {some(missing)}, found {found}")
-    return list(reader)
+        found = ", ".join(header) or "nothing"
+        raise TrainError(f"{where}: expected the column {some(missing)}, found {found}")
+    check_once(f"{where}: columns", header)
+    for name in header if only else ():
+        if name not in only:
+            near = difflib.get_close_matches(name, only, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(only))}"
+            raise TrainError(f"{where}: unknown column {name!r}; {hint}")
+    rows = []
+    for row in reader:
+        if None in row:
+            raise TrainError(f"{where}: line {reader.line_num}: more cells than columns")
+        rows.append(row)
+    return rows
 
 
 def media_in(folder: Path, suffixes: Collection[str] = VIDEO_SUFFIXES) -> list[str]:
     """Return the sorted names of a folder's media files; empty where there is no such folder."""
     if not folder.is_dir():
         return []
-    return sorted(
-        entry.name
-        for entry in folder.iterdir()
-        if entry.suffix.lower() in suffixes and not entry.name.startswith(".")
-    )
+    names, not_read = [], NotRead()
+    for entry in folder.iterdir():
+        if is_litter(entry.name) or entry.is_dir():
+            continue
+        if entry.suffix.lower() in suffixes:
+            names.append(entry.name)
+        elif entry.suffix.lower() not in _BESIDE:
+            not_read.file(entry.name)
+    not_read.tell(str(folder))
+    return sorted(names)
 
 
 def check_present(

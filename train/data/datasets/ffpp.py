@@ -70,17 +70,17 @@ def _scan(root: Path, options: Options) -> list[ListedVideo]:
     videos: list[ListedVideo] = []
     for folder, kind, compression in folders:
         relative = folder.relative_to(root).as_posix()
-        found = [
+        of_folder = [
             _parse(f"{relative}/{name}", kind, compression, split_of)
             for name in media_in(folder, {".mp4"})
         ]
         if kind not in ("actors", "DeepFakeDetection"):
             pairs = kind != "youtube"
             listed = {name for name in split_of if ("_" in name) == pairs}
-            stems = {Path(video.path).stem for video in found}
+            stems = {Path(video.path).stem for video in of_folder}
             check_present(relative, listed, stems, options.max_missing)
             log_unlisted(relative, stems - listed)
-        videos += found
+        videos += of_folder
     return videos
 
 

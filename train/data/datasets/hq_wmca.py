@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import Field
 
-from train.data.datasets._sample import Dataset, ListedVideo, ReadOptions, Split
+from train.data.datasets._sample import Dataset, FramesOptions, ListedVideo, Split
 from train.data.datasets._tree import (
     check_once,
     check_present,
@@ -49,7 +49,7 @@ _NAME: Final = re.compile(
 )
 
 
-class Options(ReadOptions, frozen=True, extra="forbid"):
+class Options(FramesOptions, frozen=True, extra="forbid"):
     """Options of HQ-WMCA."""
 
     protocol: Path | None = Field(None, description=f"Default: {_PROTOCOL} in the root.")
@@ -66,10 +66,10 @@ def _scan(root: Path, options: Options) -> list[ListedVideo]:
     check_once(table, (row[0] for row in rows))
     present = {path for path in listed if (root / path).is_file()}
     check_present("hq_wmca", listed, present, options.max_missing)
-    return [_parse(path, listed[path], table) for path in sorted(present)]
+    return [_parse(path, listed[path], table, options) for path in sorted(present)]
 
 
-def _parse(path: str, row: Sequence[str], table: Path) -> ListedVideo:
+def _parse(path: str, row: Sequence[str], table: Path, options: Options) -> ListedVideo:
     match = _NAME.fullmatch(PurePosixPath(path).stem)
     if match is None or (match["type"] != "00" and match["type"] not in _TYPES):
         raise unexpected(
@@ -86,6 +86,7 @@ def _parse(path: str, row: Sequence[str], table: Path) -> ListedVideo:
         dataset="hq_wmca",
         path=path,
         kind="hdf5",
+        fps=options.frames_fps,
         attack_type=attack_type,
         split=_SPLITS[row[-1]],
         source_id=subject,

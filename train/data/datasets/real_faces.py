@@ -8,8 +8,6 @@ cards are written from the same file. What is in neither `train` nor `dev` is no
 
 from __future__ import annotations
 
-import csv
-import io
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
@@ -17,8 +15,9 @@ from typing import TYPE_CHECKING, Literal, Self
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from models import one_line
 from train.data.datasets._sample import Dataset, ListedVideo, ReadOptions
-from train.data.datasets._tree import check_present
+from train.data.datasets._tree import check_present, table_rows
 from train.errors import TrainError
 
 if TYPE_CHECKING:
@@ -71,11 +70,10 @@ def _scan(root: Path, options: RealFacesOptions) -> list[ListedVideo]:
     path = options.collection or root / "collection.yaml"
     try:
         collection = _Collection.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise TrainError(f"{path}: can't read the collection: {error}") from error
     except ValidationError as error:
-        lines = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise TrainError(f"{path}: " + "; ".join(lines)) from error
+        raise TrainError(f"{path}: {one_line(error, _Collection)}") from error
     listed = {clip.path for clip in collection.clips}
     present = {name for name in listed if (root / name).is_file()}
     check_present(path.name, listed, present, options.max_missing)
@@ -100,19 +98,20 @@ def _pictures(root: Path, archive: _Archive) -> Iterator[ListedVideo]:
     path = root / archive.path
     try:
         with zipfile.ZipFile(path) as pictures:
-            rows = list(csv.DictReader(io.StringIO(pictures.read("manifest.csv").decode())))
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
+            text = pictures.read("manifest.csv").decode("utf-8-sig")
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise TrainError(f"{path}: can't read the archive: {error}") from error
+    rows = table_rows(f"{path}//manifest.csv", text.splitlines(), "file", "split")
     for row in rows:
         if row["file"].startswith(archive.prefix) and row["split"] in archive.splits:
-            name = f"{archive.path}!{row['file']}"
             yield ListedVideo(
                 dataset="real_faces",
-                path=name,
+                path=archive.path,
+                member=row["file"],
                 kind="image",
                 attack_type=None,
                 split=archive.splits[row["split"]],
-                source_id=f"real_faces:{name}",
+                source_id=f"real_faces:{archive.path}//{row['file']}",
                 attributes={"group": archive.group, "licence": archive.licence},
             )
 

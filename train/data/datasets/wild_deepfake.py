@@ -10,14 +10,28 @@ for a margin around the face.
 
 from __future__ import annotations
 
-import os
 import re
 import tarfile
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
 
-from train.data.datasets._sample import CarvedDevOptions, Dataset, ListedVideo, Split
-from train.data.datasets._tree import IMAGE_SUFFIXES, contradiction, expect_folders, unexpected
+from train.data.datasets._sample import (
+    CarvedDevOptions,
+    Dataset,
+    FramesOptions,
+    ListedVideo,
+    Split,
+)
+from train.data.datasets._tree import (
+    NotRead,
+    contradiction,
+    expect_folders,
+    files_below,
+    is_litter,
+    is_picture,
+    printable,
+    unexpected,
+)
 from train.errors import TrainError
 
 if TYPE_CHECKING:
@@ -32,10 +46,14 @@ _FOLDERS: Final[Mapping[str, tuple[str, Split]]] = {
 _ARCHIVE: Final = re.compile(r"(?P<n>\d+)\.tar(\.gz)?")
 
 
-def _scan(root: Path, _options: CarvedDevOptions) -> list[ListedVideo]:
+class Options(CarvedDevOptions, FramesOptions, frozen=True, extra="forbid"):
+    """Options of WildDeepfake."""
+
+
+def _scan(root: Path, options: Options) -> list[ListedVideo]:
     expect_folders(root, *_FOLDERS)
     return [
-        _sequence(folder, place, inside)
+        _sequence(folder, place, inside, options)
         for folder in _FOLDERS
         for place, inside in _sequences(root / folder)
     ]
@@ -43,16 +61,16 @@ def _scan(root: Path, _options: CarvedDevOptions) -> list[ListedVideo]:
 
 def _sequences(folder: Path) -> list[tuple[str, PurePosixPath]]:
     """Return, for each sequence, the archive's name or nothing, and the path of its folder."""
-    found: list[tuple[str, PurePosixPath]] = []
+    sequences: list[tuple[str, PurePosixPath]] = []
     for entry in sorted(folder.iterdir()):
         if entry.is_dir():
-            found += [("", inside) for inside in _unpacked(entry)]
+            sequences += [("", inside) for inside in _unpacked(entry)]
         elif match := _ARCHIVE.fullmatch(entry.name):
             if not (folder / match["n"]).is_dir():
-                found += [(entry.name, inside) for inside in _packed(entry)]
-        elif not entry.name.startswith("."):
+                sequences += [(entry.name, inside) for inside in _packed(entry)]
+        elif not is_litter(entry.name):
             raise unexpected(str(entry), "<n>.tar.gz or a folder <n>")
-    return found
+    return sequences
 
 
 def _packed(archive: Path) -> list[PurePosixPath]:
@@ -61,30 +79,37 @@ def _packed(archive: Path) -> list[PurePosixPath]:
             names = [PurePosixPath(member.name) for member in members if member.isfile()]
     except (OSError, EOFError, tarfile.TarError) as error:
         raise TrainError(f"{archive}: can't read the archive: {error}") from error
-    return sorted({name.parent for name in names if name.suffix.lower() in IMAGE_SUFFIXES})
+    pictures = (name for name in names if is_picture(name.name))
+    return sorted({name.parent for name in pictures if not any(map(is_litter, name.parts))})
 
 
 def _unpacked(folder: Path) -> list[PurePosixPath]:
-    return sorted(
-        PurePosixPath(Path(place).relative_to(folder.parent).as_posix())
-        for place, _, names in os.walk(folder)
-        if any(Path(name).suffix.lower() in IMAGE_SUFFIXES for name in names)
-    )
+    not_read = NotRead()
+    places = [
+        folder.name / place
+        for place, names in files_below(folder, not_read)
+        if any(map(is_picture, names))
+    ]
+    not_read.tell(str(folder))
+    return sorted(places)
 
 
-def _sequence(folder: str, archive: str, inside: PurePosixPath) -> ListedVideo:
-    path = f"{folder}/{archive}!{inside}" if archive else f"{folder}/{inside}"
+def _sequence(folder: str, archive: str, inside: PurePosixPath, options: Options) -> ListedVideo:
+    path = f"{folder}/{archive or inside}"
+    named = printable(f"{path}//{inside}" if archive else path)
     label, split = _FOLDERS[folder]
     match inside.parts:
         case (n, kind, _sequence_name) if kind in ("real", "fake"):
             if kind != label:
-                raise contradiction(path, folder, kind)
+                raise contradiction(named, folder, kind)
         case _:
-            raise unexpected(path, "<n>/<real or fake>/<sequence>")
+            raise unexpected(named, "<n>/<real or fake>/<sequence>")
     return ListedVideo(
         dataset="wild_deepfake",
         path=path,
+        member=str(inside) if archive else None,
         kind="frames",
+        fps=options.frames_fps,
         attack_type=None if label == "real" else "deepfake",
         split=split,
         source_id=f"wild_deepfake:{folder}/{n}",
@@ -96,5 +121,5 @@ DATASET = Dataset(
     description="WildDeepfake (2020)",
     source_label_of_bona_fide="folders real_train, real_test and real in the archives",
     scan=_scan,
-    options=CarvedDevOptions,
+    options=Options,
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
+import numpy as np
 from pydantic import BaseModel, Field
 
 from models import ATTACK
@@ -148,7 +149,7 @@ def _check_transform(
 ) -> None:
     if transform is None:
         return
-    if any(shards.records[row].label == ATTACK for row in rows):
+    if (shards.label[np.asarray(rows, np.int64)] == ATTACK).any():
         raise TrainError("synthetic attacks are made of bona fide faces; a group holds attacks")
     if isinstance(config, DaliLoaderConfig):
         raise TrainError("synthetic attacks are made by the torch loader; set kind to torch")
@@ -162,7 +163,7 @@ def _open(
     first_step: int,
     transform: PairTransform | None,
 ) -> Iterator[Loaded]:
-    reading = Reading.of(shards, order, augmentation)
+    reading = Reading(shards, order, augmentation)
     match config:
         case TorchLoaderConfig():
             from train.data.loaders.torch_shards import torch_batches

@@ -84,6 +84,9 @@ class AugmentConfig(BaseModel, frozen=True, extra="forbid"):
     Colour values are grey levels 0..255; clipping and rounding happen once, before JPEG.
     """
 
+    margin: Uniform | None = Field(
+        None, description="Side of the crop over the face box, instead of the network's margin."
+    )
     jitter: BoxJitter | None = Field(None, description="Of the face box, as a detector's.")
     trim: Uniform | None = Field(
         None, description="Share of the crop that each side loses, drawn per side, p once."
@@ -135,6 +138,7 @@ class AugmentConfig(BaseModel, frozen=True, extra="forbid"):
 
 
 _BOUNDS: Final = {
+    "margin": (1.0, math.inf),
     "trim": (0.0, 0.45),
     "rotate_deg": (-180.0, 180.0),
     "brightness": (-255.0, 255.0),
@@ -176,11 +180,12 @@ class Augmentation:
         """Take the geometry.
 
         Raises:
-            TrainError: the network sees more around the face than is stored.
+            TrainError: the network, or its augmentation, sees more around the face than is stored.
         """
-        if spec.margin > prepared.margin:
+        widest = max(spec.margin, config.margin.high if config.margin is not None else 0.0)
+        if widest > prepared.margin:
             raise TrainError(
-                f"the network's crops have a margin of {spec.margin:g}, the prepared ones only "
+                f"the network's crops have a margin of {widest:g}, the prepared ones only "
                 f"{prepared.margin:g}; prepare with more"
             )
         self.config = config
@@ -188,7 +193,7 @@ class Augmentation:
         self.size_px = spec.size_px
         self._face_px = prepared.size_px / prepared.margin
         self._window_px = self._face_px * spec.margin
-        self.samples_per_px = max(1, math.ceil(self._window_px / spec.size_px))
+        self.samples_per_px = max(1, math.ceil(self._face_px * widest / spec.size_px))
 
     def draw(self, generators: Sequence[Generator]) -> Draws:
         """Draw for as many samples as there are generators, each from its own."""
@@ -230,6 +235,8 @@ class Augmentation:
     def _matrix(self, rng: Generator) -> NDArray[np.float32]:
         config, side = self.config, self._window_px
         centre = np.full(2, self.stored_px / 2)
+        if config.margin is not None and (margin := config.margin.draw(rng)) is not None:
+            side = self._face_px * margin
         if config.jitter is not None:
             centre = centre + rng.normal(0, config.jitter.shift, 2) * self._face_px
             side = side * math.exp(rng.normal(0, config.jitter.scale))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -36,20 +36,6 @@ class Loaded(NamedTuple):
 class Reading:
     """What is read, in which order, and what is done to it."""
 
-    shards: Shards  # without records: workers need none
-    labels: NDArray[np.int64]  # (N,) of every row
-    landmarks: NDArray[np.float32]  # (N, 5, 2) of every row
+    shards: Shards
     order: Order
     augmentation: Augmentation
-
-    @classmethod
-    def of(cls, shards: Shards, order: Order, augmentation: Augmentation) -> Reading:
-        """Take what loaders need from opened shards."""
-        records = shards.records
-        return cls(
-            replace(shards, records=()),
-            np.array([record.label for record in records], np.int64),
-            np.array([record.landmarks for record in records], np.float32),
-            order,
-            augmentation,
-        )

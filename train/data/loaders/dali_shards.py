@@ -57,7 +57,9 @@ def dali_batches(reading: Reading, config: DaliLoaderConfig, first_step: int) ->
         rows = [reading.order.rows(group, step) for group in range(len(groups))]
         trimmed = [of_group[: len(kept)] for of_group, kept in zip(images, rows, strict=True)]
         all_rows = np.concatenate(rows)
-        labels = torch.from_numpy(reading.labels[all_rows]).to(trimmed[0].device)
+        labels = torch.from_numpy(reading.shards.label[all_rows].astype(np.int64)).to(
+            trimmed[0].device
+        )
         yield Loaded(FaceBatch(torch.cat(trimmed), labels), all_rows.tolist())
 
 

@@ -83,7 +83,7 @@ class _Steps(Dataset[Loaded | TrainError]):
             chosen = [int(row) for row in self._reading.order.rows(group, step)]
             if self._transform is None:
                 images += self._faces(group, step, chosen)
-                labels += [int(self._reading.labels[row]) for row in chosen]
+                labels += [int(self._reading.shards.label[row]) for row in chosen]
                 rows += chosen
             else:
                 images += self._pairs(group, step, chosen, self._transform)
@@ -103,7 +103,7 @@ class _Steps(Dataset[Loaded | TrainError]):
         generators = self._reading.order.generators(group, step)[: len(rows)]
         draws = self._reading.augmentation.draw(generators)
         pairs = [
-            transform(self._crop(row), self._reading.landmarks[row], rng)
+            transform(self._crop(row), self._reading.shards.records.landmarks(row), rng)
             for row, rng in zip(rows, generators, strict=True)
         ]
         return [

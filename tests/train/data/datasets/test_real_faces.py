@@ -1,5 +1,6 @@
 """A list of bona fide clips and zipped pictures, with nobody on both sides."""
 
+import hashlib
 import io
 import zipfile
 
@@ -9,7 +10,7 @@ import yaml
 from PIL import Image
 
 from train.data.datasets.real_faces import DATASET
-from train.data.frames import frames_of, source_sha256
+from train.data.frames import VideoFrames
 from train.errors import TrainError
 
 COLLECTION = {
@@ -44,22 +45,42 @@ def root(tmp_path):
 
 
 def test_clips_and_pictures_are_bona_fide_with_split_group_and_licence(root):
-    found = {v.path: v for v in DATASET.read(root)}
-    assert set(found) == {"a.mp4", "b.mp4", "faces.zip!street/1.png", "faces.zip!street/2.png"}
+    found = {v.video_id.removeprefix("real_faces:"): v for v in DATASET.read(root)}
+    assert set(found) == {"a.mp4", "b.mp4", "faces.zip//street/1.png", "faces.zip//street/2.png"}
     assert {v.label for v in found.values()} == {0}
-    assert found["b.mp4"].split == found["faces.zip!street/2.png"].split == "dev"
+    assert found["b.mp4"].split == found["faces.zip//street/2.png"].split == "dev"
     assert found["b.mp4"].subject == "real_faces:bob+cy"
     assert found["a.mp4"].attributes == {"group": "clip", "licence": "MIT"}
-    assert found["faces.zip!street/1.png"].attributes["licence"] == "CC BY 3.0"
+    assert found["faces.zip//street/1.png"].attributes["licence"] == "CC BY 3.0"
 
 
 def test_a_zipped_picture_is_read_and_hashed_by_itself(root):
-    video = next(v for v in DATASET.read(root) if v.path.endswith("street/1.png"))
-    (frame,) = frames_of(video, root, analyse_fps=5)
+    video = next(v for v in DATASET.read(root) if v.member == "street/1.png")
+    frames = VideoFrames(video, root, analyse_fps=5)
+    (frame,) = frames
     assert frame.image.shape == (6, 4, 3)
-    assert source_sha256(video, root) != source_sha256(
-        next(v for v in DATASET.read(root) if v.path == "a.mp4"), root
-    )
+    with zipfile.ZipFile(root / "faces.zip") as archive:
+        assert frames.sha256() == hashlib.sha256(archive.read("street/1.png")).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("table", "problem"),
+    [
+        ("file,part\na.png,train", "expected the column split"),
+        ("\xff\xfe", "can't read the archive"),
+    ],
+)
+def test_a_wrong_table_in_an_archive_is_named(root, table, problem):
+    with zipfile.ZipFile(root / "faces.zip", "w") as archive:
+        archive.writestr("manifest.csv", table.encode("latin-1"))
+    with pytest.raises(TrainError, match=problem):
+        DATASET.read(root)
+
+
+def test_a_wrong_key_of_a_collection_is_named_with_the_nearest(root):
+    (root / "collection.yaml").write_text(yaml.safe_dump({**COLLECTION, "clip": []}))
+    with pytest.raises(TrainError, match=r"clip: unknown key; did you mean 'clips'"):
+        DATASET.read(root)
 
 
 def test_a_person_in_train_and_dev_is_refused(root):

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from train.data.datasets._sample import (
@@ -97,6 +99,25 @@ def test_no_dev_share_means_no_dev_split(tmp_path):
 def test_a_video_listed_twice_is_refused(tmp_path):
     with pytest.raises(TrainError, match=r"more than once: set:a"):
         reader([video("a"), video("b"), video("a")]).read(tmp_path)
+
+
+def test_a_folder_that_can_not_be_listed_is_named(tmp_path):
+    def scan(root, _options):
+        raise PermissionError(13, "Permission denied", str(root))
+
+    dataset = dataclasses.replace(reader([]), scan=scan)
+    with pytest.raises(TrainError, match=r"can't be listed: .*Permission denied"):
+        dataset.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("a!b.mp4", "a!b.mp4"), ("J\udcf6rg", "J\\xf6rg"), ("né", "né"), ("a\\b", "a\\b")],
+)
+def test_ids_are_printable_whatever_the_name(name, text):
+    assert video(name).video_id == f"set:{text}"
+    assert video(video(name).video_id.removeprefix("set:")).video_id == f"set:{text}"
+    video(name).video_id.encode()
 
 
 def test_an_empty_folder_is_refused(tmp_path):

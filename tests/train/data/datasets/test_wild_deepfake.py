@@ -21,8 +21,8 @@ def test_archives_hold_the_sequences_that_the_folders_hold(mode, planted):
     unpacked = DATASET.read(root, {"dev_share": 0})
     pack(root, mode)  # "w:" is plain tar in spite of the name
     packed = DATASET.read(root, {"dev_share": 0})
-    assert [v.path.replace(".tar.gz!", "/", 1) for v in packed] != [v.path for v in packed]
-    assert {v.path.split("!")[1] for v in packed} == {v.path.split("/", 1)[1] for v in unpacked}
+    assert {v.path.split("/")[1] for v in packed} == {f"{n}.tar.gz" for n in range(4)}
+    assert {v.member for v in packed} == {v.path.split("/", 1)[1] for v in unpacked}
     assert [(v.label, v.split, v.source_id) for v in packed] == [
         (v.label, v.split, v.source_id) for v in unpacked
     ]
@@ -47,6 +47,17 @@ def test_fakes_in_a_folder_of_real_videos_are_refused(planted):
     (root / "real_train" / "0" / "real").rename(root / "real_train" / "0" / "fake")
     with pytest.raises(TrainError, match=r"listed as real_train, but its name or folder says fake"):
         DATASET.read(root)
+
+
+def test_litter_is_neither_an_archive_nor_a_sequence(planted):
+    root = planted("wild_deepfake")
+    n = len(DATASET.read(root))
+    for name in (".DS_Store", "._0.tar.gz", "Thumbs.db"):
+        (root / "real_train" / name).touch()
+    litter = root / "real_train" / "0" / "real" / ".ipynb_checkpoints"
+    litter.mkdir()
+    (litter / "1.png").touch()
+    assert len(DATASET.read(root)) == n
 
 
 def test_a_damaged_archive_is_named(planted):
