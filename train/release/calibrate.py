@@ -234,5 +234,9 @@ def _features(
             outputs = model(model.normalise(step.batch.images))
             features.append(model.refinement_features(outputs).cpu())
             labels.append(step.batch.labels.cpu())
-    everyone = ranks.gathered((torch.cat(features), torch.cat(labels)))
-    return torch.cat([f for f, _ in everyone]), torch.cat([n for _, n in everyone])
+    # In lists: a rank may have no face of dev.
+    everyone = ranks.gathered((features, labels))
+    return (
+        torch.cat([part for parts, _ in everyone for part in parts]),
+        torch.cat([part for _, parts in everyone for part in parts]),
+    )

@@ -44,8 +44,8 @@ def whole_batch():
 def diverge(ranks, out):
     """Let the loss of rank 1 alone be no number, and write what each rank makes of it."""
     network = nn.Linear(1, 1)
-    before = network.weight.item()
     wrapped = ranks.wrap(network)
+    before = network.weight.item()
     optimiser = torch.optim.SGD(network.parameters(), 0.1)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     update = Update(network, optimiser, scaler, ranks, None)

@@ -1,9 +1,12 @@
 """A recipe that learns drawn faces in a moment."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import yaml
 
+import models
 from train.config import Recipe
 from train.data.selection import open_data
 from train.data.smoke_faces import write_smoke_faces
@@ -11,6 +14,15 @@ from train.fit.loop import fit
 from train.fit.ranks import Ranks
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
+METHODS = Path(__file__).parents[2] / "trt_engines" / "methods"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tiny_methods():
+    """Make the networks of tests/trt_engines/methods known; real ones write 70 MB and more."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "__path__", [*models.__path__, str(METHODS)])
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -28,14 +40,7 @@ def recipe_of(faces):
     def make(**changes):
         return Recipe.model_validate(
             {
-                "method": "lgsc",
-                "options": {
-                    "encoder": "efficientnet_lite0",  # a quarter of a ResNet-18
-                    "size_px": 32,
-                    "decoder_widths": [4, 4, 4, 4, 4],
-                    "decoder_norm": "batch",
-                    "score": "classifier",
-                },
+                "method": "tiny",
                 "data": {"prepared": [faces], "bona_fide_per_step": 3, "attacks_per_step": 3},
                 "augment": {"hflip": 0.5, "noise_sigma": {"low": 1, "high": 5}},
                 "loader": {"kind": "torch", "workers": 0},

@@ -174,7 +174,7 @@ def test_a_full_disk_is_an_error_that_says_how_much_is_needed_and_keeps_the_old_
     save_weights(path, recipe_of(), 1, torch.nn.Linear(2, 2))
     before = path.read_bytes()
     done = subprocess.run(
-        [sys.executable, "-c", FULL, str(recipe_file(recipe_of())), str(path)],
+        [sys.executable, "-c", FULL, str(recipe_file(recipe_of(method="lgsc"))), str(path)],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,

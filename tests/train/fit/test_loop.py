@@ -24,6 +24,17 @@ from train.fit.optimise import factor, open_optimiser
 from train.fit.state import accumulate
 
 ROOT = Path(__file__).resolve().parents[3]
+TRAIN = Path(__file__).with_name("_tiny.py")
+LGSC = {  # dropout draws in each step
+    "method": "lgsc",
+    "options": {
+        "encoder": "efficientnet_lite0",
+        "size_px": 32,
+        "decoder_widths": [4, 4, 4, 4, 4],
+        "decoder_norm": "batch",
+        "score": "classifier",
+    },
+}
 
 
 def _losses(run):
@@ -33,7 +44,7 @@ def _losses(run):
 def test_a_resumed_run_has_the_losses_of_an_uninterrupted_one(
     tmp_path, monkeypatch, recipe_of, train
 ):
-    recipe = recipe_of(average_decay=0.9, schedule={"kind": "cosine", "warmup_steps": 2})
+    recipe = recipe_of(**LGSC, average_decay=0.9, schedule={"kind": "cosine", "warmup_steps": 2})
     train(recipe, tmp_path / "whole")
 
     def killed(path, *arguments):
@@ -56,7 +67,7 @@ def test_sigterm_saves_and_a_second_start_finishes(tmp_path, recipe_file, recipe
     workers = {"kind": "torch", "workers": 1}
     recipe = recipe_of(steps=2000, checkpoint_every=2000, validate_every=2000, loader=workers)
     path = recipe_file(recipe)
-    command = [sys.executable, "-m", "train", str(path), "--out", str(tmp_path / "run")]
+    command = [sys.executable, str(TRAIN), str(path), "--out", str(tmp_path / "run")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, start_new_session=True
@@ -79,7 +90,7 @@ def test_a_run_that_fails_ends_its_loaders_worker_and_itself(tmp_path, recipe_fi
         loader={"kind": "torch", "workers": 1},
     )
     path = recipe_file(recipe)
-    command = [sys.executable, "-m", "train", str(path), "--out", str(tmp_path / "run")]
+    command = [sys.executable, str(TRAIN), str(path), "--out", str(tmp_path / "run")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, timeout=90, check=False

@@ -73,7 +73,7 @@ def test_losses_validations_and_options_stand_in_mlflow(tmp_path, recipe_of, tra
     assert server.runs == [("id of facewarden", "mine")]
     assert server.params["optimiser.learning_rate"] == "0.001"
     assert {(key, step) for _, key, _, step in server.metrics} >= {
-        ("losses/classification", 1),
+        ("losses/bce", 1),
         ("losses/learning_rate", 2),
         ("validation/dev_auc", 2),
     }

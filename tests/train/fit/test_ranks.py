@@ -16,6 +16,7 @@ from train.fit.ranks import Ranks
 ROOT = Path(__file__).resolve().parents[3]
 ALONE = Ranks(0, 1, torch.device("cpu"))
 SCRIPT = Path(__file__).with_name("_ranks.py")
+TRAIN = Path(__file__).with_name("_tiny.py")
 
 
 def _torchrun(*arguments, processes=2, **options):
@@ -67,13 +68,7 @@ def test_a_rank_that_dies_ends_the_run_with_its_traceback(tmp_path):
 
 def _recipe(folder, prepared, **changes):
     recipe = {
-        "method": "lgsc",
-        "options": {
-            "encoder": "efficientnet_lite0",
-            "size_px": 32,
-            "decoder_widths": [4, 4, 4, 4, 4],
-            "score": "classifier",
-        },
+        "method": "tiny",
         "data": {"prepared": [str(prepared)], "bona_fide_per_step": 4, "attacks_per_step": 4},
         "loader": {"kind": "torch", "workers": 0},
         "optimiser": {"kind": "adamw", "learning_rate": 0.001},
@@ -93,14 +88,14 @@ def _rows(path):
 
 def test_two_ranks_train_validate_and_write_once(tmp_path, faces):
     recipe, run = _recipe(tmp_path, faces), tmp_path / "run"
-    done = _torchrun("-m", "train", str(recipe), "--out", str(run))
+    done = _torchrun(str(TRAIN), str(recipe), "--out", str(run))
     assert done.returncode == 0, done.stderr
     assert [row["step"] for row in _rows(run / "losses.csv")] == ["1", "2", "3"]
     (validation,) = _rows(run / "validation.csv")
     assert validation["faces"] == "64"  # 32 of each class, each counted once
     assert {path.name for path in run.iterdir()} >= {"checkpoint.pt", "best.pt", "losses.png"}
     assert not [*run.glob("*.tmp"), *run.glob(".*.part")]
-    again = _torchrun("-m", "train", str(recipe), "--out", str(run), processes=1)
+    again = _torchrun(str(TRAIN), str(recipe), "--out", str(run), processes=1)
     assert again.returncode != 0
     assert "made by 2 processes, this run has 1" in again.stderr
 
@@ -117,12 +112,11 @@ def test_ranks_without_a_face_of_dev_train_validate_and_calibrate(
     recipe = _recipe(
         tmp_path,
         prepared,
-        method="fghv",  # a refined model: its second look is fitted on dev, too
-        options={"backbone": "resnet18", "size_px": 32, "hypotheses": 4},
+        method="tiny_refined",  # its second look is fitted on dev, too
         data={"prepared": [str(prepared)], "bona_fide_per_step": 2, "attacks_per_step": 2},
     )
     run = tmp_path / "run"
-    command = ["-m", "train", str(recipe), "--out", str(run), "--allow-overlap"]
+    command = [str(TRAIN), str(recipe), "--out", str(run), "--allow-overlap"]
     done = _torchrun(*command, processes=3)
     assert done.returncode == 0, done.stderr
     assert _rows(run / "validation.csv")[0]["faces"] == "2"
@@ -137,7 +131,7 @@ def test_tasks_that_slurm_starts_train_together(tmp_path, faces):
     recipe, run = _recipe(tmp_path, faces), tmp_path / "run"
     tasks = [
         subprocess.Popen(
-            [sys.executable, "-m", "train", str(recipe), "--out", str(run)],
+            [sys.executable, str(TRAIN), str(recipe), "--out", str(run)],
             cwd=ROOT,
             env={
                 **os.environ,
