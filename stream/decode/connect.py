@@ -143,7 +143,7 @@ def _open_rtsp(
 def _algorithms_asked(source: SourceConfig, trust: Trust | None) -> list[str]:
     try:
         return algorithms_asked(source, None if trust is None else trust.context)
-    except OSError:
+    except (OSError, ValueError):
         return []  # what FFmpeg said of it will do
 
 
@@ -202,7 +202,7 @@ def _reason(
 ) -> SourceError:
     """Return what to say of an error of opening."""
     uri = source.uri.get_secret_value()
-    what = error.strerror
+    what = error.strerror or str(error)
     code = code_of(error)
     if trust is not None and error.errno == errno.EIO and (why := distrust(source, trust)):
         return source_error(SourceCode.UNTRUSTED, uri, why)

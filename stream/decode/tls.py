@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from stream.config import SourceConfig
     from stream.errors import SourceError
 
-_PORTS: Final = {"rtsp": 554, "rtsps": 322, "https": 443}
+_PORTS: Final = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}
 _HTTP_CODES: Final = {
     401: SourceCode.UNAUTHORISED,
     403: SourceCode.UNAUTHORISED,
@@ -88,10 +88,10 @@ def trust_of(source: SourceConfig, resources: ExitStack) -> Trust:
 def distrust(source: SourceConfig, trust: Trust) -> str | None:
     """Return why a source's certificate is not trusted; None if that is not the trouble."""
     try:
+        shown = fingerprint(_shown_certificate(source))
         _handshake(source, trust.context)
     except ssl.SSLCertVerificationError as error:
-        print_of = fingerprint(_shown_certificate(source))
-        return f"its certificate is not trusted: {error.verify_message}; sha256 {print_of}"
+        return f"its certificate is not trusted: {error.verify_message}; sha256 {shown}"
     except OSError:
         pass
     return None
@@ -143,19 +143,21 @@ def dial(source: SourceConfig, context: ssl.SSLContext | None) -> socket.socket:
     Raises:
         OSError: there is none; with TLS, perhaps because the certificate is not trusted.
     """
-    parts = urlsplit(_uri(source))
     try:
-        address = parts.hostname or "", parts.port or _PORTS[parts.scheme]
-    except ValueError as error:
+        parts = urlsplit(_uri(source))
+        host = parts.hostname or ""
+        connection = socket.create_connection(
+            (host, parts.port or _PORTS[parts.scheme]), source.open_timeout_s
+        )
+        if context is None:
+            return connection
+        try:
+            return context.wrap_socket(connection, server_hostname=host)
+        except BaseException:
+            connection.close()
+            raise
+    except ValueError as error:  # of a host or port that can't be one
         raise OSError(str(error)) from None
-    connection = socket.create_connection(address, source.open_timeout_s)
-    if context is None:
-        return connection
-    try:
-        return context.wrap_socket(connection, server_hostname=address[0])
-    except BaseException:
-        connection.close()
-        raise
 
 
 def fingerprint(certificate: bytes) -> str:
