@@ -405,7 +405,10 @@ def export_command(
 
     recipe, *_ = load_weights(run / "best.pt")
     data = open_data(
-        recipe.data.prepared, recipe.data.protocol, synthetic=bool(recipe.data.synthetic)
+        recipe.data.prepared,
+        recipe.data.protocol,
+        synthetic=bool(recipe.data.synthetic),
+        allow_overlap=True,  # refused, or allowed, when it was trained
     )
     folder = out or run / "engine"
     with joined() as ranks:
