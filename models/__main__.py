@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from models import Setting, lay_over, load_method, method_names, one_line
+from models import Setting, lay_over, method_names
 
 if TYPE_CHECKING:
     from models._checkpoints import Imported
@@ -50,9 +50,8 @@ def import_command(
     Nothing in the file is run: one that holds more than tensors is refused.
     """
     # Imported late, so that --help answers at once.
-    from pydantic import ValidationError
-
     from models import import_checkpoint, save_weights
+    from models._checkpoints import OptionsError
 
     if prune is not None and method != "udr":
         raise click.UsageError(f"--prune is of udr; {method} has no frequency branches")
@@ -66,9 +65,8 @@ def import_command(
         if prune is not None:
             imported = _pruned(imported, prune)
         save_weights(out, imported)
-    except ValidationError as error:
-        says = one_line(error, load_method(method).config)
-        raise click.UsageError(f"options of {method}: {says}") from error
+    except OptionsError as error:
+        raise click.UsageError(str(error)) from error
     except (ValueError, OSError) as error:  # CheckpointError is a ValueError
         click.echo(f"error: {error}", err=True)
         sys.exit(1)

@@ -48,6 +48,10 @@ class CheckpointError(ValueError):
     """A checkpoint can't be read, or is not one of this method."""
 
 
+class OptionsError(CheckpointError):
+    """The method has no such options: what was set is wrong, not the file."""
+
+
 @dataclass(frozen=True, slots=True)
 class Imported:
     """A network with a checkpoint's weights, and what became of the checkpoint's tensors."""
@@ -118,7 +122,7 @@ def import_checkpoint(method: str, path: Path, /, **options: object) -> Imported
     try:
         return _import(method, state, {**saved_options, **options})
     except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+        raise type(error)(f"{path}: {error}") from error
 
 
 def save_weights(path: Path, imported: Imported) -> None:
@@ -199,7 +203,7 @@ def _build(method: str, options: Mapping[str, object]) -> nn.Module:
     try:
         return cast("nn.Module", build_model(method, options)).eval()
     except ValueError as error:
-        raise CheckpointError(str(error)) from error
+        raise OptionsError(str(error)) from error
 
 
 def _fill(

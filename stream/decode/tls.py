@@ -156,6 +156,8 @@ def dial(source: SourceConfig, context: ssl.SSLContext | None) -> socket.socket:
         except BaseException:
             connection.close()
             raise
+    except ssl.SSLError:
+        raise  # a certificate that is not trusted is a ValueError, too
     except ValueError as error:  # of a host or port that can't be one
         raise OSError(str(error)) from None
 
