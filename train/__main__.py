@@ -553,3 +553,6 @@ if __name__ == "__main__":
     except (TrainError, StreamError, EngineError) as error:
         log.error("%s", error)  # noqa: TRY400 - the message is for people; it needs no stack
         sys.exit(1)
+    except ModuleNotFoundError as error:
+        log.error("%s is missing: `make setup` installs what training needs", error.name)  # noqa: TRY400
+        sys.exit(1)
