@@ -114,6 +114,7 @@ def _prepared(clip: Path, folder: Path) -> Shards:
                 pts_s=number * _EVERY / FPS,
                 track=0,
                 box=tuple(box.tolist()),
+                face=(64, 64, 192, 192),
                 landmarks=((96, 112), (160, 112), (128, 144), (104, 168), (152, 168)),
                 face_px=float(box[3] - box[1]),
                 source_sha256="",

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from models._files import whole_file
     from models._log_odds import logit, sigmoid
     from models._precision import in_float32, mapped_tensors, to_half
-    from models._preprocess import crop_faces, crop_window
+    from models._preprocess import CropWindow, box_in_crop, crop_faces, crop_window
     from models._registry import build_model, load_method, method_names
     from models._settings import Setting, lay_over, one_line
 
@@ -47,6 +47,7 @@ __all__ = [
     "AttackModel",
     "Calibration",
     "CheckpointError",
+    "CropWindow",
     "FaceBatch",
     "InputSpec",
     "Layout",
@@ -54,6 +55,7 @@ __all__ = [
     "RefinedModel",
     "Setting",
     "TwoPassModel",
+    "box_in_crop",
     "build_model",
     "crop_faces",
     "crop_window",
@@ -100,7 +102,7 @@ _HOMES = {
     "_files": ("whole_file",),
     "_log_odds": ("logit", "sigmoid"),
     "_precision": ("in_float32", "mapped_tensors", "to_half"),
-    "_preprocess": ("crop_faces", "crop_window"),
+    "_preprocess": ("CropWindow", "box_in_crop", "crop_faces", "crop_window"),
     "_registry": ("build_model", "load_method", "method_names"),
     "_settings": ("Setting", "lay_over", "one_line"),
 }

@@ -30,6 +30,17 @@ class InputSpec(BaseModel, frozen=True, extra="forbid"):
     margin: float = Field(
         1.3, gt=0, description="Side of the crop over the longer side of the face box."
     )
+    window: Literal["pad", "inside"] = Field(
+        "pad",
+        description="`pad`: a square about the face; outside the frame the border is repeated. "
+        "`inside`: of the box's proportions, stretched to a square; where it would leave the frame "
+        "it is shifted, and no larger than the frame.",
+    )
+    resize: Literal["area", "bilinear"] = Field(
+        "area",
+        description="`area`: of a face larger than the crop every pixel counts. `bilinear`: four "
+        "pixels of the frame make one, as for networks that were trained on such crops.",
+    )
     dtype: Literal["uint8", "float32"] = Field(
         "uint8", description="Type of the graph's input; values are RGB 0..255 in either case."
     )

@@ -128,7 +128,7 @@ def _best_face(image: NDArray[np.uint8]) -> LooseCrop:
     if not detections:
         raise TrainError("no face was found in the picture; give one with a larger face")
     best = detections[0]
-    left, top, side = crop_window(best.box, _SPEC.margin)
+    left, top, side, _ = crop_window(best.box, _SPEC, (frame.shape[1], frame.shape[0]))
     crop = crop_faces(frame, best.box[None], _SPEC)[0]
     points = (best.landmarks - (left, top)) * (_SPEC.size_px / side)
     return LooseCrop(crop.permute(1, 2, 0).contiguous().numpy(), points.astype(np.float32))

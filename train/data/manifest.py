@@ -33,6 +33,7 @@ class PreparedConfig(BaseModel, frozen=True, extra="forbid"):
 
     size_px: int = Field(ge=32, description="Side of the stored crops.")
     margin: float = Field(gt=0, description="Side of a crop over the longer side of its face box.")
+    window: Literal["pad", "inside"] = Field("pad", description="As `models.InputSpec`.")
     code_version: str = Field(description="Of the code that cut them.")
     options: dict[str, JsonValue] = Field(
         default_factory=dict, description="What else decided which faces are here."
@@ -56,6 +57,9 @@ class FaceRecord(BaseModel, frozen=True, extra="forbid"):
     pts_s: float = Field(ge=0, description="Media time in the video, seconds; 0 for a picture.")
     track: int = Field(ge=0, description="Number of the face within its video.")
     box: tuple[float, float, float, float] = Field(description="x1 y1 x2 y2, px of the frame.")
+    face: tuple[float, float, float, float] = Field(
+        description="The box in the stored crop: x1 y1 x2 y2, px of the crop."
+    )
     landmarks: tuple[Point, Point, Point, Point, Point] = Field(
         description="Viewer's left eye, right eye, nose, mouth corners, px of the stored crop."
     )
@@ -83,7 +87,8 @@ OF_A_VIDEO: Final = (
 )
 """The fields of a record that all faces of a video share."""
 
-_OF_A_FACE: Final = {"sample_id", "frame", "pts_s", "track", "box", "face_px"}  # stored as they are
+# Stored as they are.
+_OF_A_FACE: Final = {"sample_id", "frame", "pts_s", "track", "box", "face", "face_px"}
 
 _FACE: Final = pa.struct(
     [
@@ -92,6 +97,7 @@ _FACE: Final = pa.struct(
         pa.field("pts_s", pa.float64(), nullable=False),
         pa.field("track", pa.int32(), nullable=False),
         pa.field("box", pa.list_(pa.float64(), 4), nullable=False),
+        pa.field("face", pa.list_(pa.float64(), 4), nullable=False),
         pa.field("landmarks", pa.list_(pa.float64(), 10), nullable=False),
         pa.field("face_px", pa.float64(), nullable=False),
         pa.field("quality", pa.map_(pa.string(), pa.float64()), nullable=False),

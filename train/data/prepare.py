@@ -24,7 +24,7 @@ from pydantic import BaseModel, Field, ValidationError
 from tqdm import tqdm
 
 import stream
-from models import InputSpec, crop_faces, crop_window, one_line, whole_file
+from models import InputSpec, box_in_crop, crop_faces, crop_window, one_line, whole_file
 from stream.config import DetectConfig, QualityConfig, TrackConfig
 from stream.stages.detect import open_detector
 from stream.stages.follow import Follower
@@ -65,6 +65,11 @@ class PrepareConfig(BaseModel, frozen=True, extra="forbid"):
     size_px: int = Field(256, ge=32, description="Side of the stored crop.")
     margin: float = Field(
         2.0, ge=1, description="Side of the stored crop over the face box; more than any network's."
+    )
+    window: Literal["pad", "inside"] = Field(
+        "pad",
+        description="As the network's: `pad` repeats the border of the frame, `inside` shifts the "
+        "window into it (models.InputSpec).",
     )
     frames_per_video: int = Field(32, ge=1, description="Evenly spaced over the face's track.")
     faces: Literal["main", "all"] = Field(
@@ -115,6 +120,7 @@ class Prepared(NamedTuple):
 class _Look(NamedTuple):
     track: Track
     frame: int  # index
+    frame_px: tuple[int, int]  # width, height
     crop: NDArray[np.uint8]  # (S, S, 3) RGB
     quality: dict[str, float]
 
@@ -171,6 +177,7 @@ def prepare(
     about = PreparedConfig(
         size_px=config.size_px,
         margin=config.margin,
+        window=config.window,
         code_version=stream.__version__,
         options=config.model_dump(mode="json"),
     )
@@ -451,7 +458,7 @@ def cut(
     """
     every_s = 0.0 if search_all else DetectConfig().detect_every_s
     follower = Follower(detector, TrackConfig(), detect_every_s=every_s)
-    spec = InputSpec(size_px=config.size_px, margin=config.margin)
+    spec = _stored(config)
     tracks: dict[int, _Sampled] = {}
     for frame in frames:
         (update,), _ = follower.follow([frame])
@@ -467,6 +474,7 @@ def cut(
                     _Look(
                         track=track,
                         frame=frame.stamp.index,
+                        frame_px=(frame.stamp.width, frame.stamp.height),
                         crop=crop.permute(1, 2, 0).contiguous().numpy(),
                         quality={
                             "sharpness": quality.sharpness,
@@ -505,10 +513,15 @@ class _Sampled:
         return [self.looks[i] for i in np.linspace(0, len(self.looks) - 1, n).round().astype(int)]
 
 
+def _stored(config: PrepareConfig) -> InputSpec:
+    return InputSpec(size_px=config.size_px, margin=config.margin, window=config.window)
+
+
 def _record(video: ListedVideo, look: _Look, sha256: str, config: PrepareConfig) -> FaceRecord:
     detection = look.track.detection
-    left, top, side = crop_window(detection.box, config.margin)
-    landmarks = (detection.landmarks - (left, top)) * (config.size_px / side)
+    window = crop_window(detection.box, _stored(config), look.frame_px)
+    scale = config.size_px / np.array([window.width, window.height])
+    landmarks = (detection.landmarks - (window.left, window.top)) * scale
     x1, y1, x2, y2 = map(float, detection.box)
     track = look.track.key.track_id
     return FaceRecord.model_validate(
@@ -520,6 +533,7 @@ def _record(video: ListedVideo, look: _Look, sha256: str, config: PrepareConfig)
             "pts_s": look.track.pts_s,
             "track": track,
             "box": (x1, y1, x2, y2),
+            "face": box_in_crop(detection.box, window, config.size_px),
             "landmarks": landmarks.tolist(),
             "face_px": max(x2 - x1, y2 - y1),
             "quality": look.quality,

@@ -79,6 +79,9 @@ class FaceRecords(Sequence[FaceRecord]):
             chunk.field("landmarks").flatten().to_numpy().reshape(-1, 5, 2)
             for chunk in self._chunks
         ]
+        self._faces = [
+            chunk.field("face").flatten().to_numpy().reshape(-1, 4) for chunk in self._chunks
+        ]
 
     def __len__(self) -> int:
         return len(self._video)
@@ -108,6 +111,11 @@ class FaceRecords(Sequence[FaceRecord]):
         """Return a row's landmarks, (5, 2) px of the stored crop."""
         chunk, place = self._place(row)
         return np.asarray(self._landmarks[chunk][place], np.float32)
+
+    def face(self, row: int) -> NDArray[np.float64]:
+        """Return a row's face box, (4,) x1 y1 x2 y2, px of the stored crop."""
+        chunk, place = self._place(row)
+        return np.asarray(self._faces[chunk][place])
 
     def _place(self, row: int) -> tuple[int, int]:
         chunk = int(np.searchsorted(self._starts, row, side="right")) - 1
@@ -193,11 +201,14 @@ def open_shards(*folders: Path) -> Shards:
     """
     prepared = [read_prepared(folder) for folder in folders]
     for folder, its in zip(folders, prepared, strict=True):
-        if (its.size_px, its.margin) != (prepared[0].size_px, prepared[0].margin):
+        ours, first = (
+            f"{its_own.size_px} px, margin {its_own.margin:g}, window {its_own.window}"
+            for its_own in (its, prepared[0])
+        )
+        if ours != first:
             raise TrainError(
-                f"{folder}: crops of {its.size_px} px with margin {its.margin:g}, but "
-                f"{folders[0]} has {prepared[0].size_px} px and {prepared[0].margin:g}; prepare "
-                "all data sets of a run alike"
+                f"{folder}: crops of {ours}, but {folders[0]} has {first}; prepare all data sets "
+                "of a run alike"
             )
     files: dict[Path, int] = {}
     tables, shards = [], []

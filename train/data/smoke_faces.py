@@ -56,6 +56,7 @@ def write_smoke_faces(folder: Path, *, seed: int = 0) -> None:
                     "pts_s": 0,
                     "track": 0,
                     "box": (32, 32, 96, 96),
+                    "face": (32, 32, 96, 96),
                     "landmarks": landmarks.tolist(),
                     "face_px": 64,
                     "source_sha256": "",

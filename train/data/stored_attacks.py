@@ -64,6 +64,7 @@ def write_synthetic_attacks(
     about = PreparedConfig(
         size_px=shards.prepared.size_px,
         margin=shards.prepared.margin,
+        window=shards.prepared.window,
         code_version=stream.__version__,
         options={
             "synthetic": dict(weights),

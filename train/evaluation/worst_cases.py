@@ -113,10 +113,8 @@ def pictures_of(
 
 def _picture(shards: Shards, row: int, spec: InputSpec) -> bytes:
     loose = torch.from_numpy(shards.crop(row))
-    side, face = float(loose.shape[0]), loose.shape[0] / shards.prepared.margin
-    low, high = (side - face) / 2, (side + face) / 2
-    box = np.array([[low, low, high, high]], np.float32)
-    small = InputSpec(size_px=_PICTURE_PX, margin=spec.margin)
+    box = shards.records.face(row)[None].astype(np.float32)
+    small = spec.model_copy(update={"size_px": _PICTURE_PX})
     crop = crop_faces(loose, box, small)[0].permute(1, 2, 0).contiguous().numpy()
     file = io.BytesIO()
     Image.fromarray(crop).save(file, "JPEG", quality=_JPEG_QUALITY)

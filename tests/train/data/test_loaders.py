@@ -264,7 +264,8 @@ def test_a_drawn_margin_takes_the_place_of_the_networks(shards):
 def test_margins_are_drawn_over_their_whole_span(shards):
     config = AugmentConfig.model_validate({"margin": {"low": 1.0, "high": 1.5}})
     augmentation = Augmentation(config, shards.prepared, SPEC)
-    draws = augmentation.draw([np.random.default_rng(seed) for seed in range(200)])
+    generators = [np.random.default_rng(seed) for seed in range(200)]
+    draws = augmentation.draw(generators, [np.array([24, 24, 72, 72])] * 200)
     margins = draws.matrix[:, 0, 0] * SPEC.size_px / (96 / 2)
     assert 1.0 <= margins.min() < 1.03
     assert 1.47 < margins.max() <= 1.5

@@ -227,6 +227,7 @@ def test_attacks_made_on_dev_are_named_so(write, face_record):
     about = PreparedConfig(size_px=128, margin=2.0, code_version="test")
     big = {
         "box": (32, 32, 96, 96),
+        "face": (32, 32, 96, 96),
         "landmarks": [(48, 52), (80, 52), (64, 64), (52, 80), (76, 80)],
     }
     records = [

@@ -226,7 +226,7 @@ def test_a_run_says_what_it_is_and_whom_it_has_seen(tmp_path, recipe_of, train, 
     assert record.recipe_digest == recipe_of(seed=5).digest()
     learned = load_learned(tmp_path)
     assert len(learned["train"]) == 192
-    assert learned["dev"][0].video_id.startswith("smoke:dev/")
+    assert learned["dev"]["video_id"][0].as_py().startswith("smoke:dev/")
 
 
 @pytest.mark.parametrize(

@@ -180,8 +180,14 @@ class Augmentation:
         """Take the geometry.
 
         Raises:
-            TrainError: the network, or its augmentation, sees more around the face than is stored.
+            TrainError: the network, or its augmentation, sees more around the face than is stored,
+                or its windows are of another rule.
         """
+        if spec.window != prepared.window:
+            raise TrainError(
+                f"the network takes windows of the rule {spec.window!r}, the faces are prepared "
+                f"with {prepared.window!r}; prepare them with --set window={spec.window}"
+            )
         widest = max(spec.margin, config.margin.high if config.margin is not None else 0.0)
         if widest > prepared.margin:
             raise TrainError(
@@ -192,13 +198,25 @@ class Augmentation:
         self.stored_px = prepared.size_px
         self.size_px = spec.size_px
         self._face_px = prepared.size_px / prepared.margin
-        self._window_px = self._face_px * spec.margin
-        self.samples_per_px = max(1, math.ceil(self._face_px * widest / spec.size_px))
+        self._margin = spec.margin
+        self._inside = spec.window == "inside"
+        # A window inside of the frame may be all that is stored.
+        widest_px = prepared.size_px if self._inside else self._face_px * widest
+        self.samples_per_px = max(1, math.ceil(widest_px / spec.size_px))
+        if spec.resize == "bilinear":
+            self.samples_per_px = 1
 
-    def draw(self, generators: Sequence[Generator]) -> Draws:
-        """Draw for as many samples as there are generators, each from its own."""
+    def draw(self, generators: Sequence[Generator], faces: Sequence[NDArray[np.float64]]) -> Draws:
+        """Draw for some samples, each from its own generator.
+
+        Args:
+            generators: of the samples.
+            faces: their boxes, x1 y1 x2 y2, px of the stored crop.
+        """
         config = self.config
-        matrix = np.stack([self._matrix(rng) for rng in generators])
+        matrix = np.stack(
+            [self._matrix(rng, face) for rng, face in zip(generators, faces, strict=True)]
+        )
         colour = None
         if any(
             (config.brightness, config.gain, config.contrast, config.saturation, config.hue_deg)
@@ -232,18 +250,25 @@ class Augmentation:
         normal = np.random.default_rng(0).standard_normal((side, side, 1))
         return np.clip(np.rint(normal / NOISE_UNIT), -127, 127).astype(np.int8)
 
-    def _matrix(self, rng: Generator) -> NDArray[np.float32]:
-        config, side = self.config, self._window_px
-        centre = np.full(2, self.stored_px / 2)
-        if config.margin is not None and (margin := config.margin.draw(rng)) is not None:
-            side = self._face_px * margin
+    def _matrix(self, rng: Generator, face: NDArray[np.float64]) -> NDArray[np.float32]:
+        config, margin = self.config, self._margin
+        # The stored crop of a padded window is centred on its face; the face is a square in it.
+        centre, sides = np.full(2, self.stored_px / 2), np.full(2, self._face_px)
+        if self._inside:
+            centre, sides = (face[:2] + face[2:]) / 2, face[2:] - face[:2]
+        if config.margin is not None:
+            margin = config.margin.draw(rng) or margin
         if config.jitter is not None:
-            centre = centre + rng.normal(0, config.jitter.shift, 2) * self._face_px
-            side = side * math.exp(rng.normal(0, config.jitter.scale))
+            centre = centre + rng.normal(0, config.jitter.shift, 2) * sides
+            sides = sides * math.exp(rng.normal(0, config.jitter.scale))
+        window = sides * margin
+        if self._inside:
+            window = window * min(1.0, float((self.stored_px / window).min()))
+            centre = np.clip(centre, window / 2, self.stored_px - window / 2)
         # The window that becomes the network's crop, relative to its centre.
-        low, high = np.full(2, -side / 2), np.full(2, side / 2)
+        low, high = -window / 2, window / 2
         if config.trim is not None and rng.random() < config.trim.p:
-            lost = rng.uniform(config.trim.low, config.trim.high, (2, 2)) * side
+            lost = rng.uniform(config.trim.low, config.trim.high, (2, 2)) * window
             low, high = low + lost[0], high - lost[1]
         if config.resized_crop is not None and rng.random() < config.resized_crop.p:
             share = _rectangle(config.resized_crop.area, config.resized_crop.ratio, rng)

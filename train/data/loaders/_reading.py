@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -39,3 +39,7 @@ class Reading:
     shards: Shards
     order: Order
     augmentation: Augmentation
+
+    def faces(self, rows: Sequence[int] | NDArray[np.int64]) -> list[NDArray[np.float64]]:
+        """Return the boxes of rows, px of the stored crop."""
+        return [self.shards.records.face(int(row)) for row in rows]

@@ -91,18 +91,24 @@ def _pipeline(
     """Return the graph of a group; reads index files in `folder`, which may go once it is built."""
     order, augmentation = reading.order, reading.augmentation
     size, k = augmentation.size_px, augmentation.samples_per_px
+    quota = order.quotas[group]
     on_gpu = config.device == "gpu"
+
+    def draws_of(step: int) -> dict[str, NDArray[Any]]:
+        rows = order.rows(group, step)
+        rows = np.pad(rows, (0, quota - len(rows)), mode="edge")
+        return _fed(augmentation.draw(order.generators(group, step), reading.faces(rows)), k)
 
     def draws(iteration: int) -> list[NDArray[Any]]:
         step = min(steps.start + iteration, steps.stop - 1)  # prefetching goes past the end
-        return list(_fed(augmentation.draw(order.generators(group, step)), k).values())
+        return list(draws_of(step).values())
 
     def placed(node: Any) -> Any:
         return node.gpu() if on_gpu else node
 
     paths, index_paths = _write_indexes(reading, group, steps, folder)
     pipeline = Pipeline(
-        batch_size=order.quotas[group],
+        batch_size=quota,
         num_threads=config.threads,
         device_id=torch.cuda.current_device() if on_gpu else None,
         prefetch_queue_depth=config.prefetch,
@@ -112,7 +118,7 @@ def _pipeline(
             paths=paths, index_paths=index_paths, ext=["png"], missing_component_behavior="error"
         )
         image = fn.decoders.image(png, device="mixed" if on_gpu else "cpu", output_type=types.RGB)
-        names = list(_fed(augmentation.draw(order.generators(group, steps.start)), k))
+        names = list(draws_of(steps.start))
         nodes = fn.external_source(source=draws, num_outputs=len(names), batch=True)
         drawn = dict(zip(names, nodes, strict=True))
         image = fn.warp_affine(

@@ -93,7 +93,7 @@ class _Steps(Dataset[Loaded | TrainError]):
 
     def _faces(self, group: int, step: int, rows: list[int]) -> list[Tensor]:
         generators = self._reading.order.generators(group, step)[: len(rows)]
-        draws = self._reading.augmentation.draw(generators)
+        draws = self._reading.augmentation.draw(generators, self._reading.faces(rows))
         return [self._augment(self._crop(row), draws, i) for i, row in enumerate(rows)]
 
     def _pairs(
@@ -101,7 +101,7 @@ class _Steps(Dataset[Loaded | TrainError]):
     ) -> list[Tensor]:
         """Return all bona fide faces, then the attacks made from them, each pair drawn alike."""
         generators = self._reading.order.generators(group, step)[: len(rows)]
-        draws = self._reading.augmentation.draw(generators)
+        draws = self._reading.augmentation.draw(generators, self._reading.faces(rows))
         pairs = [
             transform(self._crop(row), self._reading.shards.records.landmarks(row), rng)
             for row, rng in zip(rows, generators, strict=True)
