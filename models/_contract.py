@@ -115,6 +115,18 @@ class TwoPassModel(AttackModel, Protocol):
 
 
 @runtime_checkable
+class DistilledModel(AttackModel, Protocol):
+    """A method whose log-odds can be taught: they are computed without what only its loss needs.
+
+    `train/fit/distil.py` asks `isinstance(model, DistilledModel)`.
+    """
+
+    def direct_logit(self, images: Tensor) -> Tensor:
+        """Return (N,), as `attack_logit` of the outputs for normalised images (N, 3, S, S)."""
+        ...
+
+
+@runtime_checkable
 class RefinedModel(AttackModel, Protocol):
     """A method that looks again, at a cost, at faces which its probability leaves undecided.
 

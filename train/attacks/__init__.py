@@ -6,12 +6,14 @@ families measures the generator.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from train.attacks._random_fields import either
-from train.attacks._samples import LooseCrop, SyntheticAttack
+from train.attacks._samples import FaceInScene, LooseCrop, SyntheticAttack
 from train.attacks.print_attack import print_attack
 from train.attacks.replay import replay
+from train.attacks.scene import held, paper_mask, whole_view
 from train.attacks.sdsc import sdsc
 from train.attacks.self_blend import self_blend
 from train.attacks.spsc import moire, print_jitter, spsc
@@ -23,7 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FAMILIES",
+    "SCENES",
     "UNIATTACKDATA_SCHEDULES",
+    "FaceInScene",
     "LooseCrop",
     "SyntheticAttack",
     "draw_family",
@@ -39,6 +43,13 @@ FAMILIES: Final[Mapping[str, Callable[[LooseCrop, Generator], SyntheticAttack]]]
     "replay": replay,
     "print": print_attack,
 }
+
+SCENES: Final[Mapping[str, Callable[[FaceInScene, FaceInScene, Generator], SyntheticAttack]]] = {
+    **{kind: partial(held, kind) for kind in ("phone", "tablet", "monitor", "paper", "photo")},
+    "whole_view": whole_view,
+    "paper_mask": paper_mask,
+}
+"""Attacks with what is around them: of a face, and of another whose scene is behind it."""
 
 # Shares of the bona fide pictures that UniAttackData's challenge winner turned into attacks, by
 # protocol; P2.1 tests on unseen physical, P2.2 on unseen digital attacks (see `spsc`, `sdsc`).

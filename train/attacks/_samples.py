@@ -36,3 +36,24 @@ class SyntheticAttack:
     parameters: dict[str, float | str]  # goes to the sample's provenance
     mask: NDArray[np.float32] | None  # (S, S) 0..1 share of foreign pixels; None: the whole picture
     reference: NDArray[np.uint8] | None  # (S, S, 3) bona fide partner; None: the picture itself
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FaceInScene:
+    """A bona fide face with what is around it, as far as it was stored."""
+
+    image: NDArray[np.uint8]  # (S, S, 3) RGB
+    landmarks: NDArray[np.float32]  # (5, 2) crop px, as `LooseCrop`
+    face: NDArray[np.float64]  # (4,) its box, x1 y1 x2 y2 crop px
+
+    @property
+    def centre(self) -> NDArray[np.float64]:
+        """Of the face, (2,) crop px."""
+        middle: NDArray[np.float64] = (self.face[:2] + self.face[2:]) / 2
+        return middle
+
+    @property
+    def sides(self) -> NDArray[np.float64]:
+        """Width and height of the face, (2,) crop px."""
+        sides: NDArray[np.float64] = self.face[2:] - self.face[:2]
+        return sides

@@ -30,15 +30,17 @@ _SHRINK = (
 _ENLARGE = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)
 
 
-def degrade(image: NDArray[np.uint8], rng: Generator) -> NDArray[np.uint8]:
+def degrade(image: NDArray[np.uint8], rng: Generator, *, mirror: bool = True) -> NDArray[np.uint8]:
     """Film the picture with a random camera: flip, lens, light, sensor, tone curve, codec, scaler.
 
     No draw depends on the pixels, so two pictures of one size given equal generators change alike.
-    The flip mirrors landmarks too: cut the face by a box that is centred in the picture.
+    The flip mirrors landmarks too: cut the face by a box that is centred in the picture, or let
+    the augmentation flip.
 
     Args:
         image: (S, S, 3) RGB, S even.
         rng: Source of every draw.
+        mirror: Flip half of the pictures.
 
     Returns:
         A new picture of the same shape.
@@ -46,7 +48,7 @@ def degrade(image: NDArray[np.uint8], rng: Generator) -> NDArray[np.uint8]:
     size = image.shape[0]
     # One severity for all steps: a good camera is good in everything, and few pictures are ruined.
     severity = float(rng.beta(1.1, 1.8))
-    if rng.random() < 0.5:
+    if rng.random() < 0.5 and mirror:
         image = np.ascontiguousarray(image[:, ::-1])
     small = size
     if rng.random() < 0.25 + 0.5 * severity:

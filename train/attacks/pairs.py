@@ -10,19 +10,25 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 import numpy as np
 
-from train.attacks import LooseCrop, synthesise
+from train.attacks import SCENES, LooseCrop, synthesise
+from train.attacks._random_fields import either
 from train.attacks.camera import degrade
+from train.attacks.scene import beside
 from train.errors import TrainError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from numpy.random import Generator
     from numpy.typing import NDArray
 
+    from train.attacks._samples import FaceInScene
     from train.data.shards import PreparedConfig
 
 _MARGINS: Final = (1.8, 2.2)  # the attack makers expect the face to fill about half of the side
+_SCENE_MARGIN: Final = 3.5  # least margin of the stored crops: less is no scene
+_LARGEST_FACE: Final = 0.4  # of the side of a picture that is a background
+_TRIES: Final = 4  # at a background
 
 
 class SyntheticPairs:
@@ -41,23 +47,26 @@ class SyntheticPairs:
             TrainError: the margin is not about 2.
         """
         low, high = _MARGINS
-        if not low <= prepared.margin <= high:
+        if prepared.window != "pad" or not low <= prepared.margin <= high:
             raise TrainError(
-                f"synthetic attacks need faces prepared with a margin of {low:g} to {high:g}, "
-                f"found {prepared.margin:g}; prepare them again with --set margin=2"
+                f"synthetic attacks need faces prepared with a margin of {low:g} to {high:g} and "
+                f"padded windows, found {prepared.margin:g} and {prepared.window!r}; prepare them "
+                "again with --set margin=2 --set window=pad"
             )
 
     def __call__(
-        self, image: NDArray[np.uint8], landmarks: NDArray[np.float32], rng: Generator
+        self, face: FaceInScene, other: Callable[[], FaceInScene], rng: Generator
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Return the bona fide picture and the attack.
 
         Args:
-            image: (S, S, 3) RGB loose crop.
-            landmarks: (5, 2) px.
+            face: a bona fide face in a padded window.
+            other: not asked for; no other face is needed.
             rng: source of every draw.
         """
-        attack = synthesise(LooseCrop(image, landmarks), rng, self._weights)
+        del other
+        image = face.image
+        attack = synthesise(LooseCrop(image, face.landmarks), rng, self._weights)
         if attack.reference is not None:
             bona_fide = attack.reference
         elif rng.random() < self.tone_matched:
@@ -79,6 +88,75 @@ class SyntheticDev(SyntheticPairs):
     """
 
     tone_matched = 0.0
+
+
+class ScenePairs:
+    """A `PairTransform` of the loaders, as `SyntheticPairs`, for windows of 2.7 faces and more."""
+
+    tone_matched: ClassVar[float] = 0.3
+    instrument_beside: ClassVar[float] = 0.35  # share of bona fide pictures with one beside
+
+    def __init__(self, weights: Mapping[str, float]) -> None:
+        """Take the scenes of `train.attacks` with their weights."""
+        self._weights = dict(weights)
+
+    def check(self, prepared: PreparedConfig) -> None:
+        """Refuse crops that hold too little around the face.
+
+        Raises:
+            TrainError: they were cut by another window rule, or too tight.
+        """
+        if prepared.window != "inside" or prepared.margin < _SCENE_MARGIN:
+            raise TrainError(
+                f"attacks in scenes need faces prepared with windows inside the frame and a margin "
+                f"of {_SCENE_MARGIN:g} or more, found {prepared.window!r} and {prepared.margin:g}; "
+                "prepare them again with --set window=inside --set margin=4.2"
+            )
+
+    def __call__(
+        self, face: FaceInScene, other: Callable[[], FaceInScene], rng: Generator
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Return the bona fide picture and the attack; the face is at its place in both.
+
+        Args:
+            face: a bona fide face.
+            other: draws another one.
+            rng: source of every draw.
+        """
+        behind = other()
+        for _ in range(_TRIES - 1):
+            if behind.sides.max() <= _LARGEST_FACE * len(behind.image):
+                break
+            behind = other()
+        attack = SCENES[either(rng, self._weights)](face, behind, rng).image
+        bona_fide = face.image
+        if rng.random() < self.instrument_beside:
+            bona_fide = beside(face, behind, rng)
+        if rng.random() < self.tone_matched:
+            bona_fide = match_tone(bona_fide, attack)
+        camera = int(rng.integers(2**63))
+        filmed = [
+            degrade(image, np.random.default_rng(camera), mirror=False)
+            for image in (bona_fide, attack)
+        ]
+        return filmed[0], filmed[1]
+
+
+class SceneDev(ScenePairs):
+    """Pairs to calibrate and set thresholds with: bona fide pictures are as they were taken."""
+
+    tone_matched = 0.0
+    instrument_beside = 0.0
+
+
+def training_pairs(weights: Mapping[str, float]) -> SyntheticPairs | ScenePairs:
+    """Return what makes the pairs to learn from, of families or of scenes, by weight."""
+    return ScenePairs(weights) if weights.keys() <= SCENES.keys() else SyntheticPairs(weights)
+
+
+def dev_pairs(weights: Mapping[str, float]) -> SyntheticDev | SceneDev:
+    """Return what makes the pairs to choose, calibrate and set thresholds with."""
+    return SceneDev(weights) if weights.keys() <= SCENES.keys() else SyntheticDev(weights)
 
 
 def match_tone(image: NDArray[np.uint8], like: NDArray[np.uint8]) -> NDArray[np.uint8]:

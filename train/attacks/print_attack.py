@@ -29,7 +29,24 @@ def print_attack(face: LooseCrop, rng: Generator) -> SyntheticAttack:
     surface, pose = tilted_surface(rng, size, tilt=0.1, bend=bend)
     note |= pose
 
-    ink = surface.sample(_inked(to_light(face.image), rng, note))
+    light = on_sheet(face.image, surface, rng, note)
+    if rng.random() < (0.7 if note["screen"] == "none" else 0.4):
+        light = _held(light, surface, rng, note)
+    return SyntheticAttack(filmed(light, size, 1.1, rng, note), "print", note, None, None)
+
+
+def on_sheet(
+    image: NDArray[np.uint8], surface: Surface, rng: Generator, note: dict[str, float | str]
+) -> NDArray[np.float32]:
+    """Return the light (3, N, N) of a printed picture, where the camera looks at it.
+
+    Args:
+        image: (S, S, 3) RGB, the picture.
+        surface: what the camera sees of it.
+        rng: source of every draw.
+        note: receives the parameters.
+    """
+    ink = surface.sample(_inked(to_light(image), rng, note))
     screen = either(rng, {"halftone": 0.45, "droplets": 0.3, "none": 0.25})
     note["screen"] = screen
     if screen == "halftone":
@@ -42,12 +59,10 @@ def print_attack(face: LooseCrop, rng: Generator) -> SyntheticAttack:
     light *= _lit(surface, rng, note)
     plain = screen == "none"
     if rng.random() < (0.6 if plain else 0.3):
-        light += glare(rng, size, _GLARE, note)
+        light += glare(rng, surface.size, _GLARE, note)
     if rng.random() < (0.4 if plain else 0.2):
         light = _creased(light, surface, rng, note)
-    if rng.random() < (0.7 if plain else 0.4):
-        light = _held(light, surface, rng, note)
-    return SyntheticAttack(filmed(light, size, 1.1, rng, note), "print", note, None, None)
+    return light
 
 
 def _inked(

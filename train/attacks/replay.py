@@ -61,6 +61,36 @@ def replay(face: LooseCrop, rng: Generator) -> SyntheticAttack:
 
     surface, pose = tilted_surface(rng, camera, tilt=0.08, bend=float(rng.uniform(0, 0.008)))
     note |= pose
+    light = _lit(shown, surface, moire, rng, note)
+    if rng.random() < (0.8 if moire == "none" else 0.35):
+        light = _framed(light, surface, rng, note)
+    return SyntheticAttack(filmed(light, size, 1.0, rng, note), "replay", note, None, None)
+
+
+def on_display(
+    image: NDArray[np.uint8], surface: Surface, rng: Generator, note: dict[str, float | str]
+) -> NDArray[np.float32]:
+    """Return the light (3, N, N) of a picture on a display, where the camera looks at it.
+
+    Args:
+        image: (S, S, 3) RGB, the picture.
+        surface: what the camera sees of it.
+        rng: source of every draw.
+        note: receives the parameters.
+    """
+    moire = either(rng, {"grid": 0.5, "waves": 0.25, "none": 0.25})
+    note["moire"] = moire
+    return _lit(_stored(image, rng, note), surface, moire, rng, note)
+
+
+def _lit(
+    shown: NDArray[np.uint8],
+    surface: Surface,
+    moire: str,
+    rng: Generator,
+    note: dict[str, float | str],
+) -> NDArray[np.float32]:
+    """The display's light, its sub-pixels or what they fold to, and what its glass mirrors."""
     light = surface.sample(_displayed(to_light(shown), rng, note))
     if moire == "grid":
         light *= _pixel_grid(surface, rng, note)
@@ -69,12 +99,10 @@ def replay(face: LooseCrop, rng: Generator) -> SyntheticAttack:
     # With no moire something else has to say that this is a display.
     plain = moire == "none"
     if plain or rng.random() < 0.15:
-        light *= _flicker(camera, rng, note)
+        light *= _flicker(surface.size, rng, note)
     if rng.random() < (0.7 if plain else 0.4):
-        light += glare(rng, camera, _GLARE, note)
-    if rng.random() < (0.8 if plain else 0.35):
-        light = _framed(light, surface, rng, note)
-    return SyntheticAttack(filmed(light, size, 1.0, rng, note), "replay", note, None, None)
+        light += glare(rng, surface.size, _GLARE, note)
+    return light
 
 
 def _stored(

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from models import ATTACK, BONA_FIDE
-from train.attacks.pairs import SyntheticPairs
+from train.attacks.pairs import training_pairs
 from train.data.datasets._registry import disjoint_level
 from train.data.datasets._sample import Level, ListedVideo
 from train.data.loaders import Group, open_loader
@@ -88,7 +88,7 @@ class Data:
             spec: of the network.
             first_step: finished optimiser steps; each takes `recipe.accumulate` batches.
         """
-        pairs = SyntheticPairs(recipe.data.synthetic) if recipe.data.synthetic else None
+        pairs = training_pairs(recipe.data.synthetic) if recipe.data.synthetic else None
         if pairs is not None:
             pairs.check(self.shards.prepared)
         loaded = open_loader(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from models import ATTACK, FaceBatch, RefinedModel, in_float32, sigmoid
-from train.attacks.pairs import SyntheticDev
+from train.attacks.pairs import dev_pairs
 from train.data.loaders import open_evaluation_loader
 from train.evaluation.distortion import distort
 from train.evaluation.scores import FrameScore, checked_scores
@@ -93,7 +93,7 @@ def part_batches(
         batch=_BATCH,
         rank=ranks.rank,
         world=ranks.world,
-        transform=SyntheticDev(recipe.data.synthetic) if synthetic else None,
+        transform=dev_pairs(recipe.data.dev_attacks) if synthetic else None,
     )
     for step in loaded:
         images = step.batch.images

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from models import in_float32, mapped_tensors
 
 if TYPE_CHECKING:
-    from models import AttackModel, FaceBatch, TwoPassModel
+    from models import AttackModel, DistilledModel, FaceBatch, TwoPassModel
+    from train.fit.distil import Distillation
 
 
 class Objective(nn.Module):
@@ -25,10 +26,16 @@ class Objective(nn.Module):
     code: with more ranks each sample meets fewer others than in one large batch.
     """
 
-    def __init__(self, model: AttackModel, autocast: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        model: AttackModel,
+        autocast: torch.dtype | None = None,
+        distillation: Distillation | None = None,
+    ) -> None:
         super().__init__()
         self.model = cast("nn.Module", model)
         self._autocast = autocast
+        self._distillation = distillation
 
     def forward(
         self, batch: FaceBatch, first: Any = None, progress: float = 0.0
@@ -41,8 +48,10 @@ class Objective(nn.Module):
                 the first pass.
             progress: share of the steps done, 0..1.
         """
+        if self._distillation is not None:
+            return self._taught(batch, self._distillation)
         model = cast("AttackModel", self.model)
-        images = model.normalise(batch.images).contiguous(memory_format=torch.channels_last)
+        images = _normalised(model, batch.images)
         device = images.device.type
         enabled = self._autocast is not None
         if first is None:
@@ -57,6 +66,30 @@ class Objective(nn.Module):
             twice.second_loss_terms(outputs, batch, first=first, progress=progress),
             outputs,
         )
+
+    def _taught(
+        self, batch: FaceBatch, distillation: Distillation
+    ) -> tuple[dict[str, Tensor], Any]:
+        """Return the terms of a batch that a teacher judges; the method's own of a part of it."""
+        model = cast("DistilledModel", self.model)
+        own, images, targets = distillation.lesson(batch)
+        terms: dict[str, Tensor] = {}
+        logits: list[Tensor] = []
+        outputs = None
+        with torch.autocast(images.device.type, self._autocast, enabled=self._autocast is not None):
+            if len(own.labels):
+                outputs = in_float32(model(_normalised(model, own.images)))
+            if len(images):
+                logits.append(model.direct_logit(_normalised(model, images)).float())
+        if outputs is not None:
+            terms |= model.loss_terms(outputs, own)
+            logits.insert(0, model.attack_logit(outputs))
+        terms["distillation"] = distillation.term(torch.cat(logits), targets)
+        return terms, outputs
+
+
+def _normalised(model: AttackModel, images: Tensor) -> Tensor:
+    return model.normalise(images).contiguous(memory_format=torch.channels_last)
 
 
 def detached(outputs: Any) -> Any:

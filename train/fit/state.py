@@ -25,6 +25,7 @@ from train.evaluation.score_model import score_part
 from train.evaluation.scores import video_auc
 from train.fit.checkpoint import load_checkpoint, save_checkpoint, save_weights
 from train.fit.describe import faces_digest
+from train.fit.distil import Distillation
 from train.fit.objective import Objective, detached
 from train.fit.optimise import open_optimiser, set_learning_rate
 from train.fit.standing import Standing
@@ -61,7 +62,7 @@ class TrainingState:
         """Build what the recipe asks for, with the weights that training starts from.
 
         Raises:
-            TrainError: as `new_model`.
+            TrainError: as `new_model` and `Distillation`.
         """
         self._recipe, self._run, self._data, self._ranks = recipe, run, data, ranks
         self._checkpoint = run / "checkpoint.pt"
@@ -74,7 +75,8 @@ class TrainingState:
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         self._network = network
         self.model = cast("AttackModel", network)
-        self._objective = ranks.wrap(Objective(self.model, _AUTOCAST[recipe.autocast]))
+        teacher = None if recipe.distil is None else Distillation(recipe.distil, self.model)
+        self._objective = ranks.wrap(Objective(self.model, _AUTOCAST[recipe.autocast], teacher))
         self._optimiser = open_optimiser(recipe, network)
         self._scaler = torch.amp.GradScaler(ranks.device.type, enabled=recipe.autocast == "fp16")
         self._update = Update(network, self._optimiser, self._scaler, ranks, recipe.max_grad_norm)

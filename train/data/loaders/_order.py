@@ -8,7 +8,7 @@ ranks together see what one process with a quota of Q sees.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -99,6 +99,7 @@ class Order:
         world: how many ranks there are.
         steps: after which the order ends; None: never.
         first: position of the first sample.
+        pool: all rows that any rank reads, in order.
     """
 
     streams: tuple[Shuffled | InOrder, ...]
@@ -108,6 +109,7 @@ class Order:
     world: int = 1
     steps: int | None = None
     first: int = 0
+    pool: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
     def positions(self, group: int, step: int) -> range:
         """Return this rank's positions in a group's stream."""
@@ -157,6 +159,7 @@ def training_order(
         seed,
         rank,
         world,
+        pool=np.unique(np.concatenate([np.asarray(group.rows, np.int64) for group in groups])),
     )
 
 
@@ -172,4 +175,5 @@ def evaluation_order(rows: Sequence[int], batch: int, *, rank: int, world: int) 
     in_order = np.sort(np.array(rows, np.int64))
     first, end = (len(in_order) * r // world for r in (rank, rank + 1))
     steps = -(-(end - first) // batch)
-    return Order((InOrder(in_order[:end]),), (batch,), seed=0, steps=steps, first=first)
+    stream = InOrder(in_order[:end])
+    return Order((stream,), (batch,), seed=0, steps=steps, first=first, pool=in_order)

@@ -14,15 +14,16 @@ if TYPE_CHECKING:
     from numpy.random import Generator
     from numpy.typing import NDArray
 
+    from train.attacks import FaceInScene
     from train.data.loaders._augmentation import Augmentation
     from train.data.loaders._order import Order
     from train.data.shards import Shards
 
 PairTransform = Callable[
-    ["NDArray[np.uint8]", "NDArray[np.float32]", "Generator"],
+    ["FaceInScene", Callable[[], "FaceInScene"], "Generator"],
     tuple["NDArray[np.uint8]", "NDArray[np.uint8]"],
 ]
-"""Loose crop (S, S, 3) RGB, landmarks (5, 2), draws -> bona fide and attack, both (S, S, 3)."""
+"""A face, what draws another, draws -> bona fide and attack, both (S, S, 3) RGB."""
 
 
 class Loaded(NamedTuple):

@@ -9,6 +9,7 @@ import math
 import multiprocessing
 import signal
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from models import ATTACK, BONA_FIDE, FaceBatch
+from train.attacks import FaceInScene
 from train.data.loaders._augmentation import NOISE_UNIT
 from train.data.loaders._reading import Loaded
 from train.errors import TrainError
@@ -25,6 +27,7 @@ from train.errors import TrainError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from numpy.random import Generator
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -103,7 +106,7 @@ class _Steps(Dataset[Loaded | TrainError]):
         generators = self._reading.order.generators(group, step)[: len(rows)]
         draws = self._reading.augmentation.draw(generators, self._reading.faces(rows))
         pairs = [
-            transform(self._crop(row), self._reading.shards.records.landmarks(row), rng)
+            transform(self._face(row), partial(self._other, rng), rng)
             for row, rng in zip(rows, generators, strict=True)
         ]
         return [
@@ -111,6 +114,14 @@ class _Steps(Dataset[Loaded | TrainError]):
             for member in (BONA_FIDE, ATTACK)
             for i, pair in enumerate(pairs)
         ]
+
+    def _face(self, row: int) -> FaceInScene:
+        records = self._reading.shards.records
+        return FaceInScene(self._crop(row), records.landmarks(row), records.face(row))
+
+    def _other(self, rng: Generator) -> FaceInScene:
+        pool = self._reading.order.pool
+        return self._face(int(pool[rng.integers(len(pool))]))
 
     def _crop(self, row: int) -> NDArray[np.uint8]:
         return self._reading.shards.crop(row)
