@@ -94,6 +94,7 @@ _HOMES = {
         "ATTACK",
         "BONA_FIDE",
         "AttackModel",
+        "DistilledModel",
         "FaceBatch",
         "InputSpec",
         "Layout",

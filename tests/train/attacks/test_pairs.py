@@ -17,7 +17,7 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from train.attacks import FAMILIES, LooseCrop, SyntheticAttack
+from train.attacks import FAMILIES, FaceInScene, LooseCrop, SyntheticAttack
 from train.attacks.pairs import SyntheticDev, SyntheticPairs
 from train.data.shards import PreparedConfig, open_shards
 from train.data.stored_attacks import write_synthetic_attacks
@@ -91,9 +91,17 @@ def _auc(bona_fide, attacks):
     return roc_auc_score(labels, scores)
 
 
+def _stored(face):
+    return FaceInScene(face, _POINTS, np.array([32, 32, 96, 96]))
+
+
+def _nobody():
+    raise AssertionError("no other face is needed")
+
+
 def _pairs(transform, faces):
     made = [
-        transform(face, _POINTS, np.random.default_rng((seed, number)))
+        transform(_stored(face), _nobody, np.random.default_rng((seed, number)))
         for seed in range(_SEEDS)
         for number, face in enumerate(faces)
     ]
@@ -154,7 +162,7 @@ def test_the_bona_fide_member_on_dev_keeps_its_own_tone(faces, monkeypatch):
     transform = SyntheticDev({"replay": 1.0})
     monkeypatch.setattr("train.attacks.pairs.degrade", lambda image, _rng: image)
     for number, face in enumerate(faces[:6]):
-        bona_fide, _ = transform(face, _POINTS, np.random.default_rng(number))
+        bona_fide, _ = transform(_stored(face), _nobody, np.random.default_rng(number))
         np.testing.assert_array_equal(bona_fide, face)
 
 
@@ -163,7 +171,7 @@ def test_a_blended_attack_stands_beside_the_picture_it_was_pasted_into(faces, mo
     monkeypatch.setattr("train.attacks.pairs.degrade", lambda image, _rng: image)
     transform = SyntheticDev({family: 1.0})
     for number, face in enumerate(faces[:6]):
-        bona_fide, attack = transform(face, _POINTS, np.random.default_rng(number))
+        bona_fide, attack = transform(_stored(face), _nobody, np.random.default_rng(number))
         rng = np.random.default_rng(number)
         rng.choice(1, p=[1.0])  # the family
         made = FAMILIES[family](LooseCrop(face, _POINTS), rng)

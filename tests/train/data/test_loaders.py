@@ -392,9 +392,10 @@ def test_an_impossible_augmentation_is_refused(augment, problem):
 
 
 def test_a_transform_gives_bona_fide_faces_then_their_attacks_cut_alike(shards):
-    def invert(image, landmarks, rng):
-        assert landmarks.shape == (5, 2)
-        return image, 255 - image
+    def invert(face, other, rng):
+        assert face.landmarks.shape == (5, 2)
+        assert face.face.tolist() == [24, 24, 72, 72]
+        return face.image, 255 - face.image
 
     augment = {key: WITHOUT_JPEG[key] for key in ("jitter", "rotate_deg", "hflip")}
     (loaded,) = _load(shards, TORCH, 1, GROUPS[:1], augment=augment, transform=invert)
@@ -420,8 +421,9 @@ def test_synthetic_pairs_are_the_same_in_every_run_and_differ_from_their_bona_fi
 
 
 def test_evaluation_makes_the_same_attack_of_a_face_on_any_rank(shards):
-    def add_noise(image, landmarks, rng):
-        return image, rng.integers(0, 256, image.shape, np.uint8)
+    def add_noise(face, other, rng):
+        noise = rng.integers(0, 128, face.image.shape, np.uint8)
+        return face.image, noise + other().image // 2
 
     def attacks(world):
         found = {}
