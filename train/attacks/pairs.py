@@ -95,6 +95,7 @@ class ScenePairs:
 
     tone_matched: ClassVar[float] = 0.3
     instrument_beside: ClassVar[float] = 0.35  # share of bona fide pictures with one beside
+    as_taken: ClassVar[float] = 0.3  # share of pairs that go through no second camera
 
     def __init__(self, weights: Mapping[str, float]) -> None:
         """Take the scenes of `train.attacks` with their weights."""
@@ -134,12 +135,13 @@ class ScenePairs:
             bona_fide = beside(face, behind, rng)
         if rng.random() < self.tone_matched:
             bona_fide = match_tone(bona_fide, attack)
+        if rng.random() < self.as_taken:
+            return bona_fide, attack
         camera = int(rng.integers(2**63))
-        filmed = [
-            degrade(image, np.random.default_rng(camera), mirror=False)
-            for image in (bona_fide, attack)
-        ]
-        return filmed[0], filmed[1]
+        return (
+            degrade(bona_fide, np.random.default_rng(camera), mirror=False),
+            degrade(attack, np.random.default_rng(camera), mirror=False),
+        )
 
 
 class SceneDev(ScenePairs):
@@ -147,6 +149,7 @@ class SceneDev(ScenePairs):
 
     tone_matched = 0.0
     instrument_beside = 0.0
+    as_taken = 0.0
 
 
 def training_pairs(weights: Mapping[str, float]) -> SyntheticPairs | ScenePairs:

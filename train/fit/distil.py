@@ -117,8 +117,8 @@ def blended(images: Tensor) -> Tensor:
         F.avg_pool2d(x, 2), size=x.shape[-2:], mode="bilinear", align_corners=False
     )
     x = torch.where(chosen(0.2), soft, x)
-    gains = torch.exp(0.12 * torch.randn(n, 3, 1, 1, device=device))
-    x = x * gains + 10 * torch.randn(n, 3, 1, 1, device=device)
+    gains = torch.exp(0.08 * torch.randn(n, 3, 1, 1, device=device))
+    x = x * gains + 5 * torch.randn(n, 3, 1, 1, device=device)
     sigma = 12 * torch.rand(n, 1, 1, 1, device=device) * chosen(0.3)
     return (x + sigma * torch.randn_like(x)).clamp(0, 255)
 
