@@ -149,8 +149,8 @@ class DistilConfig(_Part):
     weight: float = Field(1.0, gt=0, description="Factor on the loss's term `distillation`.")
     limit: float = Field(7.0, gt=0, description="Log-odds beyond which the teacher's are cut.")
     own_pairs: int = Field(
-        0,
-        ge=0,
+        1,
+        ge=1,
         description="Bona fide faces, and as many attacks, of a batch that the method's own loss "
         "sees, too. The others are mixed and cut, and only the teacher judges them.",
     )

@@ -48,6 +48,19 @@ VARIANTS: Final = (
             "size_px": 160,
         },
     ),
+    Variant(
+        "lgsc-presentation",  # ours: configs/train/lgsc_presentation.yaml
+        "lgsc",
+        {
+            "encoder": "efficientnet_lite0",
+            "decoder_widths": (64, 48, 32, 24, 16),
+            "decoder_norm": "batch",
+            "score": "bottleneck",
+            "size_px": 96,
+            "margin": 2.7,
+            "window": "inside",
+        },
+    ),
     Variant("highfreq", "highfreq"),
     Variant("highfreq-deepfakebench", "highfreq", {"fusion_residual": False}),
     Variant("highfreq-cosine", "highfreq", {"head": "cosine"}),

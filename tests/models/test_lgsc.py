@@ -97,3 +97,42 @@ def test_a_seeded_network_gives_the_stored_score():
 
 SEEDED_SCORE = 0.628747
 SEEDED_CUE = [-0.31412, 0.19859, -0.44827]
+
+
+@pytest.fixture(scope="module")
+def bottleneck():
+    torch.manual_seed(0)
+    options = {"encoder": "efficientnet_lite0", "decoder_widths": (8, 8, 8, 8, 8), "size_px": 32}
+    return Lgsc(LgscConfig(score="bottleneck", decoder_norm="batch", weight_score=3.0, **options))
+
+
+def test_the_bottlenecks_log_odds_need_neither_decoder_nor_classifier(bottleneck, monkeypatch):
+    images = torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        outputs = bottleneck.eval()(images)
+        assert outputs.class_logits is None
+        for part in (*bottleneck.decoder, bottleneck.classifier):
+            monkeypatch.setattr(part, "forward", None)
+        direct = bottleneck.direct_logit(images)
+    torch.testing.assert_close(direct, bottleneck.attack_logit(outputs))
+    assert direct.std() > 0
+
+
+def test_the_score_term_of_the_bottleneck_is_of_its_own_log_odds(bottleneck):
+    outputs = LgscOutputs(
+        cue=torch.zeros(2, 3, 4, 4),
+        features=tuple(torch.ones(2, 2, 1, 1) for _ in range(5)),
+        raw_score=torch.tensor([2.5, 22.5]),
+        class_logits=torch.zeros(2, 2),
+    )
+    terms = bottleneck.loss_terms(outputs, FaceBatch(torch.empty(0), torch.tensor([0, 1])))
+    assert terms["score"].item() == pytest.approx(3 * math.log1p(math.exp(2.5)) / 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("score", ["cue", "classifier"])
+def test_without_a_bottleneck_the_direct_log_odds_are_those_of_the_whole_network(score):
+    torch.manual_seed(0)
+    model = Lgsc(LgscConfig(score=score, size_px=32)).eval()
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(model.direct_logit(images), model.attack_logit(model(images)))

@@ -81,7 +81,7 @@ def recompress_jpeg(image: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]
     """Return the picture after JPEG at `quality`, 1..95."""
     stored = io.BytesIO()
     Image.fromarray(image).save(stored, "JPEG", quality=quality)
-    return np.asarray(Image.open(stored))
+    return np.array(Image.open(stored))
 
 
 def recompress_h264(

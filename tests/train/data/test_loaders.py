@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
-from models import InputSpec, crop_faces
+from models import InputSpec, box_in_crop, crop_faces, crop_window
 from train.attacks.camera import recompress_jpeg
 from train.attacks.pairs import SyntheticPairs, match_tone
 from train.data.loaders import (
@@ -24,7 +24,7 @@ from train.data.loaders import (
 )
 from train.data.loaders._augmentation import Augmentation
 from train.data.loaders._order import training_order
-from train.data.shards import open_shards
+from train.data.shards import PreparedConfig, open_shards
 from train.errors import TrainError
 
 TORCH = TorchLoaderConfig(workers=0)
@@ -464,6 +464,71 @@ def test_attacks_are_not_attacked_again(shards):
 def test_dali_makes_no_synthetic_attacks(shards):
     with pytest.raises(TrainError, match="kind to torch"):
         _load(shards, DALI, groups=GROUPS[:1], transform=SyntheticPairs({"sbi": 1}))
+
+
+# ---- windows inside the frame
+
+
+def _frame():
+    """A frame whose pixels tell where they are: red by the column, green by the row."""
+    frame = np.zeros((240, 320, 3), np.uint8)
+    frame[..., 0] = np.linspace(0, 250, 320).round()
+    frame[..., 1] = np.linspace(0, 250, 240).round()[:, None]
+    return torch.from_numpy(frame)
+
+
+BOXES = {
+    "middle": (140, 100, 180, 150),
+    "at the left edge": (2, 100, 42, 150),
+    "in the corner": (270, 190, 312, 236),
+    "fills the frame": (60, 10, 250, 230),
+}
+
+
+@pytest.fixture
+def inside(face_record, write_faces):
+    """A folder of faces of the frame, prepared with windows of four times the face."""
+    stored = InputSpec(size_px=176, margin=4.0, window="inside")
+    records, pictures = [], []
+    for name, box in BOXES.items():
+        corners = np.array(box, np.float32)
+        window = crop_window(corners, stored, (320, 240))
+        face = box_in_crop(corners, window, 176)
+        records.append(face_record(name, box=box, face=face, face_px=50))
+        crop = crop_faces(_frame(), corners[None], stored)[0]
+        pictures.append(crop.permute(1, 2, 0).contiguous().numpy())
+    about = PreparedConfig(size_px=176, margin=4.0, window="inside", code_version="test")
+    return open_shards(write_faces(records, prepared=about, pictures=pictures))
+
+
+@both
+@pytest.mark.parametrize("margin", [1.5, 2.7, 4.0])
+def test_training_cuts_the_windows_that_streaming_cuts(inside, loader, margin):
+    spec = InputSpec(size_px=64, margin=margin, window="inside")
+    (loaded,) = open_evaluation_loader(inside, range(4), spec, loader, batch=4)
+    boxes = np.array([inside.records[row].box for row in loaded.rows], np.float32)
+    streamed = crop_faces(_frame(), boxes, spec)
+    assert (loaded.batch.images.int() - streamed.int()).abs().max() <= 4  # of 250 over the frame
+
+
+@both
+def test_a_jittered_box_takes_its_window_along_and_inside(inside, loader):
+    spec = InputSpec(size_px=64, margin=2.7, window="inside")
+    augment = AugmentConfig.model_validate({"jitter": {"shift": 0.3, "scale": 0.2}})
+    groups = [Group("all", range(4), 4)]
+    steps = open_loader(inside, groups, spec, loader, seed=0, augment=augment)
+    images = torch.cat([next(steps).batch.images for _ in range(8)]).int()
+    across = images[:, 0].amax((1, 2)) - images[:, 0].amin((1, 2))
+    assert len(set(across.tolist())) > 8  # larger and smaller
+    assert (images[:, 0].diff(dim=2) >= 0).all()  # no border is repeated, nothing is mirrored
+    assert (images[:, 0, :, -1] - images[:, 0, :, -4] > 0).all()
+
+
+def test_faces_of_another_window_rule_are_refused(shards, inside):
+    with pytest.raises(TrainError, match="--set window=inside"):
+        _load(shards, TORCH, spec=InputSpec(size_px=64, margin=1.3, window="inside"))
+    with pytest.raises(TrainError, match="--set window=pad"):
+        _load(inside, TORCH, spec=SPEC, groups=[Group("all", range(4), 1)])
 
 
 # ---- what is refused

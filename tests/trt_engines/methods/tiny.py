@@ -53,6 +53,9 @@ class Tiny(nn.Module):
     def attack_logit(self, outputs):
         return outputs.logit.squeeze() if self.flaw == "squeezes" else outputs.logit
 
+    def direct_logit(self, images):
+        return self(images).logit
+
     def explanation(self, outputs):
         return outputs.heat
 

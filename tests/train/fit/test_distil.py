@@ -1,0 +1,144 @@
+"""A network learns what another says of the faces, and of what is made of them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from models import FaceBatch, build_model, packed_weights
+from train.config import DistilConfig
+from train.data.selection import open_data
+from train.errors import TrainError
+from train.fit.distil import Distillation, blended
+from train.fit.ranks import Ranks
+from train.fit.state import TrainingState
+
+ALONE = Ranks(0, 1, torch.device("cpu"))
+
+
+@pytest.fixture
+def teacher(tmp_path):
+    """Weights of a tiny network that calls green an attack, on a scale of its own."""
+    model = build_model("tiny", {"width": 3})
+    with torch.no_grad():
+        model.first.weight.zero_()
+        model.first.weight[:, 1, 1, 1] = 1
+        model.first.bias.zero_()
+        model.last.weight.fill_(3)
+        model.last.bias.fill_(-3)
+    path = tmp_path / "teacher.safetensors"
+    path.write_bytes(packed_weights(model.state_dict(), "tiny", {"width": 3}))
+    return path
+
+
+@pytest.fixture
+def distillation(teacher):
+    def make(**options):
+        config = DistilConfig(method="tiny", teacher=teacher, **options)
+        return Distillation(config, build_model("tiny", {}))
+
+    return make
+
+
+def batch_of(n=6):
+    torch.manual_seed(1)
+    images = torch.randint(0, 256, (2 * n, 3, 16, 16), dtype=torch.uint8)
+    return FaceBatch(images, torch.tensor([0] * n + [1] * n))
+
+
+def test_a_lesson_keeps_some_pairs_as_they_are_and_makes_pictures_of_the_others(distillation):
+    batch = batch_of()
+    torch.manual_seed(0)
+    lesson = distillation(own_pairs=2, repeats=3).lesson(batch)
+    assert lesson.own.labels.tolist() == [0, 0, 1, 1]
+    rows = [
+        next(i for i, image in enumerate(batch.images) if torch.equal(image, own))
+        for own in lesson.own.images
+    ]
+    assert rows[2:] == [row + 6 for row in rows[:2]]  # attacks of the same faces
+    assert lesson.images.shape == (3 * 8, 3, 16, 16)
+    assert lesson.targets.shape == (4 + 3 * 8,)
+
+
+def test_which_pairs_are_kept_is_drawn_anew(distillation):
+    batch, taught = batch_of(), distillation(own_pairs=1)
+    kept = set()
+    for seed in range(12):
+        torch.manual_seed(seed)
+        own = taught.lesson(batch).own.images[0]
+        kept.add(next(i for i, image in enumerate(batch.images) if torch.equal(image, own)))
+    assert len(kept) >= 3
+
+
+def test_the_targets_are_the_teachers_log_odds_cut_at_the_limit(distillation):
+    batch = batch_of()
+    batch.images[0], batch.images[6] = 255, 0
+    lesson = distillation(own_pairs=6, limit=2.5).lesson(batch)
+    row = next(i for i, image in enumerate(lesson.own.images) if bool((image == 255).all()))
+    dark = next(i for i, image in enumerate(lesson.own.images) if bool((image == 0).all()))
+    assert lesson.targets[row] == 2.5  # three channels of 1 / sqrt(1 + eps), times 3, less 3: 6
+    assert lesson.targets[dark] == -2.5
+    assert len(lesson.images) == 0
+
+
+def test_the_loss_is_none_where_the_student_says_the_same(distillation):
+    taught = distillation(weight=4.0)
+    same = torch.tensor([-1.0, 2.0])
+    assert taught.term(same, same) == 0
+    assert taught.term(same + 2, same) == pytest.approx(4 * 1.5)  # smooth L1: 2 - 1/2
+
+
+def test_what_is_made_of_pictures_differs_from_them_and_stays_in_range():
+    torch.manual_seed(0)
+    images = batch_of(16).images.float()
+    made = blended(images)
+    assert made.shape == images.shape
+    assert made.min() >= 0 and made.max() <= 255
+    assert ((made - images).abs().mean((1, 2, 3)) > 1).all()
+    assert blended(images[:0]).shape == (0, 3, 16, 16)
+
+
+def test_a_run_comes_to_say_what_its_teacher_says(tmp_path, recipe_of, teacher, train):
+    recipe = recipe_of(
+        distil={"method": "tiny", "teacher": teacher, "own_pairs": 1, "weight": 3.0},
+        optimiser={"kind": "adamw", "learning_rate": 0.03},
+        steps=60,
+        validate_every=60,
+        checkpoint_every=60,
+    )
+    train(recipe, tmp_path / "run")
+    lines = (tmp_path / "run" / "losses.csv").read_text().splitlines()
+    assert {"bce", "distillation"} <= set(lines[0].split(","))
+    column = lines[0].split(",").index("distillation")
+    losses = [float(line.split(",")[column]) for line in lines[1:]]
+    assert sum(losses[-10:]) < 0.6 * sum(losses[:10])
+
+
+def test_the_teacher_does_not_learn(tmp_path, recipe_of, teacher):
+    recipe = recipe_of(distil={"method": "tiny", "teacher": teacher})
+    data = open_data(recipe.data.prepared, None)
+    state = TrainingState(recipe, tmp_path, data, ALONE)
+    taught = state._objective._distillation
+    before = [p.clone() for p in taught._teacher.parameters()]
+    batches = data.training_batches(recipe, ALONE, state.model.input_spec, first_step=0)
+    state.learn(1, [next(batches)])
+    assert all(torch.equal(a, b) for a, b in zip(before, taught._teacher.parameters(), strict=True))
+    assert not any("teacher" in name for name in state._objective.state_dict())
+
+
+def test_a_teacher_that_sees_other_windows_is_refused(distillation, teacher, monkeypatch):
+    wide = build_model("tiny", {})
+    wide.input_spec = wide.input_spec.model_copy(update={"margin": 2.7})
+    config = DistilConfig(method="tiny", teacher=teacher)
+    with pytest.raises(TrainError, match=r"teacher sees windows of the rule 'pad' and margin 1\.2"):
+        Distillation(config, wide)
+
+
+def test_a_student_that_can_not_be_taught_and_a_teacher_that_is_none_are_refused(teacher, tmp_path):
+    config = DistilConfig(method="tiny", teacher=teacher)
+    with pytest.raises(TrainError, match="no method that can be taught"):
+        Distillation(config, nn.Linear(1, 1))
+    missing = DistilConfig(method="tiny", teacher=tmp_path / "none.pth")
+    with pytest.raises(TrainError, match=r"distil\.teacher: .*none\.pth"):
+        Distillation(missing, build_model("tiny", {}))
