@@ -101,7 +101,9 @@ def one_line(error: ValidationError, schema: type[BaseModel]) -> str:
         error: of validating data by `schema`.
         schema: the outermost class.
     """
-    return "; ".join(_explained(e, schema) for e in error.errors())
+    # A default that follows from a wrong key is not wrong itself.
+    own = [e for e in error.errors() if e["type"] != "default_factory_not_called"]
+    return "; ".join(_explained(e, schema) for e in own)
 
 
 def _explained(error: Mapping[str, Any], schema: type[BaseModel]) -> str:

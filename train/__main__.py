@@ -131,11 +131,18 @@ def prepare_command(
 
 @main.command("smoke-faces")
 @click.option("--out", type=_FOLDER, required=True, help="Folder for the shards.")
-def smoke_faces_command(out: Path) -> None:
+@click.option(
+    "--window",
+    type=click.Choice(["pad", "inside"]),
+    default="pad",
+    show_default=True,
+    help="Rule of the network's windows: inside for minifasnet.",
+)
+def smoke_faces_command(out: Path, window: Literal["pad", "inside"]) -> None:
     """Write faces for the recipes in configs/train/smoke; they look like nobody."""
     from train.data.smoke_faces import write_smoke_faces
 
-    write_smoke_faces(out)
+    write_smoke_faces(out, window=window)
 
 
 @main.command("attack-sheet")

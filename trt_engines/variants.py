@@ -72,6 +72,8 @@ VARIANTS: Final = (
     Variant("fghv-depthnet6", "fghv"),
     Variant("fghv-depthnet3", "fghv", {"backbone": "depthnet3"}),
     Variant("fghv-resnet18", "fghv", {"backbone": "resnet18"}),
+    Variant("minifasnet-v2", "minifasnet"),
+    Variant("minifasnet-v1se", "minifasnet", {"variant": "v1se"}),
 )
 
 

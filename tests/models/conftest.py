@@ -9,6 +9,8 @@ import pytest
 import torch
 
 GOLDEN = Path(__file__).parents[1] / "golden"
+TEACHER = Path(__file__).resolve().parents[3] / "shared" / "teacher"
+MINIFASNET_FILES = {"v2": "2.7_80x80_MiniFASNetV2.pth", "v1se": "4_0_0_80x80_MiniFASNetV1SE.pth"}
 
 
 def filled(key, shape, gain):
@@ -79,3 +81,30 @@ def golden():
 def fill():
     """Return the fill rule, for folders whose `io.npz` is not of `golden`'s form."""
     return filled
+
+
+@pytest.fixture(scope="session")
+def minifasnet_golden():
+    """Return the numbers of `tests/golden/minifasnet`, whose form is its own."""
+    return np.load(GOLDEN / "minifasnet" / "io.npz")
+
+
+@pytest.fixture(scope="session")
+def minifasnet_keys():
+    """Return what gives the names, shapes and types of a published file's tensors."""
+    return lambda variant: json.loads(
+        (GOLDEN / "minifasnet" / f"keys_{variant}.json").read_text(encoding="utf-8")
+    )
+
+
+@pytest.fixture(scope="session")
+def minifasnet_file():
+    """Return what gives the path of a published file; skips where it is absent."""
+
+    def path(variant):
+        found = TEACHER / MINIFASNET_FILES[variant]
+        if not found.is_file():
+            pytest.skip("needs ../shared/teacher")
+        return found
+
+    return path

@@ -34,6 +34,7 @@ VARIANTS: dict[str, list[dict[str, object]]] = {
             "focal_gamma": 2.0,
         },
     ],
+    "minifasnet": [{}, {"variant": "v1se"}],
     "recce": [{"size_px": 64}, {"size_px": 64, "num_classes": 2}],
     "udr": [
         # Two frequency branches of 24, one of them strided: the others hold 108 M weights.

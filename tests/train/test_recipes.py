@@ -23,6 +23,7 @@ from train.fit.state import new_model
 FOLDER = Path(__file__).resolve().parents[2] / "configs" / "train"
 OTHERS = ("faces.yaml", "real_clips.yaml")  # a collection of faces; labelled clips
 RECIPES = sorted(path for path in FOLDER.rglob("*.yaml") if path.name not in OTHERS)
+IMPORTED = {"minifasnet"}  # nobody else has what it was trained on: no recipe of ours repeats that
 NAMES = [str(path.relative_to(FOLDER)) for path in RECIPES]
 
 
@@ -63,8 +64,9 @@ def test_a_training_of_attacks_made_from_faces_names_no_protocol_with_real_ones(
 
 def test_every_method_has_recipes_of_all_three_kinds():
     for method in method_names():
-        assert f"{method}_realonly.yaml" in NAMES
         assert f"smoke/{method}.yaml" in NAMES
+    for method in set(method_names()) - IMPORTED:
+        assert f"{method}_realonly.yaml" in NAMES
         published = [name for name in NAMES if name.startswith(f"{method}_")]
         assert len(published) > 1
 

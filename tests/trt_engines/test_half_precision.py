@@ -29,6 +29,7 @@ HALF, FLOAT = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
 # Small networks: the smallest trunk of each method, and one size for those that are not listed.
 SMALL = {
     "fghv": {"size_px": 64, "backbone": "resnet18", "hypotheses": 8, "refinement_steps": 2},
+    "minifasnet": {},
     "udr": {"size_px": 64, "trunk": "resnet18"},
 }
 # Kinds of nodes that a method's specification wants in float32, all of them.
@@ -36,6 +37,7 @@ EXACT = {
     "fghv": {"Log", "ReduceSum"},
     "highfreq": {"Softmax"},
     "lgsc": {"InstanceNormalization"},
+    "minifasnet": {"Softmax"},  # of the explanation
     "recce": {"Softmax"},
     "udr": {"InstanceNormalization"},
 }

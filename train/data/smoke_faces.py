@@ -6,7 +6,7 @@ only: that the loop learns. Attacks are such faces with a screen's grid over the
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -27,14 +27,25 @@ _PERIOD_PX: Final = 4  # of the screen's grid
 _DEPTH: Final = 0.35
 
 
-def write_smoke_faces(folder: Path, *, seed: int = 0) -> None:
+def write_smoke_faces(
+    folder: Path, *, window: Literal["pad", "inside"] = "pad", seed: int = 0
+) -> None:
     """Write a prepared folder of smoke faces, 160 bona fide and 160 attacks; the same for a seed.
+
+    Args:
+        folder: made if missing.
+        window: rule of `InputSpec` that a network will cut them by; the pictures are the same.
+        seed: of every draw.
 
     Raises:
         TrainError: the folder holds other faces, or can't be written.
     """
     about = PreparedConfig(
-        size_px=SIZE_PX, margin=MARGIN, code_version=stream.__version__, options={"seed": seed}
+        size_px=SIZE_PX,
+        margin=MARGIN,
+        window=window,
+        code_version=stream.__version__,
+        options={"seed": seed},
     )
     rng = np.random.default_rng(seed)
     samples: list[tuple[FaceRecord, bytes]] = []
