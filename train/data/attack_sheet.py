@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -12,9 +12,10 @@ from PIL import Image, ImageDraw
 from models import BONA_FIDE, InputSpec, crop_faces, crop_window, whole_file
 from stream.config import DetectConfig
 from stream.stages.detect import open_detector
-from train.attacks import FAMILIES, LooseCrop
+from train.attacks import FAMILIES, SCENES, FaceInScene, LooseCrop, SyntheticAttack
 from train.attacks.camera import degrade
 from train.data.frames import read_picture
+from train.data.manifest import read_prepared
 from train.data.shards import open_shards
 from train.errors import TrainError
 from trt_engines.backends import OnnxRuntimeConfig
@@ -42,7 +43,8 @@ def write_attack_sheet(
     Args:
         out: PNG to write.
         picture: with a face; the best one is taken.
-        prepared: folder of faces instead. Neither: the astronaut of scikit-image.
+        prepared: folder of faces instead; with windows inside the frame, of attacks in scenes.
+            Neither: the astronaut of scikit-image.
         rows: draws of each family.
         seed: of every draw.
 
@@ -50,11 +52,14 @@ def write_attack_sheet(
         TrainError: no face, or a file can't be read or written.
     """
     rng = np.random.default_rng(seed)
-    if prepared is not None:
-        faces = _prepared_faces(prepared, rows, rng)
+    if prepared is None:
+        made = _with_families([_best_face(_picture(picture))] * rows, rng)
+    elif read_prepared(prepared).window == "inside":
+        made = _with_scenes(_prepared_faces(prepared, rows, rng), rng)
     else:
-        faces = [_best_face(_picture(picture))] * rows
-    sheet, lines = draw_sheet(faces, rng)
+        faces = _prepared_faces(prepared, rows, rng)
+        made = _with_families([LooseCrop(face.image, face.landmarks) for face in faces], rng)
+    sheet, lines = draw_sheet(made, rng)
     try:
         with whole_file(out) as path:
             Image.fromarray(sheet).save(path, "PNG")
@@ -64,26 +69,46 @@ def write_attack_sheet(
         raise TrainError(f"{out}: can't be written: {error}") from error
 
 
+class Attacked(NamedTuple):
+    """A bona fide picture (S, S, 3) and the attacks made of it, in the order of their makers."""
+
+    bona_fide: NDArray[np.uint8]
+    attacks: list[SyntheticAttack]
+
+
+def _with_families(faces: Sequence[LooseCrop], rng: np.random.Generator) -> list[Attacked]:
+    return [Attacked(face.image, [make(face, rng) for make in FAMILIES.values()]) for face in faces]
+
+
+def _with_scenes(faces: Sequence[FaceInScene], rng: np.random.Generator) -> list[Attacked]:
+    """Attack each face before the scene of the next."""
+    behind = [*faces[1:], faces[0]]
+    return [
+        Attacked(face.image, [make(face, other, rng) for make in SCENES.values()])
+        for face, other in zip(faces, behind, strict=True)
+    ]
+
+
 def draw_sheet(
-    faces: Sequence[LooseCrop], rng: np.random.Generator
+    made: Sequence[Attacked], rng: np.random.Generator
 ) -> tuple[NDArray[np.uint8], list[str]]:
-    """Draw each face beside an attack of every family, and below what a camera makes of them.
+    """Draw each face beside its attacks, and below what a camera makes of them.
 
     Args:
-        faces: Bona fide, of one size.
+        made: of one size, with attacks of the same makers.
         rng: Source of every draw.
 
     Returns:
         The sheet, RGB, and a line of JSON for each attack: row, family, parameters.
     """
-    size = faces[0].image.shape[0]
-    captions = Image.new("RGB", ((1 + len(FAMILIES)) * size, _CAPTION_PX), "white")
-    for column, name in enumerate(("bona fide", *FAMILIES)):
+    size = made[0].bona_fide.shape[0]
+    names = ["bona fide", *(attack.family for attack in made[0].attacks)]
+    captions = Image.new("RGB", (len(names) * size, _CAPTION_PX), "white")
+    for column, name in enumerate(names):
         ImageDraw.Draw(captions).text((column * size + 4, 2), name, "black")
     rows, lines = [np.asarray(captions)], []
-    for row, face in enumerate(faces):
-        attacks = [make(face, rng) for make in FAMILIES.values()]
-        images = [face.image, *(attack.image for attack in attacks)]
+    for row, (bona_fide, attacks) in enumerate(made):
+        images = [bona_fide, *(attack.image for attack in attacks)]
         camera = int(rng.integers(2**63))
         filmed = [degrade(image, np.random.default_rng(camera)) for image in images]
         rows += [np.concatenate(images, 1), np.concatenate(filmed, 1)]
@@ -94,13 +119,14 @@ def draw_sheet(
     return np.concatenate(rows), lines
 
 
-def _prepared_faces(folder: Path, n: int, rng: np.random.Generator) -> list[LooseCrop]:
+def _prepared_faces(folder: Path, n: int, rng: np.random.Generator) -> list[FaceInScene]:
     shards = open_shards(folder)
     rows = shards.rows(label=BONA_FIDE, split="train")
     if not len(rows):
         raise TrainError(f"{folder}: no bona fide face of split train")
+    records = shards.records
     return [
-        LooseCrop(shards.crop(row), shards.records.landmarks(row))
+        FaceInScene(shards.crop(row), records.landmarks(row), records.face(row))
         for row in rng.permutation(rows)[:n]
     ]
 

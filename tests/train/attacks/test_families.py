@@ -20,7 +20,7 @@ from train.attacks.pairs import SyntheticPairs
 from train.attacks.sdsc import sdsc
 from train.attacks.self_blend import erode_by_blur
 from train.attacks.spsc import twist
-from train.data.attack_sheet import draw_sheet
+from train.data.attack_sheet import Attacked, draw_sheet
 from train.errors import TrainError
 
 _SEEDS = 24
@@ -445,8 +445,10 @@ def test_a_loose_crop_of_the_wrong_kind_is_refused(image, landmarks):
 
 
 def test_a_sheet_shows_every_family_and_says_how_each_attack_was_made():
-    faces = [_portrait(96)] * 2
-    sheet, lines = draw_sheet(faces, np.random.default_rng(0))
+    rng = np.random.default_rng(0)
+    face = _portrait(96)
+    made = [Attacked(face.image, [make(face, rng) for make in FAMILIES.values()])] * 2
+    sheet, lines = draw_sheet(made, rng)
     assert sheet.shape[1] == 96 * (1 + len(FAMILIES))
     assert sheet.shape[0] > 4 * 96  # two rows, each with what a camera makes of it, and captions
     told = [json.loads(line) for line in lines]
