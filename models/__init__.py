@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from models._contract import (
         ATTACK,
         BONA_FIDE,
+        AdaptableModel,
         AttackModel,
         DistilledModel,
         FaceBatch,
@@ -45,6 +46,7 @@ __all__ = [
     "ATTACK",
     "BONA_FIDE",
     "KNOTS",
+    "AdaptableModel",
     "AttackModel",
     "Calibration",
     "CheckpointError",
@@ -93,6 +95,7 @@ _HOMES = {
     "_contract": (
         "ATTACK",
         "BONA_FIDE",
+        "AdaptableModel",
         "AttackModel",
         "DistilledModel",
         "FaceBatch",

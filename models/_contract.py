@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from models._calibration import Calibration
 
@@ -123,6 +123,23 @@ class DistilledModel(AttackModel, Protocol):
 
     def direct_logit(self, images: Tensor) -> Tensor:
         """Return (N,), as `attack_logit` of the outputs for normalised images (N, 3, S, S)."""
+        ...
+
+
+@runtime_checkable
+class AdaptableModel(AttackModel, Protocol):
+    """A method whose last layer can be fitted alone, to a site's own faces (`train adapt`)."""
+
+    def last_layer(self) -> nn.Module | None:
+        """Return the layer; None: with these options nothing so small decides."""
+        ...
+
+    def last_features(self, images: Tensor) -> Tensor:
+        """Return (N, D), what that layer is given for normalised images (N, 3, S, S)."""
+        ...
+
+    def logit_of_features(self, features: Tensor) -> Tensor:
+        """Return (N,), as `attack_logit`, for `last_features` (N, D)."""
         ...
 
 

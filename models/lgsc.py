@@ -232,7 +232,7 @@ class Lgsc(nn.Module):
         classifies = self.training or self.config.score == "classifier"
         logits = self.classifier(images + cue) if classifies else None
         if self.head is not None:
-            raw_score = self._bottleneck(e5)
+            raw_score = self.logit_of_features(_pooled(e5))
         elif self.config.score == "classifier" and logits is not None:
             raw_score = logits[:, ATTACK] - logits[:, BONA_FIDE]
         else:
@@ -240,11 +240,6 @@ class Lgsc(nn.Module):
         return LgscOutputs(
             cue=cue, features=tuple(features), raw_score=raw_score, class_logits=logits
         )
-
-    def _bottleneck(self, deepest: Tensor) -> Tensor:
-        assert self.head is not None
-        log_odds: Tensor = self.head(deepest.mean(dim=(2, 3)))[:, 0]
-        return log_odds
 
     def attack_logit(self, outputs: LgscOutputs) -> Tensor:
         """See `AttackModel.attack_logit`."""
@@ -256,7 +251,21 @@ class Lgsc(nn.Module):
         """See `DistilledModel.direct_logit`; the bottleneck's needs the encoder alone."""
         if self.head is None:
             return self.attack_logit(self(images))
-        return self._bottleneck(self.encoder(images)[-1])
+        return self.logit_of_features(self.last_features(images))
+
+    def last_layer(self) -> nn.Module | None:
+        """See `AdaptableModel.last_layer`: the bottleneck's, which the other scores lack."""
+        return self.head
+
+    def last_features(self, images: Tensor) -> Tensor:
+        """See `AdaptableModel.last_features`."""
+        return _pooled(self.encoder(images)[-1])
+
+    def logit_of_features(self, features: Tensor) -> Tensor:
+        """See `AdaptableModel.logit_of_features`."""
+        assert self.head is not None
+        log_odds: Tensor = self.head(features)[:, 0]
+        return log_odds
 
     def explanation(self, outputs: LgscOutputs) -> Tensor:
         """Return (N, 1, S, S) mean |cue| over the channels, 0..1, on the same scale for every face.
@@ -294,6 +303,10 @@ class Lgsc(nn.Module):
                 log_odds, batch.labels.float()
             )
         return terms
+
+
+def _pooled(features: Tensor) -> Tensor:
+    return features.mean(dim=(2, 3))
 
 
 def bona_fide_cue(cue: Tensor, is_bona_fide: Tensor) -> Tensor:

@@ -290,6 +290,34 @@ def _train(recipe: Recipe, run: Path, data: Data, ranks: Ranks) -> None:
         raise TrainError(f"{run}: can't write the run there: {error}") from error
 
 
+@main.command("adapt")
+@click.option("--engine", type=_FILE, required=True, help="Manifest of the engine.")
+@click.option(
+    "--data",
+    type=_FOLDER,
+    required=True,
+    help="The site's recordings: bona_fide/ and, if there are any, attack/<type>/.",
+)
+@click.option("--out", type=_FOLDER, required=True, help="Folder of the new engine.")
+@click.option(
+    "--false-alarms",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    show_default=True,
+    help="Share of the site's bona fide tracks that may alarm.",
+)
+def adapt_command(engine: Path, data: Path, out: Path, false_alarms: float) -> None:
+    """Adapt an ENGINE to a site's cameras by ten minutes of its own bona fide footage.
+
+    With a few of its own attacks the last layer is fitted, too. A part of the footage is kept back,
+    and the table says what the engine did to it before and after.
+    """
+    from train.release.adapt import adapt_engine
+
+    click.echo(adapt_engine(engine, data, out, false_alarms=false_alarms).report())
+    click.echo(f"{out}: for run_stream.py --model")
+
+
 @main.command("compare")
 @click.argument("runs", nargs=-1, required=True, type=_FOLDER)
 @click.option("--out", type=_FILE, help="Write the table as CSV, too.")

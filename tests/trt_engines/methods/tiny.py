@@ -56,6 +56,15 @@ class Tiny(nn.Module):
     def direct_logit(self, images):
         return self(images).logit
 
+    def last_layer(self):
+        return self.last
+
+    def last_features(self, images):
+        return torch.relu(self.norm(self.first(images))).mean(dim=(2, 3))
+
+    def logit_of_features(self, features):
+        return self.last(features[:, :, None, None]).flatten()
+
     def explanation(self, outputs):
         return outputs.heat
 
