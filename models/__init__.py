@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         InputSpec,
         Layout,
         Method,
+        Publication,
         RefinedModel,
         TwoPassModel,
     )
@@ -52,6 +53,7 @@ __all__ = [
     "InputSpec",
     "Layout",
     "Method",
+    "Publication",
     "RefinedModel",
     "Setting",
     "TwoPassModel",
@@ -96,6 +98,7 @@ _HOMES = {
         "InputSpec",
         "Layout",
         "Method",
+        "Publication",
         "RefinedModel",
         "TwoPassModel",
     ),
