@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         InputSpec,
         Layout,
         Method,
+        Publication,
         RefinedModel,
         TwoPassModel,
     )
@@ -56,6 +57,7 @@ __all__ = [
     "InputSpec",
     "Layout",
     "Method",
+    "Publication",
     "RefinedModel",
     "Setting",
     "TwoPassModel",
@@ -102,6 +104,7 @@ _HOMES = {
         "InputSpec",
         "Layout",
         "Method",
+        "Publication",
         "RefinedModel",
         "TwoPassModel",
     ),

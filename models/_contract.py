@@ -199,6 +199,25 @@ class Layout:
     fills: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publication:
+    """Trained weights that somebody publishes for a method.
+
+    Attributes:
+        name: short, part of a file name: "v2", "deepfakebench".
+        where: the page, for people.
+        licence: of the weights, one line; what is known of it.
+        url: the file itself, where it has a fixed address.
+        sha256: of the file, hexadecimal, where it is known.
+    """
+
+    name: str
+    where: str
+    licence: str
+    url: str | None = None
+    sha256: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Method:
     """One published method: what `models.<name>.METHOD` is.
@@ -207,8 +226,10 @@ class Method:
         config: pydantic class of the method's options.
         build: makes the network, weights random, from an instance of `config`.
         layouts: the published checkpoints that it can take weights from, most specific first.
+        publications: trained weights that may be had; none: nobody is known to publish any.
     """
 
     config: type[BaseModel]
     build: Callable[[Any], AttackModel]
     layouts: tuple[Layout, ...] = ()
+    publications: tuple[Publication, ...] = ()

@@ -40,7 +40,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models._calibration import Calibration
-from models._contract import ATTACK, BONA_FIDE, InputSpec, Layout, Method
+from models._contract import ATTACK, BONA_FIDE, InputSpec, Layout, Method, Publication
 from models._precision import Float32Module, float32
 from models._xception import Xception, from_cadene
 
@@ -469,6 +469,14 @@ METHOD = Method(
             translate=_both_streams,
             ignored={r"(fc|last_linear)\.": "classifies ImageNet"},
             fills=("xception_rgb.", "xception_srm."),
+        ),
+    ),
+    publications=(
+        Publication(
+            name="deepfakebench",
+            where="https://github.com/SCLBD/DeepfakeBench/releases/tag/v1.0.1 (srm_best.pth)",
+            licence="CC BY-NC 4.0 by DeepfakeBench's README; trained on FaceForensics++, whose "
+            "terms allow research only",
         ),
     ),
 )

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models._calibration import Calibration
-from models._contract import InputSpec, Layout, Method
+from models._contract import InputSpec, Layout, Method, Publication
 from models._precision import float32
 
 if TYPE_CHECKING:
@@ -300,11 +300,40 @@ def _layout(variant: Variant, name: str, mark: str) -> Layout:
     )
 
 
+# The commit in which both files lie; their digests hold whatever becomes of it.
+_FOLDER: Final = (
+    "https://raw.githubusercontent.com/minivision-ai/Silent-Face-Anti-Spoofing/"
+    "f679b7c96ad407d1114182847d3e0c20619a76d0/resources/anti_spoof_models/"
+)
+
+
+def _publication(variant: Variant, file: str, sha256: str) -> Publication:
+    return Publication(
+        name=variant,
+        where="https://github.com/minivision-ai/Silent-Face-Anti-Spoofing",
+        licence="Apache-2.0 (Minivision, minivision-ai/Silent-Face-Anti-Spoofing)",
+        url=_FOLDER + file,
+        sha256=sha256,
+    )
+
+
 METHOD = Method(
     config=MiniFasNetConfig,
     build=MiniFasNet,
     layouts=(
         _layout("v1se", "official MiniFASNetV1SE", "conv_5.model.1.se_module.fc1.weight"),
         _layout("v2", "official MiniFASNetV2", "conv_5.model.1.project.conv.weight"),
+    ),
+    publications=(
+        _publication(
+            "v2",
+            "2.7_80x80_MiniFASNetV2.pth",
+            "a5eb02e1843f19b5386b953cc4c9f011c3f985d0ee2bb9819eea9a142099bec0",
+        ),
+        _publication(
+            "v1se",
+            "4_0_0_80x80_MiniFASNetV1SE.pth",
+            "84ee1d37d96894d5e82de5a57df044ef80a58be2b218b5ed7cdfd875ec2f5990",
+        ),
     ),
 )

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models._calibration import Calibration
-from models._contract import ATTACK, BONA_FIDE, InputSpec, Layout, Method
+from models._contract import ATTACK, BONA_FIDE, InputSpec, Layout, Method, Publication
 from models._precision import float32
 from models._xception import SeparableConv, Xception, XceptionBlock, from_cadene
 
@@ -347,6 +347,19 @@ METHOD = Method(
             translate=_from_imagenet,
             ignored={r"(fc|last_linear)\.": "the 1000 ImageNet classes"},
             fills=("encoder.",),
+        ),
+    ),
+    publications=(
+        Publication(
+            name="deepfakebench",
+            where="https://github.com/SCLBD/DeepfakeBench/releases/tag/v1.0.1 (recce_best.pth)",
+            licence="CC BY-NC 4.0 by DeepfakeBench's README; trained on FaceForensics++, whose "
+            "terms allow research only",
+        ),
+        Publication(
+            name="official",
+            where="https://github.com/VISION-SJTU/RECCE (a link of the authors)",
+            licence="not stated for the weights; the code is MIT",
         ),
     ),
 )
