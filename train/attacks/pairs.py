@@ -95,7 +95,7 @@ class ScenePairs:
 
     tone_matched: ClassVar[float] = 0.3
     instrument_beside: ClassVar[float] = 0.35  # share of bona fide pictures with one beside
-    as_taken: ClassVar[float] = 0.3  # share of pairs that go through no second camera
+    as_taken: ClassVar[float] = 0.6  # share of pairs that go through no second camera
 
     def __init__(self, weights: Mapping[str, float]) -> None:
         """Take the scenes of `train.attacks` with their weights."""
