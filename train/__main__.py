@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 from pydantic import ValidationError
 
-from models import Setting, lay_over, one_line, whole_file
+from models import Setting, lay_over, load_method, method_names, one_line, whole_file
 from stream.errors import StreamError
 from train.errors import TrainError
 from train.evaluation.options import AggregateName, NamedFile, ThresholdRule
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from train.data.selection import Data
     from train.evaluation.report import Report
     from train.fit.ranks import Ranks
-    from trt_engines.manifest import Precision
+    from trt_engines.manifest import Manifest, Precision
 
 log = logging.getLogger("train")
 
@@ -457,13 +457,86 @@ def export_command(
             with_weights=with_weights,
             precision=precision,
         )
+    _tell_engine(folder, manifest)
+
+
+def _tell_engine(folder: Path, manifest: Manifest) -> None:
     thresholds = manifest.thresholds
-    assert thresholds is not None  # `export_run` chooses them
+    assert thresholds is not None  # `export_run` and `import_network` choose them
     click.echo(f"{folder / manifest.name}.manifest.json: written")
     click.echo(
         f"attack at or above {thresholds.enter:g}, bona fide below {thresholds.leave:g}, by "
         f"{thresholds.source}"
     )
+
+
+@main.command("import")
+@click.argument("method", type=click.Choice(method_names()))
+@click.option(
+    "--weights",
+    type=_FILE,
+    required=True,
+    help="A published file, or what `python -m models get` wrote.",
+)
+@click.option(
+    "--faces",
+    type=_FOLDER,
+    multiple=True,
+    required=True,
+    help="Prepared bona fide faces, of split dev or of no split; may be repeated.",
+)
+@click.option("--out", type=_FOLDER, required=True, help="Folder of the engine.")
+@click.option(
+    "--set", "settings", type=Setting(), multiple=True, help="Option of the method; repeatable."
+)
+@click.option(
+    "--licence",
+    help="Of the weights; default: the one that all published weights of the method have, if any.",
+)
+@click.option(
+    "--false-alarms",
+    type=click.FloatRange(0, 1),
+    default=0.05,
+    show_default=True,
+    help="Share of the bona fide tracks that may alarm.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="Of the graph; fp16 keeps float32 where the method needs it.",
+)
+def import_command(
+    method: str,
+    weights: Path,
+    faces: tuple[Path, ...],
+    out: Path,
+    settings: tuple[tuple[str, Any], ...],
+    licence: str | None,
+    false_alarms: float,
+    precision: Precision,
+) -> None:
+    """Write an engine of a network that was trained elsewhere, for `run_stream.py --model`.
+
+    Calibration and thresholds are chosen on bona fide faces alone: use some that look like your
+    cameras' footage. The faces are prepared with the window of the network, such as
+    `--set window=inside --set margin=4.2` for minifasnet.
+    """
+    from train.release.imported import import_network
+
+    published = {p.licence for p in load_method(method).publications}
+    manifest = import_network(
+        method,
+        weights,
+        faces,
+        out,
+        options=_given(settings),
+        licence=licence or (published.pop() if len(published) == 1 else "not stated"),
+        false_alarms=false_alarms,
+        precision=precision,
+    )
+    _tell_engine(out, manifest)
 
 
 def _stream_config(manifest: Path) -> StreamConfig:

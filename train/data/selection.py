@@ -175,6 +175,25 @@ def open_tests(
     return _checked(opened.data([], dev, {"test": test}), allow_overlap)
 
 
+def open_dev(prepared: Sequence[Path]) -> Data:
+    """Open prepared folders for a network that was trained elsewhere: `dev`, and nothing else.
+
+    Faces of split dev; where no face has a split, all of them.
+
+    Raises:
+        TrainError: as `open_shards` does; or no face is of split dev.
+    """
+    opened = _opened(prepared)
+    splits = set(opened.shards.videos["split"].unique().to_pylist())
+    dev = opened.part(None if splits == {None} else "dev")
+    if not dev.rows:
+        raise TrainError(
+            f"{', '.join(map(str, prepared))}: no face is of split dev; calibration and thresholds "
+            "are chosen on bona fide faces that no training saw"
+        )
+    return opened.data([], dev, {})
+
+
 @dataclass(frozen=True, slots=True)
 class _Opened:
     """Prepared folders."""

@@ -15,7 +15,7 @@ from train.evaluation.distortion import distort
 from train.evaluation.scores import FrameScore, checked_scores
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from torch import Tensor, nn
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from train.data.datasets._sample import ListedVideo
     from train.data.loaders import Loaded
     from train.data.selection import Data, Part
-    from train.data.shards import FaceRecord
+    from train.data.shards import FaceRecord, Shards
     from train.fit.ranks import Ranks
 
 _BATCH = 32
@@ -50,10 +50,27 @@ def score_part(
         refine: a `RefinedModel` looks again at undecided faces, as its engine does; its second look
             must be fitted.
     """
+    batches = part_batches(model, data, part, recipe, ranks)
+    rows = score_batches(model, data.shards, batches, refine=refine)
+    everyone = [row for rows_of_rank in ranks.gathered(rows) for row in rows_of_rank]
+    return checked_scores([*everyone, *map(_faceless, part.faceless)])
+
+
+def score_batches(
+    model: AttackModel, shards: Shards, batches: Iterable[Loaded], *, refine: bool = False
+) -> list[FrameScore]:
+    """Return a row for each face of some batches.
+
+    Args:
+        model: a `torch.nn.Module`; in eval mode afterwards.
+        shards: that the batches were read from.
+        batches: on the model's device.
+        refine: as of `score_part`.
+    """
     cast("nn.Module", model).eval()
     rows: list[FrameScore] = []
     with torch.inference_mode():
-        for step in part_batches(model, data, part, recipe, ranks):
+        for step in batches:
             outputs = in_float32(model(model.normalise(step.batch.images)))
             logits = model.attack_logit(outputs)
             log_odds = model.calibration(logits)
@@ -64,13 +81,12 @@ def score_part(
                 features = model.refinement_features(outputs)[undecided]
                 log_odds[undecided] = model.refine(features)
             rows += _rows(
-                [data.shards.records[row] for row in step.rows],
+                [shards.records[row] for row in step.rows],
                 step.batch.labels.tolist(),
                 logits.tolist(),
                 log_odds.tolist(),
             )
-    everyone = [row for rows_of_rank in ranks.gathered(rows) for row in rows_of_rank]
-    return checked_scores([*everyone, *map(_faceless, part.faceless)])
+    return rows
 
 
 def part_batches(
