@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +30,7 @@ from models import InputSpec
 from stream.errors import ConfigError
 from stream.messages import MessageWriter, ModelId
 from stream.publish.embedded import EmbeddedServer
-from stream.records import QualityProblem, Verdict
+from stream.records import AttackFamily, DetectorScore, QualityProblem, Verdict
 from trt_engines.export import ATTACK_OUTPUTS, write_engine
 from trt_engines.manifest import DecisionThresholds, Manifest, file_sha256
 

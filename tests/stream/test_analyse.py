@@ -178,7 +178,8 @@ def open_two(open_analyser, tiny_engine, bright_engine):
 
     def open_one(**options: object) -> Analyser:
         engines = [{"manifest": tiny_engine}, {"manifest": bright_engine, "interval_s": 0.8}]
-        return open_analyser(score={"engines": engines}, **options)
+        opened: Analyser = open_analyser(score={"engines": engines}, **options)
+        return opened
 
     return open_one
 

@@ -173,7 +173,7 @@ def test_check_names_every_detector_with_its_window_interval_thresholds_and_fami
     )
     assert "detector bright, method bright, family digital: a window of 1.8 x the face " in bright
     assert "(inside, bilinear) at 48 px, every 0.8 s" in bright
-    assert fused == "# fused: attack at or above 0.651669, bona fide below 0.449490"
+    assert fused == "# fused: attack at or above 0.651669, bona fide below 0.44949"
     shown = yaml.safe_load(done.out)  # the detectors are comments
     assert [engine["interval_s"] for engine in shown["score"]["engines"]] == [None, 0.8]
 
