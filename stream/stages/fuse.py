@@ -264,12 +264,12 @@ class Fuser:
 
     def _decide(self, track: _Track) -> None:
         """Set the verdict; between the thresholds, and for lack of evidence, it stays."""
-        heard = self._heard(track)
         if all(opinion.evidence.n_scores == 0 for opinion in track.opinions):
             age_s = track.sighting.stamp.pts_s - track.sighting.first_pts_s
             if age_s >= self._config.abstain_after_s:
                 track.verdict = Verdict.ABSTAIN
             return
+        heard = self._heard(track)
         sure = [i for i in heard if track.opinions[i].evidence.allows_verdict]
         told = {i: self._aligned(track, i) for i in sure}
         alarms = {i: p for i, p in told.items() if p >= self.enter}
