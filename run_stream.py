@@ -23,7 +23,7 @@ from models import Setting, one_line
 from stream import __version__
 from stream.console import hide_in_logs, open_standard_streams, progress_reporter, set_up_logging
 from stream.errors import ConfigError, StreamError
-from stream.redact import secrets_of
+from stream.redact import printable, secrets_of
 from stream.signals import StopSignals
 
 if TYPE_CHECKING:
@@ -76,9 +76,12 @@ def _finite(
 )
 @click.option(
     "--model",
+    "models",
     type=click.Path(path_type=Path),
+    multiple=True,
     metavar="PATH",
-    help="Detector to use: an engine's folder, or its manifest.  [default: the shipped one]",
+    help="Detector to use: an engine's folder, or its manifest; several judge together.  "
+    "[default: the shipped one]",
 )
 @click.option(
     "--set",
@@ -96,7 +99,11 @@ def _finite(
     metavar="SECONDS",
     help="Stop after so long.  [default: when the sources end]",
 )
-@click.option("--check", is_flag=True, help="Print the configuration a run would use, and end.")
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Print the configuration and the detectors that a run would use, and end.",
+)
 @click.option(
     "--log-format",
     type=click.Choice(["text", "json"]),
@@ -111,7 +118,7 @@ def main(
     redis_url: str | None,
     namespace: str | None,
     sinks: tuple[str, ...],
-    model: Path | None,
+    models: tuple[Path, ...],
     settings: tuple[tuple[str, Any], ...],
     allow_http: bool,
     duration: float | None,
@@ -132,13 +139,15 @@ def main(
     open_standard_streams()
     set_up_logging(log_format, verbose=verbose)
     try:
-        overrides = [*([] if model is None else [("score.manifest", _manifest(model))]), *settings]
+        engines = [{"manifest": _manifest(model)} for model in models]
+        overrides = [*([("score.engines", engines)] if engines else []), *settings]
         config = _resolve(
             sources, config_path, redis_url, namespace, sinks, overrides, allow_http=allow_http
         )
         hide_in_logs(_secrets(config))
         if check:
-            _check(config)
+            for line in _checked(config):
+                click.echo(f"# {line}")
             _print(config)
             return
         _run(config, duration, signals)
@@ -234,21 +243,34 @@ def _redis(
         raise ConfigError(f"Redis options: {one_line(error, type(sink))}") from None
 
 
-def _check(config: StreamConfig) -> None:
-    """Look at what `run` would only find out when it starts."""
-    from stream.stages.fuse import Fuser
+def _checked(config: StreamConfig) -> list[str]:
+    """Look at what `run` would only find out when it starts; return a line on each detector."""
+    from stream.stages.fuse import Fuser, attack_detector
     from trt_engines.errors import EngineError
     from trt_engines.manifest import load_manifest, verified_file
 
     nets = [config.detect.engines / f"{net}.manifest.json" for net in ("pnet", "rnet", "onet")]
+    engines = config.score.engines
     try:
-        for path in (*nets, config.score.manifest):
+        for path in (*nets, *(engine.manifest for engine in engines)):
             manifest = load_manifest(path)
             verified_file(path, manifest.onnx, manifest.onnx_sha256)
+        manifests = [load_manifest(engine.manifest) for engine in engines]
+        every_s = [config.look_every_s(engine) for engine in engines]
+        detectors = [attack_detector(*each) for each in zip(manifests, every_s, strict=True)]
     except EngineError as error:
         raise ConfigError(str(error)) from error
-    if manifest.thresholds is not None:  # of the detector, the last one
-        Fuser(config.fuse, manifest.thresholds, manifest.name, look_every_s=config.look_every_s)
+    fuser = Fuser(config.fuse, detectors)
+    lines = [
+        f"detector {printable(found.name)}, method {found.method}, family "
+        f"{found.family or 'unknown'}: a window of {spec.margin:g} x the face ({spec.window}, "
+        f"{spec.resize}) at {spec.size_px} px, every {found.look_every_s:g} s, up to "
+        f"{manifest.max_batch} together; attack at or above {found.thresholds.enter:g}, bona fide "
+        f"below {found.thresholds.leave:g}"
+        for found, manifest in zip(detectors, manifests, strict=True)
+        for spec in [manifest.input]
+    ]
+    return [*lines, f"fused: attack at or above {fuser.enter:g}, bona fide below {fuser.leave:g}"]
 
 
 def _print(config: StreamConfig) -> None:
@@ -287,12 +309,12 @@ def _run(config: StreamConfig, duration: float | None, signals: StopSignals) -> 
         except EngineError as error:
             raise ConfigError(str(error)) from error
         signals.drain_from_now()
-        manifest = load_manifest(config.score.manifest)
+        manifests = [load_manifest(engine.manifest) for engine in config.score.engines]
         run = secrets.token_hex(4)
         writer = MessageWriter(
             run=run,
             version=__version__,
-            models=(ModelId(name=manifest.name, onnx_sha256=manifest.onnx_sha256),),
+            models=[ModelId(name=m.name, onnx_sha256=m.onnx_sha256) for m in manifests],
         )
         sources = [Source(source, config.decode, stop=stop) for source in config.sources]
         heartbeat_s = max(source.heartbeat_s for source in config.sources)

@@ -79,7 +79,7 @@ class Trial:
 @click.option(
     "--manifest",
     type=click.Path(path_type=Path, exists=True),
-    default=ScoreConfig().manifest,
+    default=ScoreConfig().engines[0].manifest,
     help="The detector's manifest. [default: the shipped one]",
 )
 def main(quick: bool, manifest: Path) -> None:
@@ -155,7 +155,7 @@ class _Bench:
         camera = {"uri": str(self.clip), "realtime": True, "loop": True, "heartbeat_s": 1}
         config = {
             "sources": [{"id": f"cam{i}", **camera} for i in range(1, n + 1)],
-            "score": {"manifest": str(self._manifest)},
+            "score": {"engines": [{"manifest": str(self._manifest)}]},
             "fuse": {"publish_every_s": 0},  # the latency of every score, not of one a second
             "sinks": [{"kind": "jsonl", "path": str(self._messages)}],
         }

@@ -76,7 +76,7 @@ class Check(NamedTuple):
 @click.option(
     "--manifest",
     type=click.Path(path_type=Path, exists=True),
-    default=ScoreConfig().manifest,
+    default=ScoreConfig().engines[0].manifest,
     help="The detector's manifest. [default: the shipped one]",
 )
 def main(minutes: float, kill_every_s: float, manifest: Path) -> None:
@@ -223,7 +223,7 @@ class _Soak:
         path = self._folder / "soak.yaml"
         config = {
             "sources": [{"id": name, "uri": camera.url} for name, camera in cameras.items()],
-            "score": {"manifest": str(manifest)},
+            "score": {"engines": [{"manifest": str(manifest)}]},
             "sinks": [{"kind": "redis", "url": redis_url, "namespace": NAMESPACE}],
         }
         path.write_text(yaml.safe_dump(config), encoding="utf-8")

@@ -16,10 +16,10 @@ from models import build_model, crop_faces
 from stream.analyse import Analyser
 from stream.config import SourceConfig
 from stream.decode import open_decoder
-from stream.stages.crop import Cropper
+from stream.stages.crop import Cropper, View
 from stream.stages.detect import open_detector
 from stream.stages.follow import Follower
-from stream.stages.fuse import Fuser
+from stream.stages.fuse import Fuser, attack_detector
 from stream.stages.infer import open_classifier
 from trt_engines.graphs import AttackGraph
 from trt_engines.manifest import load_manifest
@@ -76,7 +76,7 @@ def stage_costs(clip: Path, config: StreamConfig, seconds: float) -> dict[str, d
 
     Args:
         clip: shows one face.
-        config: of a trial; its sources don't matter.
+        config: of a trial, with one detector; its sources don't matter.
         seconds: of media to go through, at most.
 
     Returns:
@@ -88,24 +88,21 @@ def stage_costs(clip: Path, config: StreamConfig, seconds: float) -> dict[str, d
         SourceConfig(id="clip", uri=SecretStr(str(clip))), config.decode, session=0
     )
     frames = decoder.frames()
+    (engine,) = config.score.engines
     with (
         open_detector(config.detect, config.backend) as detector,
-        open_classifier(config.score.manifest, config.backend) as classifier,
+        open_classifier(engine.manifest, config.backend) as classifier,
     ):
-        cropper = Cropper(classifier.input_spec, config.score, config.quality)
+        view = View(classifier.manifest.input, config.score.interval_of(engine))
+        cropper = Cropper([view], config.quality)
         detecting: Any = _Timed(detector, detect=watch.timed(_detection, detector.detect))
         cropping: Any = _Timed(cropper, crop=watch.timed(_cropping, cropper.crop))
         scoring: Any = _Timed(classifier, score=watch.timed(_scoring, classifier.score))
         analyser = Analyser(
             Follower(detecting, config.track, detect_every_s=config.detect.detect_every_s),
             cropping,
-            scoring,
-            Fuser(
-                config.fuse,
-                classifier.thresholds,
-                classifier.method,
-                look_every_s=config.look_every_s,
-            ),
+            [scoring],
+            Fuser(config.fuse, [attack_detector(classifier.manifest, config.look_every_s(engine))]),
         )
         analyse = watch.timed(lambda *_: "all", analyser.analyse)
         read = watch.timed(lambda *_: _DECODE, lambda: next(frames, "end"))

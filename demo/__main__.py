@@ -36,25 +36,27 @@ if TYPE_CHECKING:
 
     from demo.report import TrackHistory
 
-_SHIPPED = ScoreConfig().manifest
+_SHIPPED = tuple(engine.manifest for engine in ScoreConfig().engines)
 _console = Console()
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--manifest",
+    "manifests",
     type=click.Path(path_type=Path),
+    multiple=True,
     default=_SHIPPED,
-    help="The detector's manifest. [default: the shipped one]",
+    help="A detector's manifest; several judge together. [default: the shipped one]",
 )
 @click.pass_context
-def main(context: click.Context, manifest: Path) -> None:
+def main(context: click.Context, manifests: tuple[Path, ...]) -> None:
     """Write a clip, watch it with run_stream.py, and show what was found, in demo/out/."""
     torch.set_num_threads(1)  # the clip is drawn in two threads
-    context.obj = manifest
+    context.obj = manifests
     if context.invoked_subcommand is None:
         with _errors_shown():
-            _demo(manifest)
+            _demo(manifests)
 
 
 @main.command()
@@ -63,14 +65,16 @@ def main(context: click.Context, manifest: Path) -> None:
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path())
 @click.option("--source", help="Id of the clip's source, if the messages are of several.")
 @click.pass_obj
-def report(manifest: Path, clip: Path, messages: Path, out: Path, source: str | None) -> None:
+def report(
+    manifests: tuple[Path, ...], clip: Path, messages: Path, out: Path, source: str | None
+) -> None:
     """Show what MESSAGES, which `run_stream.py --sink jsonl:MESSAGES` wrote, say of CLIP."""
     with _errors_shown():
         out.mkdir(parents=True, exist_ok=True)
-        _report(clip, read_tracks(messages, source), manifest, out)
+        _report(clip, read_tracks(messages, source), manifests, out)
 
 
-def _demo(manifest: Path) -> None:
+def _demo(manifests: tuple[Path, ...]) -> None:
     started = time.monotonic()
     out = Path("demo") / "out"  # relative, so that the command below can be copied
     out.mkdir(parents=True, exist_ok=True)
@@ -81,23 +85,23 @@ def _demo(manifest: Path) -> None:
         write_clip(clip)
     with closing(EmbeddedServer()) as server:
         with _step("2/3 the main job, with an embedded Redis server"):
-            _watch(clip, messages, server.url, manifest)
+            _watch(clip, messages, server.url, manifests)
         keys = redis_table(server.url, RedisSinkConfig().namespace)
     with _step("3/3 the report"):
         tracks = read_tracks(messages)
         truth = {track.id: _truth(track) for track in tracks}
-        _report(clip, tracks, manifest, out, truth)
+        _report(clip, tracks, manifests, out, truth)
     _console.print(keys)
     _console.print(f"demo: done in {time.monotonic() - started:.0f} s")
 
 
-def _watch(clip: Path, messages: Path, redis_url: str, manifest: Path) -> None:
+def _watch(clip: Path, messages: Path, redis_url: str, manifests: tuple[Path, ...]) -> None:
     """Run the command that a user would type."""
     options = ["--redis", redis_url, "--sink", "redis", "--sink", f"jsonl:{messages}"]
     # Every score is published, not one a second, so that the boxes can follow the faces.
     options += ["--set", "fuse.publish_every_s=0"]
-    if manifest != _SHIPPED:
-        options += ["--set", f"score.manifest={manifest}"]
+    if manifests != _SHIPPED:
+        options += [word for manifest in manifests for word in ("--model", str(manifest))]
     command = ["run_stream.py", f"clip={clip}", *options]
     _console.print(f"$ {shlex.join(['python', *command])}", soft_wrap=True, highlight=False)
     code = subprocess.run([sys.executable, *command], check=False).returncode
@@ -108,7 +112,7 @@ def _watch(clip: Path, messages: Path, redis_url: str, manifest: Path) -> None:
 def _report(
     clip: Path,
     tracks: list[TrackHistory],
-    manifest: Path,
+    manifests: tuple[Path, ...],
     out: Path,
     truth: Mapping[str, str] | None = None,
 ) -> None:
@@ -116,7 +120,7 @@ def _report(
     video, sheet = out / "annotated.mp4", out / "contact_sheet.png"
     with _console.status("drawing"):
         annotate(clip, tracks, video)
-        contact_sheet(clip, tracks, manifest, sheet)
+        contact_sheet(clip, tracks, manifests, sheet)
     for path in (video, sheet):
         _console.print(f"wrote {path}", soft_wrap=True, highlight=False, markup=False)
 

@@ -19,6 +19,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from pydantic import SecretStr, TypeAdapter, ValidationError
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -27,7 +28,8 @@ from stream.config import DecodeConfig, SourceConfig
 from stream.decode import open_decoder
 from stream.errors import ConfigError
 from stream.messages import SCHEMA, FaceMessage, OutMessage
-from stream.records import Verdict
+from stream.records import AttackFamily, Verdict
+from stream.stages.align import common_scale
 from trt_engines.backends import OnnxRuntimeConfig, open_backend
 from trt_engines.manifest import load_manifest
 
@@ -38,9 +40,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-    from stream.messages import TrackVerdict
+    from stream.messages import Detector, TrackVerdict
     from stream.records import Frame
-    from trt_engines.manifest import DecisionThresholds
+    from stream.stages.align import Scale
 
 CUE_POWER: Final = 1 / 3  # cues are mostly far below 1
 _COLOURS: Final = {
@@ -153,6 +155,9 @@ def track_table(
     for heading in ("#", "seen, s", "scores", "p(attack)"):
         table.add_column(heading, justify="right")
     table.add_column("verdict")
+    several = any(len(track.latest.detectors) > 1 for track in tracks)
+    if several:
+        table.add_column("each detector")
     if truth is not None:
         table.add_column("in truth")
         table.caption = "This shows the stages at work; how good the detector is, it can't show."
@@ -160,14 +165,15 @@ def track_table(
     for track in tracks:
         latest, verdict = track.latest, track.latest.verdict
         red, green, blue = _COLOURS[verdict.state]
-        reason = f" ({verdict.reason})" if verdict.reason else ""
         cells = [
             str(track.number),
             f"{latest.track.age_s:.1f}",
             str(latest.track.n_scores),
             "-" if verdict.p_attack is None else f"{verdict.p_attack:.3f}",
-            f"[rgb({red},{green},{blue})]{verdict.state}{reason}[/]",
+            f"[rgb({red},{green},{blue})]{verdict.state}{_detail(verdict)}[/]",
         ]
+        if several:
+            cells.append(escape("\n".join(map(_said, latest.detectors))))
         if truth is not None:
             cells.append(truth.get(track.id, "unknown"))
         table.add_row(*cells, track.id)
@@ -210,17 +216,19 @@ def annotate(clip: Path, tracks: Sequence[TrackHistory], path: Path) -> None:
         container.mux(stream.encode(None))
 
 
-def contact_sheet(clip: Path, tracks: Sequence[TrackHistory], manifest: Path, path: Path) -> None:
-    """Draw a PNG with a row per track: clearest crop, the detector's cue map of it, score curve.
+def contact_sheet(
+    clip: Path, tracks: Sequence[TrackHistory], manifests: Sequence[Path], path: Path
+) -> None:
+    """Draw a PNG with a row per track: what each detector is shown, its cue map, score curves.
 
-    Cue maps share one scale, 0..1, steeper at its low end, so that they can be compared. Of many
-    tracks, the ones seen longest are drawn.
+    The crops are those of the clearest sighting. Cue maps share one scale, 0..1, steeper at its low
+    end, so that they can be compared. Of many tracks, the ones seen longest are drawn.
 
     Args:
         clip: the video.
         tracks: as `read_tracks` gives them.
-        manifest: of the detector that scored them.
-        path: of the PNG, 1200 pixels wide.
+        manifests: of the detectors that scored them.
+        path: of the PNG, 1200 pixels wide, and 500 more for each detector but the first.
 
     Raises:
         ConfigError: the clip can't be read.
@@ -229,36 +237,46 @@ def contact_sheet(clip: Path, tracks: Sequence[TrackHistory], manifest: Path, pa
     """
     longest = sorted(tracks, key=lambda track: track.latest.track.age_s, reverse=True)[:_MAX_ROWS]
     rows = sorted(longest, key=lambda track: track.number)
-    engine = load_manifest(manifest)
+    engines = [load_manifest(manifest) for manifest in manifests]
+    thresholds = [engine.thresholds for engine in engines if engine.thresholds is not None]
+    scale = common_scale(thresholds) if thresholds else None
     frames = _pick(clip, {track.clearest.frame.index for track in rows})
     end_s = max((track.latest.pts_s for track in rows), default=1.0)
-    figure = Figure(figsize=(12, 1 + 2.6 * max(len(rows), 1)), dpi=100, layout="constrained")
+    n = len(engines)
+    size = 7 + 5 * n, 1 + 2.6 * max(len(rows), 1)
+    figure = Figure(figsize=size, dpi=100, layout="constrained")
     left_out = f" (the {len(rows)} of {len(tracks)} tracks seen longest)" * (
         len(rows) < len(tracks)
     )
     figure.suptitle((clip_title(clip) or clip.name) + left_out, weight="bold")
-    axes = figure.subplots(max(len(rows), 1), 3, squeeze=False, width_ratios=(1, 1.25, 3))
+    axes = figure.subplots(
+        max(len(rows), 1), 2 * n + 1, squeeze=False, width_ratios=(1, 1.25) * n + (3,)
+    )
     if not rows:
         axes[0, 1].text(0.5, 0.5, "no face was tracked", ha="center")
         for empty in axes[0]:
             empty.axis("off")
-    backend = open_backend(manifest, OnnxRuntimeConfig())
-    for (left, middle, right), track in zip(axes, rows, strict=False):
-        shown = track.clearest
-        frame = frames[shown.frame.index]
-        box = _pixels(_corners(shown), frame)
-        crop = crop_faces(frame.image, box[None], engine.input)
-        cue = backend.infer(crop)["explanation"][0, 0].numpy()
-        left.imshow(crop[0].permute(1, 2, 0).numpy())
-        left.set_title(f"#{track.number} at {shown.pts_s:.1f} s", size="medium")
-        drawn = middle.imshow(cue, cmap="inferno", norm=PowerNorm(CUE_POWER, vmin=0, vmax=1))
-        middle.set_title(f"cue map, largest {cue.max():.2f}", size="medium")
-        figure.colorbar(drawn, ax=middle, ticks=(0, 0.01, 0.1, 0.5, 1))
-        for picture in (left, middle):
-            picture.set_xticks([])
-            picture.set_yticks([])
-        _draw_curve(right, track, engine.thresholds, end_s)
-    backend.close()
+    for number, (manifest, engine) in enumerate(zip(manifests, engines, strict=True)):
+        backend = open_backend(manifest, OnnxRuntimeConfig())
+        for row, track in zip(axes, rows, strict=False):
+            shown = track.clearest
+            frame = frames[shown.frame.index]
+            box = _pixels(_corners(shown), frame)
+            crop = crop_faces(frame.image, box[None], engine.input)
+            cue = backend.infer(crop)["explanation"][0, 0].numpy()
+            left, middle = row[2 * number : 2 * number + 2]
+            left.imshow(crop[0].permute(1, 2, 0).numpy())
+            by = f", {engine.name}" if n > 1 else ""
+            left.set_title(f"#{track.number} at {shown.pts_s:.1f} s{by}", size="medium")
+            drawn = middle.imshow(cue, cmap="inferno", norm=PowerNorm(CUE_POWER, vmin=0, vmax=1))
+            middle.set_title(f"cue map, largest {cue.max():.2f}", size="medium")
+            figure.colorbar(drawn, ax=middle, ticks=(0, 0.01, 0.1, 0.5, 1))
+            for picture in (left, middle):
+                picture.set_xticks([])
+                picture.set_yticks([])
+        backend.close()
+    for row, track in zip(axes, rows, strict=False):
+        _draw_curves(row[-1], track, scale, end_s)
     figure.savefig(path)
 
 
@@ -343,7 +361,7 @@ def _draw_track(draw: ImageDraw.ImageDraw, track: TrackHistory, frame: Frame) ->
     colour = _COLOURS[verdict.state]
     draw.rectangle((x1, y1, x2, y2), outline=colour, width=3)
     score = "" if verdict.p_attack is None else f" {verdict.p_attack:.2f}"
-    text = f"#{track.number} {verdict.state.replace('_', ' ')}{score}"
+    text = f"#{track.number} {verdict.state.replace('_', ' ')}{_detail(verdict)}{score}"
     _draw_label(draw, (x1, max(y1 - 26, 0)), text, colour)
 
 
@@ -358,20 +376,42 @@ def _draw_label(
     draw.text((x + 5, y + 13), text, (255, 255, 255), _FONT, anchor="lm")
 
 
-def _draw_curve(
-    axes: Axes, track: TrackHistory, thresholds: DecisionThresholds | None, end_s: float
-) -> None:
+def _detail(verdict: TrackVerdict) -> str:
+    """Return why a verdict is abstain, or which kind of attack it is if that is known."""
+    known = None if verdict.family is AttackFamily.UNSURE else verdict.family
+    why = verdict.reason or known
+    return f" ({why})" if why else ""
+
+
+def _said(detector: Detector) -> str:
+    """Return on one line what a detector says."""
+    if detector.abstains:
+        says = f"abstains ({detector.abstains})"
+    else:
+        says = "-" if detector.p_attack is None else f"{detector.p_attack:.3f}"
+    return f"{detector.name} {says}"
+
+
+def _draw_curves(axes: Axes, track: TrackHistory, scale: Scale | None, end_s: float) -> None:
+    """Draw the fused probability, that of each detector if there are several, and thresholds."""
     scored = [
         (m.pts_s, m.verdict.p_attack, [v / 255 for v in _COLOURS[m.verdict.state]])
         for m in track.messages
         if m.verdict.p_attack is not None
     ]
     if scored:
-        times, probabilities, colours = zip(*scored, strict=True)
-        axes.plot(times, probabilities, color="0.6", linewidth=1)
-        axes.scatter(times, probabilities, c=colours, s=16, zorder=3)
-    if thresholds is not None:
-        for name, value in (("enter", thresholds.enter), ("leave", thresholds.leave)):
+        scored_s, probabilities, colours = zip(*scored, strict=True)
+        axes.plot(scored_s, probabilities, color="0.6", linewidth=1)
+        axes.scatter(scored_s, probabilities, c=colours, s=16, zorder=3)
+    if len(track.latest.detectors) > 1:
+        for number, detector in enumerate(track.latest.detectors):
+            said = [m.detectors[number].p_attack for m in track.messages]
+            own = [np.nan if p is None else p for p in said]  # a gap
+            times = [m.pts_s for m in track.messages]
+            axes.plot(times, own, linewidth=1, alpha=0.6, label=detector.name)
+        axes.legend(loc="upper left", fontsize="small")
+    if scale is not None:
+        for name, value in (("enter", scale.enter), ("leave", scale.leave)):
             axes.axhline(value, color="0.4", linestyle="--", linewidth=0.8)
             axes.text(end_s, value, f" {name} {value:.2f}", size="small", va="center")
     latest = track.latest

@@ -16,15 +16,15 @@ from __future__ import annotations
 import logging
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, TypeVar
 
 from stream.closing import Closing
 from stream.stages.batch import batches
-from stream.stages.crop import Cropper
+from stream.stages.crop import Cropper, View
 from stream.stages.detect import open_detector
 from stream.stages.follow import Follower
-from stream.stages.fuse import Fuser
+from stream.stages.fuse import Fuser, attack_detector
 from stream.stages.infer import open_classifier
 from trt_engines.errors import EngineError
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
         FaceCrop,
         FaceDetection,
         Frame,
-        Sighting,
+        Rejection,
         TrackKey,
         TrackScore,
     )
@@ -63,7 +63,7 @@ class _Look:
     """What tracking and cropping made of one source's frame."""
 
     crops: tuple[FaceCrop, ...]
-    rejected: tuple[Sighting, ...]
+    rejected: tuple[Rejection, ...]
     ended: tuple[TrackKey, ...]
 
 
@@ -71,11 +71,15 @@ class Analyser(Closing):
     """All stages between decoding and publishing."""
 
     def __init__(
-        self, follower: Follower, cropper: Cropper, classifier: Classifier, fuser: Fuser
+        self,
+        follower: Follower,
+        cropper: Cropper,
+        classifiers: Sequence[Classifier],
+        fuser: Fuser,
     ) -> None:
         self._follower = follower
         self._cropper = cropper
-        self._classifier = classifier
+        self._classifiers = classifiers
         self._fuser = fuser
         self._resources = ExitStack()
 
@@ -121,14 +125,18 @@ class Analyser(Closing):
         return _Look(looks.crops, looks.rejected, ended)
 
     def _score(self, looks: Sequence[_Look]) -> list[list[AttackScore]]:
-        """Return the scores of each look, in the order of its crops."""
-        crops = [crop for look in looks for crop in look.crops]
-        scores = (
-            score
-            for batch in batches(crops, self._classifier.max_batch)
-            for score in self._classifier.score(batch)
-        )
-        return [list(islice(scores, len(look.crops))) for look in looks]
+        """Return the scores of each look, detector by detector."""
+        scores: list[list[AttackScore]] = [[] for _ in looks]
+        for number, classifier in enumerate(self._classifiers):
+            crops = [[c for c in look.crops if c.detector == number] for look in looks]
+            found = (
+                score
+                for batch in batches(list(chain.from_iterable(crops)), classifier.max_batch)
+                for score in classifier.score(batch)
+            )
+            for of_look, cut in zip(scores, crops, strict=True):
+                of_look += islice(found, len(cut))
+        return scores
 
     def _reset(self, source_id: str) -> list[TrackScore | Alert]:
         """End the tracks of a source whose state may be half of this frame, half of the last."""
@@ -156,17 +164,17 @@ def open_analyser(config: StreamConfig) -> Analyser:
     """
     with ExitStack() as resources:
         detector = resources.enter_context(open_detector(config.detect, config.backend))
-        classifier = resources.enter_context(open_classifier(config.score.manifest, config.backend))
+        classifiers, views, judges = [], [], []
+        for engine in config.score.engines:
+            classifier = resources.enter_context(open_classifier(engine.manifest, config.backend))
+            classifiers.append(classifier)
+            views.append(View(classifier.manifest.input, config.score.interval_of(engine)))
+            judges.append(attack_detector(classifier.manifest, config.look_every_s(engine)))
         analyser = Analyser(
             Follower(detector, config.track, detect_every_s=config.detect.detect_every_s),
-            Cropper(classifier.input_spec, config.score, config.quality),
-            classifier,
-            Fuser(
-                config.fuse,
-                classifier.thresholds,
-                classifier.method,
-                look_every_s=config.look_every_s,
-            ),
+            Cropper(views, config.quality),
+            classifiers,
+            Fuser(config.fuse, judges),
         )
         analyser._resources = resources.pop_all()
     return analyser

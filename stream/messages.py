@@ -19,6 +19,8 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from stream.records import (
     Alert,
+    AttackFamily,
+    DetectorScore,
     QualityProblem,
     SourceAlert,
     SourceCode,
@@ -104,7 +106,9 @@ class Track(Part):
         "Opaque: compare it, don't take it apart."
     )
     age_s: float = Field(ge=0, description="Media time since the face was first seen, seconds.")
-    n_scores: int = Field(ge=0, description="Crops scored so far.")
+    n_scores: int = Field(
+        ge=0, description="Crops scored so far, by the detector that scored most."
+    )
     n_effective: float = Field(
         ge=0,
         description="Independent looks those are worth; neighbouring frames say nearly the same.",
@@ -138,7 +142,10 @@ class TrackVerdict(Part):
         description="Fused, calibrated probability that the face is an attack; null before the "
         "first score.",
     )
-    method: str = Field(description="Method of the network that scored.")
+    method: str = Field(description="Method of the network that p_attack rests on.")
+    family: AttackFamily | None = Field(
+        description="Kind of attack, as far as the detectors tell; null unless the state is attack."
+    )
     reason: QualityProblem | None = Field(description="Why the state is abstain; else null.")
 
 
@@ -149,6 +156,25 @@ class VerdictChange(TrackVerdict):
     threshold: float = Field(ge=0, le=1, description="On p_attack, that applied.")
 
 
+class Detector(Part):
+    """What one detector says of the track."""
+
+    name: str = Field(description="Of its engine, as in producer.models, in the same order.")
+    method: str = Field(description="Of its network.")
+    family: AttackFamily | None = Field(
+        description="Of the attacks it was trained to see; null: both, or unknown."
+    )
+    p_attack: float | None = Field(
+        ge=0,
+        le=1,
+        description="Its own calibrated probability, fused over its looks; null before the first.",
+    )
+    n_scores: int = Field(ge=0, description="Crops it scored so far.")
+    abstains: QualityProblem | None = Field(
+        description="Why it has no say: it could not be shown the face often enough; else null."
+    )
+
+
 class Quality(Part):
     """How well this sighting of the face can be judged."""
 
@@ -157,7 +183,7 @@ class Quality(Part):
     brightness: float = Field(ge=0, le=1, description="Mean luma of the face.")
     turn: float = Field(ge=0, description="0 frontal, 1 profile.")
     problem: QualityProblem | None = Field(
-        description="Why this sighting can't be scored; null if it can."
+        description="Why no detector can score this sighting of the face; null if it is fit."
     )
 
 
@@ -229,6 +255,7 @@ class FaceMessage(Envelope):
     bbox: Box
     frame: FrameSize
     verdict: TrackVerdict
+    detectors: tuple[Detector, ...] = Field(description="What each detector says.")
     quality: Quality
     latency_ms: float = Field(
         ge=0,
@@ -329,6 +356,7 @@ class MessageWriter:
             state=score.verdict,
             p_attack=_rounded(score.probability),
             method=score.method,
+            family=score.family,
             reason=score.problem,
         )
         prefix = self._track_id(score.sighting.key)
@@ -345,6 +373,7 @@ class MessageWriter:
             state=score.verdict,
             p_attack=_rounded(score.probability),
             method=score.method,
+            family=score.family,
             reason=score.problem,
             previous=alert.previous,
             threshold=alert.threshold,
@@ -372,6 +401,7 @@ class MessageWriter:
             bbox=_box(sighting),
             frame=FrameSize(index=stamp.index, w=stamp.width, h=stamp.height),
             verdict=verdict,
+            detectors=tuple(_detector(each) for each in score.detectors),
             quality=Quality(
                 face_px=round(quality.face_px, 1),
                 sharpness=round(quality.sharpness, 4),
@@ -458,6 +488,17 @@ def _report(status: SourceStatus) -> Status:
         frames_due=status.frames_due,
         frames_dropped=status.frames_dropped,
         frames_failed=status.frames_failed,
+    )
+
+
+def _detector(score: DetectorScore) -> Detector:
+    return Detector(
+        name=score.name,
+        method=score.method,
+        family=score.family,
+        p_attack=_rounded(score.probability),
+        n_scores=score.n_scores,
+        abstains=score.problem,
     )
 
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final
 
 from stream.errors import StreamError
 from stream.inbox import Inbox
-from stream.records import Alert, Frame, SourceCode, SourceState, SourceStatus
+from stream.records import Alert, AttackFamily, Frame, SourceCode, SourceState, SourceStatus
 from stream.stack_log import StackLog
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Progress:
 
     sources: dict[str, SourceStatus]  # last status of each
     frames_analysed: int
-    verdicts: dict[str, int]  # alerts by new verdict
+    verdicts: dict[str, int]  # alerts by new verdict, attacks with their family if it is known
 
 
 class Pipeline:
@@ -202,7 +202,7 @@ class Pipeline:
             messages = self._write(records, failures)
             with self._lock:
                 self._frames_analysed += len(taken.frames) - len(failures)
-                self._verdicts.update(r.track.verdict for r in records if isinstance(r, Alert))
+                self._verdicts.update(_verdict(r.track) for r in records if isinstance(r, Alert))
             if messages:
                 self._queue_messages(messages)
             self._inbox.done(taken, failures)
@@ -262,3 +262,10 @@ class Pipeline:
             while (messages := self._messages.get()) is not None:
                 for sink in self._sinks:
                     sink.publish(messages)
+
+
+def _verdict(score: TrackScore) -> str:
+    """Return a verdict for people."""
+    if score.family in (None, AttackFamily.UNSURE):
+        return score.verdict
+    return f"{score.verdict} ({score.family})"

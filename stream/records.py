@@ -111,6 +111,7 @@ class QualityProblem(StrEnum):
     DARK = "dark"
     OVER_EXPOSED = "over_exposed"
     TURNED_AWAY = "turned_away"
+    CUT_OFF = "cut_off"  # the frame holds too little of the window that a detector looks at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,15 +138,25 @@ class Sighting:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FaceCrop:
-    """A face that is due for scoring, cut to the network's input."""
+    """A face that is due for scoring, cut to a detector's input."""
 
     sighting: Sighting
+    detector: int  # 0-based, in the order of the configuration
     image: Tensor  # (3, S, S) uint8 RGB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Rejection:
+    """A look that a detector was due for and could not be given."""
+
+    sighting: Sighting
+    detector: int  # as in `FaceCrop`
+    problem: QualityProblem
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CropBatch:
-    """Crops that run through the network together."""
+    """Crops that run through a detector together."""
 
     crops: tuple[FaceCrop, ...]
     images: Tensor  # (N, 3, S, S) uint8 RGB, same order
@@ -153,11 +164,19 @@ class CropBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class AttackScore:
-    """What a network says of one crop."""
+    """What a detector says of one crop."""
 
     sighting: Sighting
+    detector: int  # as in `FaceCrop`
     probability: float  # 0..1, calibrated, that the face is an attack
-    method: str
+
+
+class AttackFamily(StrEnum):
+    """What kind of attack a face is."""
+
+    PRESENTATION = "presentation"  # shown to the camera: a print, a screen, a mask
+    DIGITAL = "digital"  # made in the picture: swapped or generated
+    UNSURE = "unsure"  # of verdicts only: what carries the verdict does not tell
 
 
 class Verdict(StrEnum):
@@ -166,7 +185,19 @@ class Verdict(StrEnum):
     UNDECIDED = "undecided"
     BONA_FIDE = "bona_fide"
     ATTACK = "attack"
-    ABSTAIN = "abstain"  # no sighting passed the quality gate
+    ABSTAIN = "abstain"  # no detector could be shown the face
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectorScore:
+    """What one detector says of a track."""
+
+    name: str  # of its engine
+    method: str
+    family: AttackFamily | None  # that it was trained to see; None: both, or unknown
+    n_scores: int
+    probability: float | None  # 0..1, on its own scale; None before its first score
+    problem: QualityProblem | None  # why it abstains; None: it does not
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -174,12 +205,14 @@ class TrackScore:
     """The fused evidence of a track."""
 
     sighting: Sighting  # the latest
-    n_scores: int
-    n_effective: float  # independent looks that the scores are worth
+    n_scores: int  # of the detector that scored most
+    n_effective: float  # independent looks that those are worth
     probability: float | None  # 0..1; None before the first score
     verdict: Verdict
     problem: QualityProblem | None  # set when, and only when, the verdict is ABSTAIN
-    method: str
+    method: str  # of the detector that the probability rests on
+    family: AttackFamily | None  # set when, and only when, the verdict is ATTACK
+    detectors: tuple[DetectorScore, ...]  # all, in the order of the configuration
     ended: bool  # True in the last message of a track
 
 

@@ -20,6 +20,8 @@ from models import Calibration, InputSpec
 from stream.messages import MessageWriter, ModelId
 from stream.records import (
     Alert,
+    AttackFamily,
+    DetectorScore,
     FaceDetection,
     FaceQuality,
     FrameStamp,
@@ -130,8 +132,11 @@ class Records:
         p: float | None = 0.912345678,
         verdict: Verdict = Verdict.ATTACK,
         problem: QualityProblem | None = None,
+        family: AttackFamily = AttackFamily.UNSURE,
+        others: tuple[DetectorScore, ...] = (),
         ended: bool = False,
     ) -> TrackScore:
+        """Make a score of the detector lgsc_lite0, and of others beside it."""
         x1, y1, x2, y2 = box
         eyes, mouth = (y1 + 0.4 * (y2 - y1), y1 + 0.8 * (y2 - y1))
         landmarks = [(x1, eyes), (x2, eyes), ((x1 + x2) / 2, y2), (x1, mouth), (x2, mouth)]
@@ -169,6 +174,18 @@ class Records:
             verdict=verdict,
             problem=problem,
             method="lgsc",
+            family=family if verdict is Verdict.ATTACK else None,
+            detectors=(
+                DetectorScore(
+                    name="lgsc_lite0",
+                    method="lgsc",
+                    family=None,
+                    n_scores=0 if p is None else 4,
+                    probability=p,
+                    problem=problem,
+                ),
+                *others,
+            ),
             ended=ended,
         )
 
@@ -293,18 +310,44 @@ class DarkIsAttack(nn.Module):
         raise NotImplementedError("never trained")
 
 
+class BrightIsAttack(DarkIsAttack):
+    """The opposite, of another window: the brighter the face's surroundings, the likelier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.input_spec = InputSpec(size_px=48, margin=1.8, window="inside", resize="bilinear")
+        self.undecided_at.fill_(0.42)
+
+    def attack_logit(self, outputs: Tensor) -> Tensor:
+        return -super().attack_logit(outputs)
+
+
+def _export(model: DarkIsAttack, method: str, folder: Path, **how: Any) -> Path:
+    size = model.input_spec.size_px
+    values = torch.arange(2 * 3 * size * size).remainder(256).to(torch.uint8)
+    export_engine(
+        model,
+        method=method,
+        options={},
+        examples=values.view(2, 3, size, size),
+        folder=folder,
+        licence="Apache-2.0",
+        max_batch=3,
+        **how,
+    )
+    return folder / f"{method}.manifest.json"
+
+
 @pytest.fixture(scope="session")
 def tiny_engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The manifest of a small exported attack detector, `DarkIsAttack`; read only."""
+    thresholds = DecisionThresholds(enter=0.6, leave=0.4, source="made up")
+    return _export(DarkIsAttack(), "tiny", tmp_path_factory.mktemp("engine"), thresholds=thresholds)
+
+
+@pytest.fixture(scope="session")
+def bright_engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The manifest of another, `BrightIsAttack`, said to know digital attacks; read only."""
+    thresholds = DecisionThresholds(enter=0.7, leave=0.5, source="made up")
     folder = tmp_path_factory.mktemp("engine")
-    export_engine(
-        DarkIsAttack(),
-        method="tiny",
-        options={},
-        examples=torch.arange(2 * 3 * 32 * 32).remainder(256).to(torch.uint8).view(2, 3, 32, 32),
-        folder=folder,
-        licence="Apache-2.0",
-        thresholds=DecisionThresholds(enter=0.6, leave=0.4, source="made up"),
-        max_batch=3,
-    )
-    return folder / "tiny.manifest.json"
+    return _export(BrightIsAttack(), "bright", folder, thresholds=thresholds, family="digital")

@@ -20,7 +20,7 @@ from train.evaluation.options import AggregateName, NamedFile, ThresholdRule
 from trt_engines.errors import EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from stream.config import StreamConfig
     from train.config import Recipe
@@ -539,14 +539,14 @@ def import_command(
     _tell_engine(out, manifest)
 
 
-def _stream_config(manifest: Path) -> StreamConfig:
+def _stream_config(manifests: Sequence[Path]) -> StreamConfig:
     from stream.config import load_config
 
     return load_config(
         None,
         [
             ("sources", [{"id": "clip", "uri": "unused"}]),
-            ("score.manifest", manifest),
+            ("score.engines", [{"manifest": manifest} for manifest in manifests]),
             ("backend", {"kind": "onnxruntime", "threads": 2}),
         ],
     )
@@ -554,30 +554,41 @@ def _stream_config(manifest: Path) -> StreamConfig:
 
 @main.command("judge")
 @click.argument("labelled", type=_FILE)
-@click.option("--manifest", type=_FILE, required=True, help="The engine to judge.")
+@click.option(
+    "--manifest",
+    "manifests",
+    type=_FILE,
+    multiple=True,
+    required=True,
+    help="The engine to judge; several judge together.",
+)
 @click.option("--root", type=_FOLDER, required=True, help="Folder of the clips.")
 @click.option("--out", type=_FILE, required=True, help="JSON report.")
-def judge_command(labelled: Path, manifest: Path, root: Path, out: Path) -> None:
-    """Judge an engine on LABELLED clips (YAML), per track, through the streaming path."""
+def judge_command(labelled: Path, manifests: tuple[Path, ...], root: Path, out: Path) -> None:
+    """Judge engines on LABELLED clips (YAML), per track, through the streaming path."""
+    from contextlib import ExitStack
+
     from stream.analyse import open_analyser
     from stream.stages.detect import open_detector
+    from stream.stages.infer import open_classifier
     from train.evaluation.clips import judge_clips, judge_stills, load_labelled, write_judgement
-    from trt_engines.backends import open_backend
-    from trt_engines.manifest import load_manifest
 
-    config = _stream_config(manifest)
+    config = _stream_config(manifests)
     wanted = load_labelled(labelled)
     with open_analyser(config) as analyser:
         judged = judge_clips(wanted, root, analyser, config.decode)
-    engine = load_manifest(manifest)
-    with open_detector(config.detect, config.backend) as detector:
-        backend = open_backend(manifest, config.backend)
-        stills = judge_stills(wanted, root, detector, backend, engine.input)
+    with ExitStack() as opened:
+        face_detector = opened.enter_context(open_detector(config.detect, config.backend))
+        classifiers = [
+            opened.enter_context(open_classifier(manifest, config.backend))
+            for manifest in manifests
+        ]
+        stills = judge_stills(wanted, root, face_detector, classifiers)
     summary = write_judgement(
         out,
         judged,
         stills,
-        onnx_sha256=engine.onnx_sha256,
+        engines=[classifier.manifest for classifier in classifiers],
         min_scores=config.fuse.min_scores,
     )
     for name, cell in summary["rates"].items():
@@ -585,15 +596,27 @@ def judge_command(labelled: Path, manifest: Path, root: Path, out: Path) -> None
             f"{name:45} {cell['rate']} {cell['errors']}/{cell['decided']} decided"
             f" ({cell['tracks']} tracks, {cell['alarmed']} alarmed)"
         )
-    for label, area in summary["auc_of_last_track_score"].items():
-        click.echo(
-            f"AUC {label:12} {'n/a' if area['auc'] is None else format(area['auc'], '.3f')}"
-            f" ({area['bona_fide']} bona fide, {area['attacks']} attack tracks)"
-        )
+    for label, families in summary["families_of_alarms"].items():
+        told = ", ".join(f"{n} {family}" for family, n in families.items())
+        click.echo(f"alarms of {label:12} {told}")
+    _echo_areas("AUC", summary["auc_of_last_track_score"])
+    if len(manifests) > 1:
+        for detector in summary["detectors"]:
+            _echo_areas(f"{detector['name']} alone: AUC", detector["auc_of_last_track_score"])
+            for problem, n in detector["abstained"].items():
+                click.echo(f"{detector['name']} abstained on {n} tracks: {problem}")
     for still in stills:
         p = still["probability"]
         said = "no face" if p is None else f"p = {p:.4f}"
         click.echo(f"still {still['path']:40} {still['label']:10} {said}")
+
+
+def _echo_areas(of: str, areas: dict[str, dict[str, Any]]) -> None:
+    for label, area in areas.items():
+        click.echo(
+            f"{of} {label:12} {'n/a' if area['auc'] is None else format(area['auc'], '.3f')}"
+            f" ({area['bona_fide']} bona fide, {area['attacks']} attack tracks)"
+        )
 
 
 @main.command("report")

@@ -17,6 +17,7 @@ from train.attacks import FAMILIES, SCENES
 from train.data.loaders import AugmentConfig, LoaderConfig, TorchLoaderConfig
 from train.errors import TrainError
 from train.evaluation.published import PublishedMeasure
+from trt_engines.manifest import Family
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -166,6 +167,11 @@ class Recipe(_Part):
 
     method: str = Field(description="Module of `models/`, such as lgsc.")
     options: dict[str, object] = Field(default_factory=dict, description="The method's options.")
+    family: Family | None = Field(
+        None,
+        description="Attacks it learns to see, for the engine's manifest: shown to the camera, or "
+        "made in the picture. null: both.",
+    )
     start_from: Literal["imagenet", "random"] | Path = Field(
         "random",
         union_mode="left_to_right",

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from models import AttackModel
-    from trt_engines.manifest import DecisionThresholds, Precision
+    from trt_engines.manifest import DecisionThresholds, Family, Precision
 
 OPSET: Final = 18
 INPUT_NAME: Final = "images"
@@ -59,6 +59,7 @@ def export_engine(
     max_batch: int = 16,
     with_weights: bool = True,
     precision: Precision = "fp32",
+    family: Family | None = None,
 ) -> Manifest:
     """Write `<method>.onnx`, `<method>.safetensors` and `<method>.manifest.json`.
 
@@ -77,6 +78,7 @@ def export_engine(
         with_weights: write the state dict too, which the torch back end and further training need;
             float32 in any case.
         precision: "fp16" computes in float16 but for the parts that `models._precision` marks.
+        family: of the attacks it was trained to see; None: both, or unknown.
 
     Raises:
         EngineError: the graph can't be traced, needs an operator that TensorRT may lack, or differs
@@ -111,6 +113,7 @@ def export_engine(
         name=method,
         method=method,
         options=dict(options),
+        family=family,
         input=model.input_spec,
         outputs=outputs,
         onnx=f"{method}.onnx",

@@ -18,6 +18,7 @@ from trt_engines.errors import EngineError, EngineMismatchError
 
 SHIPPED = Path(__file__).resolve().parent / "shipped"
 Precision: TypeAlias = Literal["fp32", "fp16"]
+Family: TypeAlias = Literal["presentation", "digital"]
 _FILE_NAME = r"^[\w-][\w.-]*$"  # no folder: an engine's files lie together
 
 
@@ -80,6 +81,11 @@ class Manifest(BaseModel, frozen=True, extra="forbid"):
     method: str | None = Field(None, description="Module of `models`; None for a detector's part.")
     options: dict[str, object] = Field(
         default_factory=dict, description="The method's options, as its `Config` takes them."
+    )
+    family: Family | None = Field(
+        None,
+        description="Attacks it was trained to see: shown to the camera, or made in the picture; "
+        "None: both, or unknown.",
     )
     input: InputSpec
     outputs: dict[str, str] = Field(description="Name of each output -> meaning, shape, range.")

@@ -1,8 +1,8 @@
 """Which faces to score now, and their crops.
 
-A face is looked at when its track is confirmed and was last looked at `interval_s` ago or longer. A
-face that fails the quality gate is not scored; it is handed on as rejected, so that a track nobody
-can judge ends as "abstain".
+A detector looks at a face when its track is confirmed and it last did so its interval ago or
+longer. A face that fails the quality gate is not scored, nor one whose window the frame hardly
+holds; that is handed on as a rejection, so that a track nobody can judge ends as "abstain".
 """
 
 from __future__ import annotations
@@ -11,15 +11,27 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from models import crop_faces
-from stream.records import FaceCrop, Sighting
-from stream.stages.quality import assess
+from stream.records import FaceCrop, QualityProblem, Rejection, Sighting
+from stream.stages.quality import assess, window_share
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
 
     from models import InputSpec
-    from stream.config import QualityConfig, ScoreConfig
+    from stream.config import QualityConfig
     from stream.records import Frame, Track, TrackKey, TrackUpdate
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What one detector is shown of a face, and how often."""
+
+    spec: InputSpec
+    interval_s: float  # least media time between two looks at a track
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -27,17 +39,23 @@ class Looks:
     """The faces looked at in one step."""
 
     crops: tuple[FaceCrop, ...]
-    rejected: tuple[Sighting, ...]  # with `quality.problem` set
+    rejected: tuple[Rejection, ...]
 
 
 class Cropper:
-    """Remembers when each track was last looked at."""
+    """Remembers when each detector last looked at each track.
 
-    def __init__(self, spec: InputSpec, score: ScoreConfig, quality: QualityConfig) -> None:
-        self._spec = spec
-        self._interval_s = score.interval_s
+    Args:
+        views: of the detectors, in the order of the configuration.
+        quality: which looks are rejected.
+    """
+
+    def __init__(self, views: Sequence[View], quality: QualityConfig) -> None:
+        # Crops are uint8, whatever a graph converts them to.
+        self._specs = [view.spec.model_copy(update={"dtype": "uint8"}) for view in views]
+        self._intervals_s = [view.interval_s for view in views]
         self._quality = quality
-        self._looked_at: dict[TrackKey, float] = {}
+        self._looked_at: dict[TrackKey, dict[int, float]] = {}  # detector -> media time
 
     def crop(self, frames: Sequence[Frame], updates: Sequence[TrackUpdate]) -> Looks:
         """Cut the faces that are due.
@@ -47,24 +65,14 @@ class Cropper:
             updates: the trackers' answers, same order.
         """
         crops: list[FaceCrop] = []
-        rejected: list[Sighting] = []
+        rejected: list[Rejection] = []
         for frame, update in zip(frames, updates, strict=True):
             for track in update.tracks:
-                if not self._is_due(track):
-                    continue
-                self._looked_at[track.key] = track.pts_s
-                sighting = Sighting(
-                    key=track.key,
-                    stamp=frame.stamp,
-                    detection=track.detection,
-                    first_pts_s=track.first_pts_s,
-                    quality=assess(frame.image, track.detection, self._quality),
-                )
-                if sighting.quality.problem is None:
-                    (image,) = crop_faces(frame.image, track.detection.box[None], self._spec)
-                    crops.append(FaceCrop(sighting=sighting, image=image))
-                else:
-                    rejected.append(sighting)
+                for look in self._look(frame, track):
+                    if isinstance(look, FaceCrop):
+                        crops.append(look)
+                    else:
+                        rejected.append(look)
         return Looks(crops=tuple(crops), rejected=tuple(rejected))
 
     def forget(self, ended: Sequence[TrackKey]) -> None:
@@ -72,9 +80,48 @@ class Cropper:
         for key in ended:
             self._looked_at.pop(key, None)
 
-    def _is_due(self, track: Track) -> bool:
-        last_pts_s = self._looked_at.get(track.key)
-        return track.confirmed and is_due(last_pts_s, track.pts_s, self._interval_s)
+    def _look(self, frame: Frame, track: Track) -> Iterator[FaceCrop | Rejection]:
+        """Yield what each detector that is due gets of a track's face."""
+        due = self._due(track)
+        if not due:
+            return
+        sighting = Sighting(
+            key=track.key,
+            stamp=frame.stamp,
+            detection=track.detection,
+            first_pts_s=track.first_pts_s,
+            quality=assess(frame.image, track.detection, self._quality),
+        )
+        box = track.detection.box
+        cut: dict[InputSpec, Tensor] = {}  # detectors that want the same crop share it
+        for detector in due:
+            spec = self._specs[detector]
+            problem = sighting.quality.problem or self._cut_off(frame, box, spec)
+            if problem is not None:
+                yield Rejection(sighting=sighting, detector=detector, problem=problem)
+                continue
+            if spec not in cut:
+                (cut[spec],) = crop_faces(frame.image, box[None], spec)
+            yield FaceCrop(sighting=sighting, detector=detector, image=cut[spec])
+
+    def _cut_off(
+        self, frame: Frame, box: NDArray[np.float32], spec: InputSpec
+    ) -> QualityProblem | None:
+        share = window_share(box, spec, (frame.stamp.width, frame.stamp.height))
+        return QualityProblem.CUT_OFF if share < self._quality.min_window else None
+
+    def _due(self, track: Track) -> list[int]:
+        """Return the detectors that look at a track now, and note that they do."""
+        if not track.confirmed:
+            return []
+        looked_at = self._looked_at.setdefault(track.key, {})
+        due = [
+            detector
+            for detector, interval_s in enumerate(self._intervals_s)
+            if is_due(looked_at.get(detector), track.pts_s, interval_s)
+        ]
+        looked_at |= dict.fromkeys(due, track.pts_s)
+        return due
 
 
 def is_due(last_pts_s: float | None, pts_s: float, interval_s: float) -> bool:

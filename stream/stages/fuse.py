@@ -1,9 +1,15 @@
-"""Scores of single looks to a verdict per track; docs/decisions/0010-fusion.md derives the formula.
+"""Scores of single looks to a verdict per track.
+
+docs/decisions/0010-fusion.md derives the formula for the looks of one detector,
+0035-several-detectors.md how several become one probability.
 
 The evidence of one look is the logit of its probability, clipped so that no look decides alone. A
 track's evidence is the weighted mean of its looks, shrunk towards "don't know": certainty does not
 grow without bound with the number of looks, because what is wrong with a camera is wrong in all of
 them. Weights count media time, not frames, so neither frame rate nor dropped frames change them.
+
+An attack is of one kind or the other, and a detector may know only one kind. So the highest of the
+detectors' probabilities counts, on their common scale, and bona fide takes all of them.
 """
 
 from __future__ import annotations
@@ -15,16 +21,20 @@ from typing import TYPE_CHECKING, Final
 
 from models import logit, sigmoid
 from stream.errors import ConfigError
-from stream.records import Alert, TrackScore, Verdict
+from stream.records import Alert, AttackFamily, DetectorScore, TrackScore, Verdict
+from stream.stages.align import aligned, common_scale
+from trt_engines.errors import EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from stream.config import FuseConfig
-    from stream.records import AttackScore, QualityProblem, Sighting, TrackKey
-    from trt_engines.manifest import DecisionThresholds
+    from stream.records import AttackScore, QualityProblem, Rejection, Sighting, TrackKey
+    from stream.stages.align import Scale
+    from trt_engines.manifest import DecisionThresholds, Manifest
 
 MAX_EVIDENCE: Final = 4.0  # log-odds; a probability of 0.982 is as far as one look goes
+ABOUT_EQUAL: Final = 1.0  # log-odds between two detectors of which neither is much surer
 _CLIP: Final = float(sigmoid(-MAX_EVIDENCE))
 
 
@@ -38,8 +48,8 @@ class Evidence:
         self.n_scores = 0
         self.effective = 0.0  # independent looks that the scores are worth
         self._config = config
+        self.last_pts_s: float | None = None  # of the latest look
         self._weighted = 0.0  # sum of weights times log-odds
-        self._last_pts_s: float | None = None
 
     def add(self, pts_s: float, probability: float) -> None:
         """Weigh a look by what it adds: nothing right after another, 1 - 1/e after a while.
@@ -54,14 +64,14 @@ class Evidence:
         if not 0 <= probability <= 1:  # true for NaN, which would silence the track for good
             raise ValueError(f"a score must lie in 0..1, got {probability}: the network is broken")
         weight, kept = 1.0, 1.0
-        if self._last_pts_s is not None:
-            elapsed_s = pts_s - self._last_pts_s
+        if self.last_pts_s is not None:
+            elapsed_s = pts_s - self.last_pts_s
             weight = -math.expm1(-elapsed_s / self._config.correlation_s)
             kept = math.exp(-elapsed_s / self._config.memory_s)
         self._weighted = self._weighted * kept + weight * float(logit(probability, _CLIP))
         self.effective = self.effective * kept + weight
         self.n_scores += 1
-        self._last_pts_s = pts_s
+        self.last_pts_s = pts_s
 
     @property
     def probability(self) -> float | None:
@@ -101,16 +111,61 @@ def highest_probability(config: FuseConfig, look_every_s: float) -> float | None
     return highest
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Detector:
+    """What fusion must know of one attack detector."""
+
+    name: str  # of its engine
+    method: str
+    family: AttackFamily | None  # of the attacks it was trained to see; None: both, or unknown
+    thresholds: DecisionThresholds
+    look_every_s: float  # least media time between two looks at a track, seconds, more than 0
+
+
+def attack_detector(manifest: Manifest, look_every_s: float) -> Detector:
+    """Return what fusion must know of the detector that a manifest describes.
+
+    Raises:
+        EngineError: the manifest is not an attack detector's.
+    """
+    if manifest.method is None or manifest.thresholds is None:
+        raise EngineError(
+            f"{manifest.name}: expected an attack detector with method and thresholds; this "
+            "manifest has none: choose another, or export with `python -m train export`"
+        )
+    return Detector(
+        name=manifest.name,
+        method=manifest.method,
+        family=None if manifest.family is None else AttackFamily(manifest.family),
+        thresholds=manifest.thresholds,
+        look_every_s=look_every_s,
+    )
+
+
+@dataclass(slots=True)
+class _Opinion:
+    """What one detector knows of one track."""
+
+    evidence: Evidence
+    problems: Counter[QualityProblem] = field(default_factory=Counter)
+    rejected: bool = False  # the latest look was
+
+    @property
+    def problem(self) -> QualityProblem | None:
+        """The most frequent problem of its looks."""
+        return self.problems.most_common(1)[0][0] if self.problems else None
+
+
 @dataclass(slots=True)
 class _Track:
     """What is kept of one track."""
 
     sighting: Sighting  # the latest
-    evidence: Evidence
+    opinions: list[_Opinion]  # of each detector
     reported_pts_s: float | None = None
     verdict: Verdict = Verdict.UNDECIDED
+    family: AttackFamily | None = None
     changes: int = 0
-    problems: Counter[QualityProblem] = field(default_factory=Counter)
 
 
 class Fuser:
@@ -118,33 +173,27 @@ class Fuser:
 
     Args:
         config: weights, limits and how often to report.
-        thresholds: the detector's own; `config.enter` and `config.leave` override them.
-        method: the detector's name, for the messages.
-        look_every_s: least media time between two looks at a track, seconds.
+        detectors: one or more, in the order of the configuration; `config.enter` and `config.leave`
+            override where their thresholds meet.
 
     Raises:
         ConfigError: a threshold that no track can reach within `config.reach_s`.
     """
 
-    def __init__(
-        self,
-        config: FuseConfig,
-        thresholds: DecisionThresholds,
-        method: str,
-        *,
-        look_every_s: float,
-    ) -> None:
+    def __init__(self, config: FuseConfig, detectors: Sequence[Detector]) -> None:
         self._config = config
-        self._enter = thresholds.enter if config.enter is None else config.enter
-        self._leave = thresholds.leave if config.leave is None else config.leave
-        _check_reach(config, self._enter, self._leave, look_every_s)
-        self._method = method
+        self._detectors = detectors
+        self._scale = common_scale([detector.thresholds for detector in detectors])
+        self.enter = self._scale.enter if config.enter is None else config.enter
+        self.leave = self._scale.leave if config.leave is None else config.leave
+        for detector in detectors:
+            _check_reach(config, detector, self._scale)
         self._tracks: dict[TrackKey, _Track] = {}
 
     def update(
         self,
         scores: Sequence[AttackScore],
-        rejected: Sequence[Sighting],
+        rejected: Sequence[Rejection],
         ended: Sequence[TrackKey],
     ) -> list[TrackScore | Alert]:
         """Take in the looks of one step.
@@ -153,8 +202,8 @@ class Fuser:
         report, before every alert, and once more when the track ends.
 
         Args:
-            scores: of looks that passed the quality gate.
-            rejected: looks that did not.
+            scores: of the looks that detectors were given; of a track, all are at one frame.
+            rejected: looks that they could not be given.
             ended: tracks that will not be seen again.
 
         Returns:
@@ -163,19 +212,23 @@ class Fuser:
         Raises:
             ValueError: a score is not in 0..1, NaN for one, which would silence its track for good.
         """
-        messages: list[TrackScore | Alert] = []
+        seen: dict[TrackKey, _Track] = {}
         for score in scores:
-            track = self._seen(score.sighting)
-            track.evidence.add(score.sighting.stamp.pts_s, score.probability)
-            messages += self._report(track)
-        for sighting in rejected:
-            track = self._seen(sighting)
-            if sighting.quality.problem is not None:
-                track.problems[sighting.quality.problem] += 1
-            messages += self._report(track)
-        for key in ended:
-            if (last := self._tracks.pop(key, None)) is not None:
-                messages.append(self._score(last, ended=True))
+            track = seen[score.sighting.key] = self._seen(score.sighting)
+            opinion = track.opinions[score.detector]
+            opinion.evidence.add(score.sighting.stamp.pts_s, score.probability)
+            opinion.rejected = False
+        for look in rejected:
+            track = seen[look.sighting.key] = self._seen(look.sighting)
+            opinion = track.opinions[look.detector]
+            opinion.problems[look.problem] += 1
+            opinion.rejected = True
+        messages = [message for track in seen.values() for message in self._report(track)]
+        messages += [
+            self._score(last, ended=True)
+            for key in ended
+            if (last := self._tracks.pop(key, None)) is not None
+        ]
         return messages
 
     def tracks_of(self, source_id: str) -> list[TrackKey]:
@@ -185,12 +238,14 @@ class Fuser:
     def _seen(self, sighting: Sighting) -> _Track:
         track = self._tracks.get(sighting.key)
         if track is None:
-            track = self._tracks[sighting.key] = _Track(sighting, Evidence(self._config))
+            opinions = [_Opinion(Evidence(self._config)) for _ in self._detectors]
+            track = self._tracks[sighting.key] = _Track(sighting, opinions)
         track.sighting = sighting
         return track
 
     def _report(self, track: _Track) -> list[TrackScore | Alert]:
-        previous, track.verdict = track.verdict, self._verdict(track)
+        previous = track.verdict
+        self._decide(track)
         pts_s = track.sighting.stamp.pts_s
         changed = track.verdict is not previous
         last = track.reported_pts_s
@@ -201,59 +256,137 @@ class Fuser:
         if not changed:
             return [score]
         track.changes += 1
-        threshold = self._leave if track.verdict is Verdict.BONA_FIDE else self._enter
+        threshold = self.leave if track.verdict is Verdict.BONA_FIDE else self.enter
         return [
             score,
             Alert(track=score, previous=previous, ordinal=track.changes, threshold=threshold),
         ]
 
-    def _verdict(self, track: _Track) -> Verdict:
-        """Return the verdict now; between the thresholds, and for lack of evidence, it stays."""
-        probability = track.evidence.probability
-        if probability is None:
+    def _decide(self, track: _Track) -> None:
+        """Set the verdict; between the thresholds, and for lack of evidence, it stays."""
+        if all(opinion.evidence.n_scores == 0 for opinion in track.opinions):
             age_s = track.sighting.stamp.pts_s - track.sighting.first_pts_s
-            return Verdict.ABSTAIN if age_s >= self._config.abstain_after_s else track.verdict
-        enough = track.evidence.allows_verdict
-        if enough and probability >= self._enter:
-            return Verdict.ATTACK
-        if enough and probability < self._leave:
-            return Verdict.BONA_FIDE
-        return Verdict.UNDECIDED if track.verdict is Verdict.ABSTAIN else track.verdict
+            if age_s >= self._config.abstain_after_s:
+                track.verdict = Verdict.ABSTAIN
+            return
+        heard = self._heard(track)
+        sure = [i for i in heard if track.opinions[i].evidence.allows_verdict]
+        told = {i: self._aligned(track, i) for i in sure}
+        alarms = {i: p for i, p in told.items() if p >= self.enter}
+        if alarms:
+            track.verdict, track.family = Verdict.ATTACK, self._family(alarms)
+        elif sure == heard and all(p < self.leave for p in told.values()):
+            track.verdict, track.family = Verdict.BONA_FIDE, None
+        elif track.verdict is Verdict.ABSTAIN:
+            track.verdict = Verdict.UNDECIDED
+
+    def _heard(self, track: _Track) -> list[int]:
+        """Return the detectors that have a say: those that don't abstain, or else all."""
+        heard = [i for i in range(len(track.opinions)) if not self._abstains(track, i)]
+        if any(track.opinions[i].evidence.n_scores for i in heard):
+            return heard
+        return list(range(len(track.opinions)))
+
+    def _abstains(self, track: _Track, detector: int) -> bool:
+        """Return whether a detector that knows too little has long not been shown the face.
+
+        What it has once found out stays, however long ago.
+        """
+        opinion = track.opinions[detector]
+        if opinion.evidence.allows_verdict or not opinion.rejected:
+            return False
+        last_pts_s = opinion.evidence.last_pts_s
+        since_s = track.sighting.first_pts_s if last_pts_s is None else last_pts_s
+        return track.sighting.stamp.pts_s - since_s >= self._config.abstain_after_s
+
+    def _aligned(self, track: _Track, detector: int) -> float:
+        """Return a detector's probability on the common scale; it has scored the track."""
+        probability = track.opinions[detector].evidence.probability
+        assert probability is not None
+        return aligned(probability, self._detectors[detector].thresholds, self._scale)
+
+    def _family(self, alarms: Mapping[int, float]) -> AttackFamily:
+        """Return the kind of attack that the surest detector sees, if the others don't dispute it.
+
+        Args:
+            alarms: detector -> probability on the common scale.
+        """
+        surest = max(alarms, key=lambda i: alarms[i])
+        near = logit(alarms[surest]) - ABOUT_EQUAL
+        families = {self._detectors[i].family for i, p in alarms.items() if logit(p) > near}
+        family = self._detectors[surest].family
+        return AttackFamily.UNSURE if family is None or families - {family, None} else family
 
     def _score(self, track: _Track, *, ended: bool) -> TrackScore:
+        scored = [i for i in self._heard(track) if track.opinions[i].evidence.n_scores]
+        told = {i: self._aligned(track, i) for i in scored}
+        leading = max(told, key=lambda i: told[i], default=0)
         abstains = track.verdict is Verdict.ABSTAIN
+        problems: Counter[QualityProblem] = Counter()
+        for opinion in track.opinions:
+            problems += opinion.problems
         return TrackScore(
             sighting=track.sighting,
-            n_scores=track.evidence.n_scores,
-            n_effective=track.evidence.effective,
-            probability=track.evidence.probability,
+            n_scores=max(opinion.evidence.n_scores for opinion in track.opinions),
+            n_effective=max(opinion.evidence.effective for opinion in track.opinions),
+            probability=told.get(leading),
             verdict=track.verdict,
-            problem=track.problems.most_common(1)[0][0] if abstains else None,
-            method=self._method,
+            problem=problems.most_common(1)[0][0] if abstains else None,
+            method=self._detectors[leading].method,
+            family=track.family,
+            detectors=tuple(
+                DetectorScore(
+                    name=detector.name,
+                    method=detector.method,
+                    family=detector.family,
+                    n_scores=opinion.evidence.n_scores,
+                    probability=opinion.evidence.probability,
+                    problem=opinion.problem if self._abstains(track, i) else None,
+                )
+                for i, (detector, opinion) in enumerate(
+                    zip(self._detectors, track.opinions, strict=True)
+                )
+            ),
             ended=ended,
         )
 
 
-def _check_reach(config: FuseConfig, enter: float, leave: float, look_every_s: float) -> None:
-    """Refuse thresholds that no track can reach in time."""
-    looks = f"looks every {look_every_s:g} s"
-    highest = highest_probability(config, look_every_s)
+def _check_reach(config: FuseConfig, detector: Detector, scale: Scale) -> None:
+    """Refuse thresholds that a detector can't reach in time by itself.
+
+    Those of its manifest hold on its own scale, those that were set on the common one.
+    """
+    looks = f"looks every {detector.look_every_s:g} s"
+    highest = highest_probability(config, detector.look_every_s)
     if highest is None:
         raise ConfigError(
-            f"fuse: {looks} allow no verdict within {config.reach_s:g} s (fuse.reach_s); lower "
-            f"min_scores ({config.min_scores}) or min_effective ({config.min_effective:g}), look "
-            "more often (score.interval_s, decode.analyse_fps), or raise reach_s"
+            f"fuse: {detector.name}: {looks} allow no verdict within {config.reach_s:g} s "
+            f"(fuse.reach_s); lower min_scores ({config.min_scores}) or min_effective "
+            f"({config.min_effective:g}), look more often (score.interval_s, decode.analyse_fps), "
+            "or raise reach_s"
         )
-    most = math.floor(1000 * highest) / 1000
-    if enter > highest:
-        name, value, limit = "enter", enter, f"{most:.3f} or less"
-    elif leave <= 1 - highest:
-        name, value, limit = "leave", leave, f"more than {1 - most:.3f}"
-    else:
-        return
-    whose = "of the engine's manifest" if getattr(config, name) is None else "as set"
-    raise ConfigError(
-        f"fuse.{name}: no track can reach {value:g} ({whose}): in {config.reach_s:g} s "
-        f"(fuse.reach_s) of {looks} that are all sure, p goes to {1 - most:.3f} or {most:.3f} and "
-        f"no further; set fuse.{name} to {limit}"
-    )
+    ends = 1 - highest, highest
+    low, high = (aligned(p, detector.thresholds, scale) for p in ends)
+    for name, manifest, given in (
+        ("enter", detector.thresholds.enter, config.enter),
+        ("leave", detector.thresholds.leave, config.leave),
+    ):
+        value = manifest if given is None else given
+        lowest, most = ends if given is None else (low, high)
+        if value <= most if name == "enter" else value > lowest:
+            continue
+        limit = f"{_floor(high)} or less" if name == "enter" else f"more than {_ceil(low)}"
+        whose = "of the engine's manifest" if given is None else "as set"
+        raise ConfigError(
+            f"fuse.{name}: no track can reach {value:g} ({whose}): in {config.reach_s:g} s "
+            f"(fuse.reach_s) of {looks} that are all sure, {detector.name}'s p goes to "
+            f"{_ceil(lowest)} or {_floor(most)} and no further; set fuse.{name} to {limit}"
+        )
+
+
+def _floor(probability: float) -> str:
+    return f"{math.floor(1000 * probability) / 1000:.3f}"
+
+
+def _ceil(probability: float) -> str:
+    return f"{math.ceil(1000 * probability) / 1000:.3f}"

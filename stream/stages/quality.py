@@ -1,4 +1,4 @@
-"""The quality gate: which faces can be judged at all.
+"""The quality gate: which faces can be judged at all, and which a detector can be shown.
 
 Measured in pixels of the source. The limits, in `QualityConfig`, turn away only what nobody could
 judge: a replay is often blurred, dim or glossy, and must be scored.
@@ -12,12 +12,14 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from models import crop_window
 from stream.records import FaceQuality, QualityProblem
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from models import InputSpec
     from stream.config import QualityConfig
     from stream.records import FaceDetection
 
@@ -56,6 +58,33 @@ def assess(image: Tensor, detection: FaceDetection, config: QualityConfig) -> Fa
     return FaceQuality(
         face_px=face_px, sharpness=sharpness, brightness=brightness, turn=turn, problem=problem
     )
+
+
+def window_share(box: NDArray[np.float32], spec: InputSpec, frame_px: tuple[int, int]) -> float:
+    """Return how much of the window that a detector wants of a face the frame holds, 0..1 by area.
+
+    A `pad` window lacks what it has outside the frame. An `inside` window lacks nothing where it
+    was only shifted, and what it lost where it had to shrink.
+
+    Args:
+        box: (4,) x1 y1 x2 y2, pixels of the frame.
+        spec: of the detector.
+        frame_px: width and height of the frame.
+    """
+    window = crop_window(box, spec, frame_px)
+    held = _overlap(window.left, window.width, frame_px[0]) * _overlap(
+        window.top, window.height, frame_px[1]
+    )
+    x1, y1, x2, y2 = (float(v) for v in box)
+    wanted = spec.margin**2 * (x2 - x1) * (y2 - y1)
+    if spec.window == "pad":
+        wanted = window.width * window.height
+    return min(held / wanted, 1.0)  # the corners of an `inside` window are rounded outwards
+
+
+def _overlap(low: float, length: float, n: int) -> float:
+    """Return how long a part of an interval lies within 0..n."""
+    return max(min(low + length, n) - max(low, 0.0), 0.0)
 
 
 def _thumbnail(image: Tensor, x1: float, y1: float, x2: float, y2: float) -> Tensor:

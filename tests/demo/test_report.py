@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +30,7 @@ from models import InputSpec
 from stream.errors import ConfigError
 from stream.messages import MessageWriter, ModelId
 from stream.publish.embedded import EmbeddedServer
-from stream.records import QualityProblem, Verdict
+from stream.records import AttackFamily, DetectorScore, QualityProblem, Verdict
 from trt_engines.export import ATTACK_OUTPUTS, write_engine
 from trt_engines.manifest import DecisionThresholds, Manifest, file_sha256
 
@@ -267,7 +268,7 @@ def test_contact_sheet_has_a_row_per_track_and_cue_maps_on_the_fixed_scale(
     demo_clip, tracks, manifest, tmp_path
 ):
     path = tmp_path / "sheet.png"
-    contact_sheet(demo_clip, tracks, manifest, path)
+    contact_sheet(demo_clip, tracks, [manifest], path)
     with Image.open(path) as image:
         sheet = np.asarray(image.convert("RGB"))
     assert sheet.shape == (100 + 2 * 260, 1200, 3)
@@ -278,9 +279,29 @@ def test_contact_sheet_has_a_row_per_track_and_cue_maps_on_the_fixed_scale(
             assert row.sum() > 80 * 150
 
 
+def test_two_detectors_stand_beside_each_other_in_the_table_and_on_the_sheet(
+    demo_clip, written, records, manifest, tmp_path
+):
+    said = {"name": "toy", "method": "recce", "n_scores": 4}
+    digital = DetectorScore(**said, family=AttackFamily.DIGITAL, probability=0.8, problem=None)
+    blind = replace(digital, n_scores=0, probability=None, problem=QualityProblem.CUT_OFF)
+    path = written(
+        records.score(frame=5, p=0.7, family=AttackFamily.DIGITAL, others=(digital,)),
+        records.score(frame=10, track=2, p=0.2, verdict=Verdict.BONA_FIDE, others=(blind,)),
+    )
+    tracks = read_tracks(path)
+    text = text_of(track_table(tracks, title=None))
+    assert "attack (digital)" in text
+    for line in ("lgsc_lite0 0.700", "toy 0.800", "toy abstains (cut_off)"):
+        assert line in text
+    contact_sheet(demo_clip, tracks, [manifest, manifest], tmp_path / "sheet.png")
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size == (1700, 100 + 2 * 260)
+
+
 def test_contact_sheet_has_one_empty_row_where_no_face_was_tracked(demo_clip, manifest, tmp_path):
     path = tmp_path / "sheet.png"
-    contact_sheet(demo_clip, [], manifest, path)
+    contact_sheet(demo_clip, [], [manifest], path)
     with Image.open(path) as sheet:
         assert sheet.size == (1200, 360)
 
@@ -290,7 +311,7 @@ def test_contact_sheet_of_another_clip_than_the_messages_is_refused(
 ):
     tracks = read_tracks(written(records.score(frame=300)))
     with pytest.raises(ConfigError, match="has no frame 300, of which the messages speak"):
-        contact_sheet(demo_clip, tracks, manifest, tmp_path / "sheet.png")
+        contact_sheet(demo_clip, tracks, [manifest], tmp_path / "sheet.png")
 
 
 @pytest.mark.redis

@@ -246,7 +246,10 @@ def open_analyser(tiny_engine: Path) -> Iterator[Callable[..., Analyser]]:
 
         def open_one(**options: Any) -> Analyser:
             config = StreamConfig.model_validate(
-                {"sources": [{"id": "cam", "uri": "unused"}], "score": {"manifest": tiny_engine}}
+                {
+                    "sources": [{"id": "cam", "uri": "unused"}],
+                    "score": {"engines": [{"manifest": tiny_engine}]},
+                }
                 | options
             )
             return analysers.enter_context(stream.analyse.open_analyser(config))
@@ -284,6 +287,9 @@ def facts() -> Callable[[Sequence[Message | OutMessage]], list[dict[str, Any]]]:
             case dict():
                 for key, value in node.items():
                     yield from flat(value, f"{path}.{key}" if path else key)
+            case list():
+                for number, value in enumerate(node):
+                    yield from flat(value, f"{path}.{number}")
             case _:
                 yield path, node
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stream.records import Alert, Frame, TrackScore, Verdict
+from stream.records import Alert, AttackFamily, Frame, QualityProblem, TrackScore, Verdict
 from stream.stages.crop import Cropper
 from stream.stages.follow import Follower
 from stream.stages.fuse import Fuser
@@ -167,6 +167,65 @@ def test_finish_ends_the_tracks_of_its_source_alone(open_analyser, frames):
 
 def test_finish_of_a_source_that_never_gave_a_frame_says_nothing(open_analyser):
     assert open_analyser().finish("cam") == []
+
+
+# --- two detectors ---
+
+
+@pytest.fixture
+def open_two(open_analyser, tiny_engine, bright_engine):
+    """Open an analyser with the tiny engine and the bright one, which looks half as often."""
+
+    def open_one(**options: object) -> Analyser:
+        engines = [{"manifest": tiny_engine}, {"manifest": bright_engine, "interval_s": 0.8}]
+        opened: Analyser = open_analyser(score={"engines": engines}, **options)
+        return opened
+
+    return open_one
+
+
+def test_two_networks_look_each_in_its_own_window_and_time_and_either_alarms(open_two, frames):
+    left, right = sorted(last_words(say(open_two(), frames)), key=side)
+    # Dark, on the right, is an attack for one; what is bright, on the left, for the other.
+    assert (left.verdict, left.family) == (Verdict.ATTACK, AttackFamily.DIGITAL)
+    assert (right.verdict, right.family) == (Verdict.ATTACK, AttackFamily.UNSURE)
+    assert (left.method, right.method) == ("bright", "tiny")
+    for score in (left, right):
+        assert [(d.name, d.n_scores) for d in score.detectors] == [("tiny", 7), ("bright", 4)]
+        assert score.probability >= max(d.probability for d in score.detectors) - 0.05
+
+
+def test_each_of_two_networks_says_what_it_says_alone(
+    open_analyser, open_two, frames, tiny_engine, bright_engine
+):
+    together = [score.detectors for score in last_words(say(open_two(), frames))]
+    for number, engine in enumerate(
+        [{"manifest": tiny_engine}, {"manifest": bright_engine, "interval_s": 0.8}]
+    ):
+        alone = last_words(say(open_analyser(score={"engines": [engine]}), frames))
+        expected = [(s.detectors[0].n_scores, s.detectors[0].probability) for s in alone]
+        found = [(d[number].n_scores, d[number].probability) for d in together]
+        assert found == expected
+
+
+def test_a_network_whose_window_the_frame_cannot_hold_abstains_and_says_why(
+    open_two, frames, facts
+):
+    said = say(open_two(quality={"min_window": 0.9}), [close_up(frame) for frame in frames])
+    (score,) = last_words(said)
+    tiny, bright = score.detectors
+    assert (bright.problem, bright.probability) == (QualityProblem.CUT_OFF, None)
+    assert (tiny.problem, score.method) == (None, "tiny")
+    (end,) = [fact for fact in facts([score]) if fact["event.type"] == "track.end"]
+    assert (end["detectors.0.abstains"], end["detectors.1.abstains"]) == (None, "cut_off")
+
+
+def close_up(frame: Frame) -> Frame:
+    """Return the surroundings of the left face, into which 1.8 times the face does not fit."""
+    x, y = round(10 + 15 * frame.stamp.pts_s), round(20 + 8 * frame.stamp.pts_s)
+    image = frame.image[y + 10 : y + 110, x + 15 : x + 115].contiguous()
+    stamp = dataclasses.replace(frame.stamp, width=100, height=100)
+    return dataclasses.replace(frame, stamp=stamp, image=image)
 
 
 # --- one source's error ---

@@ -13,7 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.messages import Lane, MessageWriter, ScoreMessage, json_schema, without_addresses
-from stream.records import QualityProblem, SourceCode, SourceEventKind, SourceState, Verdict
+from stream.records import (
+    AttackFamily,
+    DetectorScore,
+    QualityProblem,
+    SourceCode,
+    SourceEventKind,
+    SourceState,
+    Verdict,
+)
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -34,6 +42,29 @@ def one_of_each(records):
             box=(-20, 700, 30, 760),
         ),
         records.score(frame=75, ended=True),
+        records.score(
+            track=3,
+            p=0.62,
+            family=AttackFamily.DIGITAL,
+            others=(
+                DetectorScore(
+                    name="recce",
+                    method="recce",
+                    family=AttackFamily.DIGITAL,
+                    n_scores=3,
+                    probability=0.95,
+                    problem=None,
+                ),
+                DetectorScore(
+                    name="minifasnet",
+                    method="minifasnet",
+                    family=AttackFamily.PRESENTATION,
+                    n_scores=0,
+                    probability=None,
+                    problem=QualityProblem.CUT_OFF,
+                ),
+            ),
+        ),
         records.status(
             SourceState.LOST,
             SourceCode.DISCONNECTED,
@@ -160,6 +191,15 @@ def test_same_records_make_the_same_messages_whatever_was_written_before(writer,
 def test_event_ids_differ_between_all_messages(messages):
     ids = [message.event.id for message in messages]
     assert len(set(ids)) == len(ids)
+
+
+def test_what_each_detector_says_stands_beside_what_they_say_together(messages):
+    (message,) = [m for m in messages if isinstance(m, ScoreMessage) and len(m.detectors) == 3]
+    said = json.loads(message.to_json())
+    assert said["verdict"]["family"] == "digital"
+    assert [d["p_attack"] for d in said["detectors"]] == [0.62, 0.95, None]
+    assert [d["abstains"] for d in said["detectors"]] == [None, None, "cut_off"]
+    assert [d["family"] for d in said["detectors"]] == [None, "digital", "presentation"]
 
 
 @pytest.mark.parametrize("change", [{"source": "cam2"}, {"session": 1}, {"track": 2}])

@@ -22,6 +22,7 @@ import pytest
 import yaml
 
 from stream.signals import STOP_SIGNALS
+from trt_engines.manifest import SHIPPED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,7 +107,7 @@ def stream(server: Any, name: str) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def set_engine(tiny_engine):
-    return ["--set", f"score.manifest={tiny_engine}"]
+    return ["--model", tiny_engine]
 
 
 @pytest.fixture
@@ -115,7 +116,7 @@ def looped(two_faces, tiny_engine, tmp_path):
     path = tmp_path / "looped.yaml"
     options = {
         "sources": [{"id": "cam", "uri": str(two_faces), "loop": True, "realtime": True}],
-        "score": {"manifest": str(tiny_engine)},
+        "score": {"engines": [{"manifest": str(tiny_engine)}]},
         "sinks": [{"kind": "jsonl", "path": str(tmp_path / "messages.jsonl")}],
     }
     path.write_text(yaml.safe_dump(options), encoding="utf-8")
@@ -135,7 +136,9 @@ def test_help_names_every_option():
 
 def test_check_prints_the_resolved_configuration_without_secrets(tiny_engine, tmp_path):
     config = tmp_path / "config.yaml"
-    config.write_text(f"score: {{manifest: {tiny_engine}}}\ntrack: {{lost_after_s: 4}}\n")
+    config.write_text(
+        f"score: {{engines: [{{manifest: {tiny_engine}}}]}}\ntrack: {{lost_after_s: 4}}\n"
+    )
     quoted = "pa55%2Fw%3Ard%40"
     done = run(
         *("door=rtsp://viewer:" + quoted + "@camera/ch1", "clip.mp4"),
@@ -150,6 +153,29 @@ def test_check_prints_the_resolved_configuration_without_secrets(tiny_engine, tm
     assert "camera/ch1" in shown["sources"][0]["uri"]
     for secret in (PASSWORD, quoted, "pa55"):
         assert secret not in done.out + done.log
+
+
+def test_check_names_every_detector_with_its_window_interval_thresholds_and_family(
+    tiny_engine, bright_engine, tmp_path
+):
+    config = tmp_path / "config.yaml"
+    engines = [
+        {"manifest": str(tiny_engine)},
+        {"manifest": str(bright_engine), "interval_s": 0.8},
+    ]
+    config.write_text(yaml.safe_dump({"score": {"engines": engines}}))
+    done = run("clip.mp4", "--config", config, "--check")
+    assert done.code == 0, done.log
+    tiny, bright, fused, *_ = done.out.splitlines()
+    assert tiny == (
+        "# detector tiny, method tiny, family unknown: a window of 1.2 x the face (pad, area) at "
+        "32 px, every 0.4 s, up to 3 together; attack at or above 0.6, bona fide below 0.4"
+    )
+    assert "detector bright, method bright, family digital: a window of 1.8 x the face " in bright
+    assert "(inside, bilinear) at 48 px, every 0.8 s" in bright
+    assert fused == "# fused: attack at or above 0.651669, bona fide below 0.44949"
+    shown = yaml.safe_load(done.out)  # the detectors are comments
+    assert [engine["interval_s"] for engine in shown["score"]["engines"]] == [None, 0.8]
 
 
 HEAVY = ("torch", "numpy", "av", "onnxruntime", "redis", "rich", "pydantic", "yaml")
@@ -178,11 +204,25 @@ def test_a_name_with_special_characters_is_taken_to_the_letter(name, tmp_path, t
     done = run(*arguments, cwd=tmp_path)
     assert done.code == 0, done.log
     shown = yaml.safe_load(done.out)
-    assert shown["score"]["manifest"] == f"{name}/{tiny_engine.name}"
+    assert shown["score"]["engines"][0]["manifest"] == f"{name}/{tiny_engine.name}"
     assert shown["sinks"] == [{"kind": "jsonl", "path": name}]
 
 
 # --- a run on a file, into a file and a real Redis ---
+
+
+def test_two_models_judge_a_clip_together(two_faces, tiny_engine, bright_engine, tmp_path):
+    path = tmp_path / "messages.jsonl"
+    models = ["--model", tiny_engine, "--model", bright_engine.parent]
+    done = run(f"cam={two_faces}", *models, "--sink", f"jsonl:{path}")
+    assert done.code == 0, done.log
+    ends = of_type(read_messages(path), "track.end")
+    for message in ends:
+        jsonschema.validate(message, SCHEMA)
+        assert [m["name"] for m in message["producer"]["models"]] == ["tiny", "bright"]
+        assert [d["name"] for d in message["detectors"]] == ["tiny", "bright"]
+    assert {m["verdict"]["family"] for m in ends} == {"unsure", "digital"}
+    assert "1 attack, 1 attack (digital)" in done.log or "1 attack (digital), 1 attack" in done.log
 
 
 @pytest.mark.redis
@@ -505,6 +545,11 @@ def test_a_name_that_is_not_utf_8_stops_nothing(two_faces, set_engine, tmp_path)
             ["clip.mp4", "--set", "shutdown_s=1e12"], ["must not exceed 1e+09 s"], id="duration"
         ),
         pytest.param(["clip.mp4", "--model", "n" * 300], ["--model nnn", "too long"], id="model"),
+        pytest.param(
+            ["clip.mp4", "--set", "score.manifest=a"],
+            ["score.manifest: unknown key; known keys: engines, interval_s"],
+            id="the old key of the detector",
+        ),
     ],
 )
 def test_a_wrong_argument_gets_one_line_and_code_2(arguments, complaints, set_engine):
@@ -519,7 +564,7 @@ def test_a_wrong_argument_gets_one_line_and_code_2(arguments, complaints, set_en
     [
         (["--set", "fuse.enter"], "expected NAME=VALUE, found 'fuse.enter'"),
         (["--set", "=3"], "expected NAME=VALUE, found '=3'"),
-        (["--set", "score.manifest=[a]/x"], "begins like a list or an object, and is none"),
+        (["--set", "score.engines=[a]/x"], "begins like a list or an object, and is none"),
         (["--duration", "nan"], "expected a number of seconds"),
         (["--duration", "inf"], "expected a number of seconds"),
     ],
@@ -542,14 +587,14 @@ def test_a_wrong_key_in_a_file_is_named_with_the_file_and_the_nearest_key(tmp_pa
 @pytest.mark.parametrize("option", [[], ["--check"]], ids=["run", "check"])
 def test_a_missing_manifest_gets_one_line_and_code_2(option, tmp_path):
     missing = tmp_path / "no.manifest.json"
-    done = run("clip.mp4", "--set", f"score.manifest={missing}", *option)
+    done = run("clip.mp4", "--model", missing, *option)
     assert (done.code, done.out) == (2, "")
     assert f"{missing}: can't read the engine's manifest" in done.complaint
 
 
 @pytest.mark.parametrize("option", [[], ["--check"]], ids=["run", "check"])
 def test_a_threshold_that_no_track_reaches_gets_one_line_and_code_2(option, two_faces, tiny_engine):
-    arguments = ["--set", f"score.manifest={tiny_engine}", "--sink", "jsonl:never", *option]
+    arguments = ["--model", tiny_engine, "--sink", "jsonl:never", *option]
     done = run(two_faces, "--set", "fuse.enter=0.98", *arguments)
     assert (done.code, done.out) == (2, "")
     assert "fuse.enter: no track can reach 0.98 (as set)" in done.complaint
@@ -564,7 +609,7 @@ def test_a_damaged_engine_gets_one_line_and_code_2(two_faces, tiny_engine, tmp_p
     engine[len(engine) // 2] ^= 1
     (tmp_path / "tiny.onnx").write_bytes(engine)
     sink = tmp_path / "messages.jsonl"
-    done = run(two_faces, "--set", f"score.manifest={manifest}", "--sink", f"jsonl:{sink}")
+    done = run(two_faces, "--model", manifest, "--sink", f"jsonl:{sink}")
     assert done.code == 2
     assert "tiny.onnx: expected sha256" in done.complaint
     assert not sink.exists()
@@ -581,6 +626,19 @@ def test_a_wrong_redis_password_gets_one_line_without_it_and_code_2(
     assert path in done.complaint
     for secret in (PASSWORD, "wr0ng"):
         assert secret not in done.out + done.log
+
+
+def test_the_same_model_twice_gets_one_line_and_code_2(two_faces, tiny_engine):
+    done = run(two_faces, "--model", tiny_engine, "--model", tiny_engine)
+    assert done.code == 2
+    assert "an engine judges a face once; named twice: " in done.complaint
+
+
+@pytest.mark.parametrize("option", [[], ["--check"]], ids=["run", "check"])
+def test_a_network_that_is_no_attack_detector_gets_one_line_and_code_2(option, two_faces):
+    done = run(two_faces, "--model", SHIPPED / "mtcnn" / "rnet.manifest.json", *option)
+    assert (done.code, done.out) == (2, "")
+    assert "expected an attack detector with method and thresholds" in done.complaint
 
 
 # --- a camera, end to end ---

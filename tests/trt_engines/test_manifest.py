@@ -21,6 +21,14 @@ def test_manifest_read_back_is_the_one_written(engine, tmp_path):
     assert copy.read_bytes() == engine.read_bytes()
 
 
+def test_a_manifest_of_before_there_were_families_is_read(engine, tmp_path):
+    content = json.loads(engine.read_text(encoding="utf-8"))
+    old = tmp_path / "old.manifest.json"
+    old.write_text(json.dumps({k: v for k, v in content.items() if k != "family"}))
+    assert "family" in content
+    assert load_manifest(old).family is None
+
+
 def test_saving_leaves_no_temporary_file(engine, tmp_path):
     folder = tmp_path / "new"
     folder.mkdir()

@@ -93,7 +93,9 @@ def test_undecided_faces_alone_are_refined(engine, crops, config):
 
 
 def test_streaming_gets_the_refined_probability_without_knowing(engine, crops):
-    batch = CropBatch(crops=tuple(FaceCrop(sighting=None, image=c) for c in crops), images=crops)
+    batch = CropBatch(
+        crops=tuple(FaceCrop(sighting=None, detector=0, image=c) for c in crops), images=crops
+    )
     with open_classifier(engine, OnnxRuntimeConfig()) as classifier:
         found = [score.probability for score in classifier.score(batch)]
     outputs = open_backend(engine, OnnxRuntimeConfig()).infer(crops)

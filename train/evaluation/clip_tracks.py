@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from stream.config import SourceConfig
 from stream.decode import open_decoder
-from stream.records import Alert, TrackScore, Verdict
+from stream.records import Alert, AttackFamily, DetectorScore, TrackScore, Verdict
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,7 +31,9 @@ class ClipTrack:
     )  # highest fused probability that could have decided; None: never scored enough
     last: float | None  # fused probability at the end
     alarmed: bool  # its verdict was ATTACK at some time
+    family: AttackFamily | None  # when its verdict was last ATTACK; None: it never was
     verdict: Verdict  # at the end
+    detectors: tuple[DetectorScore, ...]  # what each said at the end
 
 
 def tracks_of_clip(path: Path, analyser: Analyser, decode: DecodeConfig) -> list[ClipTrack]:
@@ -51,17 +53,15 @@ def tracks_of_clip(path: Path, analyser: Analyser, decode: DecodeConfig) -> list
         decoder.close()
         messages += analyser.finish(source.id)
     tracks: dict[int, list[TrackScore]] = {}
-    alarmed = set()
     for message in messages:
         score = message if isinstance(message, TrackScore) else message.track
         tracks.setdefault(score.sighting.key.track_id, []).append(score)
-        if score.verdict is Verdict.ATTACK:
-            alarmed.add(score.sighting.key.track_id)
-    return [_track(path.name, n, scores, n in alarmed) for n, scores in tracks.items()]
+    return [_track(path.name, number, scores) for number, scores in tracks.items()]
 
 
-def _track(clip: str, number: int, scores: list[TrackScore], alarmed: bool) -> ClipTrack:
+def _track(clip: str, number: int, scores: list[TrackScore]) -> ClipTrack:
     last = scores[-1]
+    families = [score.family for score in scores if score.verdict is Verdict.ATTACK]
     stamp, box = last.sighting.stamp, last.sighting.detection.box
     decided = [s.probability for s in scores if s.verdict in (Verdict.ATTACK, Verdict.BONA_FIDE)]
     return ClipTrack(
@@ -73,6 +73,8 @@ def _track(clip: str, number: int, scores: list[TrackScore], alarmed: bool) -> C
         n_scores=last.n_scores,
         peak=max((p for p in decided if p is not None), default=None),
         last=last.probability,
-        alarmed=alarmed,
+        alarmed=bool(families),
+        family=families[-1] if families else None,
         verdict=last.verdict,
+        detectors=last.detectors,
     )

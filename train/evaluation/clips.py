@@ -1,14 +1,14 @@
-"""Judge a deployed detector on labelled real clips, through the streaming path, per track.
+"""Judge deployed detectors on labelled real clips, through the streaming path, per track.
 
-Reports counts with every rate, and nothing is chosen here: the thresholds are those of the engine's
-manifest.
+Reports counts with every rate, and nothing is chosen here: the thresholds are those of the engines'
+manifests. Beside what the detectors say together stands what each says for itself.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -21,6 +21,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from models import crop_faces, one_line, whole_file
 from stream.records import Verdict
+from stream.stages.align import aligned, common_scale
 from train.errors import TrainError
 from train.evaluation.clip_tracks import ClipTrack, tracks_of_clip
 from train.evaluation.measures import finite
@@ -30,11 +31,11 @@ from train.evaluation.metrics.roc import roc
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from models import InputSpec
     from stream.analyse import Analyser
     from stream.config import DecodeConfig
     from stream.stages.detect import FaceDetector
-    from trt_engines.backends import Backend
+    from stream.stages.infer import Classifier
+    from trt_engines.manifest import Manifest
 
 log = logging.getLogger(__name__)
 
@@ -115,11 +116,13 @@ def judge_clips(
 def judge_stills(
     labelled: LabelledClips,
     root: Path,
-    detector: FaceDetector,
-    classifier: Backend,
-    spec: InputSpec,
+    face_detector: FaceDetector,
+    classifiers: Sequence[Classifier],
 ) -> list[dict[str, Any]]:
-    """Return path, group, label and probability (None: no face) of each picture.
+    """Return path, group, label and probabilities (None: no face) of each picture.
+
+    `probability` is the highest on the detectors' common scale, as the stream fuses them;
+    `detectors` has each one's own, in their order.
 
     Raises:
         TrainError: a listed picture is missing or damaged.
@@ -127,14 +130,28 @@ def judge_stills(
     stills = []
     for still in labelled.stills:
         image = _picture(root / still.path)
-        (detections,) = detector.detect([image], [None])
-        probability = None
+        (detections,) = face_detector.detect([image], [None])
+        said: list[float] = []
         if detections:
             largest = max(detections, key=lambda d: float(d.box[2] - d.box[0]))
-            crop = crop_faces(image, largest.box[None], spec)
-            probability = classifier.infer(crop)["probability"].item()
-        stills.append({**still.model_dump(mode="json"), "probability": probability})
+            for classifier in classifiers:
+                crop = crop_faces(image, largest.box[None], classifier.manifest.input)
+                said += classifier.probabilities(crop)
+        stills.append(
+            {
+                **still.model_dump(mode="json"),
+                "probability": _fused(said, classifiers) if said else None,
+                "detectors": said or None,
+            }
+        )
     return stills
+
+
+def _fused(said: Sequence[float], classifiers: Sequence[Classifier]) -> float:
+    """Return the highest of a look's probabilities, on the common scale."""
+    thresholds = [t for c in classifiers if (t := c.manifest.thresholds) is not None]
+    common = common_scale(thresholds)
+    return max(aligned(p, own, common) for p, own in zip(said, thresholds, strict=True))
 
 
 def _picture(path: Path) -> torch.Tensor:
@@ -153,30 +170,75 @@ def summarise(judged: Sequence[JudgedTrack], *, min_scores: int) -> dict[str, An
     right. What has no value, for lack of tracks, is None.
 
     Args:
-        judged: tracks and the truth.
+        judged: tracks and the truth; all were judged by the same detectors.
         min_scores: looks from which on streaming decides; tracks with fewer have no part in the
-            AUC.
+            AUC. Of a detector's own AUC the same holds for its own looks.
     """
     by_cell: defaultdict[tuple[str, str], list[ClipTrack]] = defaultdict(list)
-    last_scores: defaultdict[str, list[float]] = defaultdict(list)
+    fused: list[tuple[str, float]] = []
     for item in judged:
-        by_cell[item.group, item.label].append(item.track)
-        if item.track.last is not None and item.track.n_scores >= min_scores:
-            last_scores[item.label].append(item.track.last)
-    bona_fide = last_scores.pop("bona_fide", [])
+        track = item.track
+        by_cell[item.group, item.label].append(track)
+        if track.last is not None and track.n_scores >= min_scores:
+            fused.append((item.label, track.last))
     return {
         "rates": {
             f"{group} / {label}": _rate(label, tracks)
             for (group, label), tracks in sorted(by_cell.items())
         },
-        "auc_of_last_track_score": {
-            label: {
-                "auc": _auc(bona_fide, attacks),
-                "bona_fide": len(bona_fide),
-                "attacks": len(attacks),
-            }
-            for label, attacks in sorted(last_scores.items())
-        },
+        "families_of_alarms": _families(judged),
+        "auc_of_last_track_score": _areas(fused),
+        "detectors": _each(judged, min_scores),
+    }
+
+
+def _families(judged: Sequence[JudgedTrack]) -> dict[str, dict[str, int]]:
+    """Return, by label, how many of the tracks that alarmed were said to be of which family."""
+    found: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for item in judged:
+        if item.track.family is not None:
+            found[item.label][item.track.family] += 1
+    return {label: dict(sorted(counts.items())) for label, counts in sorted(found.items())}
+
+
+def _each(judged: Sequence[JudgedTrack], min_scores: int) -> list[dict[str, Any]]:
+    """Return what each detector made of the tracks by itself, in their order."""
+    said = zip(*(item.track.detectors for item in judged), strict=True)
+    labels = [item.label for item in judged]
+    return [
+        {
+            "name": scores[0].name,
+            "family": scores[0].family,
+            "abstained": dict(sorted(Counter(s.problem for s in scores if s.problem).items())),
+            "auc_of_last_track_score": _areas(
+                [
+                    (label, score.probability)
+                    for label, score in zip(labels, scores, strict=True)
+                    if score.probability is not None and score.n_scores >= min_scores
+                ]
+            ),
+        }
+        for scores in said
+    ]
+
+
+def _areas(last: Sequence[tuple[str, float]]) -> dict[str, dict[str, Any]]:
+    """Return the AUC of each kind of attack against bona fide.
+
+    Args:
+        last: label and last probability of each track.
+    """
+    by_label: defaultdict[str, list[float]] = defaultdict(list)
+    for label, probability in last:
+        by_label[label].append(probability)
+    bona_fide = by_label.pop("bona_fide", [])
+    return {
+        label: {
+            "auc": _auc(bona_fide, attacks),
+            "bona_fide": len(bona_fide),
+            "attacks": len(attacks),
+        }
+        for label, attacks in sorted(by_label.items())
     }
 
 
@@ -208,7 +270,7 @@ def write_judgement(
     judged: Sequence[JudgedTrack],
     stills: Sequence[dict[str, Any]],
     *,
-    onnx_sha256: str,
+    engines: Sequence[Manifest],
     min_scores: int,
 ) -> dict[str, Any]:
     """Write summary and tracks as JSON; returns the summary.
@@ -217,7 +279,7 @@ def write_judgement(
         path: of the file.
         judged: tracks and the truth.
         stills: as of `judge_stills`.
-        onnx_sha256: of the engine.
+        engines: that judged, in their order.
         min_scores: see `summarise`.
 
     Raises:
@@ -225,7 +287,15 @@ def write_judgement(
     """
     summary = summarise(judged, min_scores=min_scores)
     tracks = [{"group": j.group, "label": j.label, **asdict(j.track)} for j in judged]
-    content = {"onnx_sha256": onnx_sha256, **summary, "stills": stills, "tracks": tracks}
+    content = {
+        "engines": [
+            engine.model_dump(include={"name", "method", "family", "onnx_sha256", "thresholds"})
+            for engine in engines
+        ],
+        **summary,
+        "stills": stills,
+        "tracks": tracks,
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as whole:
         whole.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -21,8 +21,8 @@ from scipy.stats import chi2
 from torch.nn import functional as F
 
 from models import ATTACK, BONA_FIDE, AdaptableModel, RefinedModel, load_checkpoint, sigmoid
-from stream.config import DetectConfig, QualityConfig, ScoreConfig, TrackConfig
-from stream.stages.crop import Cropper
+from stream.config import DetectConfig, QualityConfig, TrackConfig
+from stream.stages.crop import Cropper, View
 from stream.stages.detect import open_detector
 from stream.stages.follow import Follower
 from train.data.datasets._registry import load_dataset
@@ -246,7 +246,7 @@ def _read_site(model: AttackModel, data: Path) -> _Site:
             follower = Follower(
                 detector, TrackConfig(), detect_every_s=DetectConfig().detect_every_s
             )
-            cropper = Cropper(model.input_spec, ScoreConfig(), QualityConfig())
+            cropper = Cropper([View(model.input_spec, LOOK_EVERY_S)], QualityConfig())
             _read_video(video, data, follower, cropper, model, site)
     return site
 

@@ -80,6 +80,7 @@ def export_run(
         thresholds=thresholds,
         with_weights=with_weights,
         precision=precision,
+        family=recipe.family,
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from models import InputSpec
-from stream.config import QualityConfig, ScoreConfig
+from stream.config import QualityConfig
 from stream.records import (
     FaceDetection,
     Frame,
@@ -17,17 +17,17 @@ from stream.records import (
     TrackKey,
     TrackUpdate,
 )
-from stream.stages.crop import Cropper
+from stream.stages.crop import Cropper, View
 
 SPEC = InputSpec(size_px=32, margin=1.0)
 ANY_QUALITY = QualityConfig(
-    min_face_px=1, min_sharpness=0, min_brightness=0, max_brightness=1, max_turn=1
+    min_face_px=1, min_sharpness=0, min_brightness=0, max_brightness=1, max_turn=1, min_window=0
 )
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
 
 def cropper(*, interval_s=0.4, quality=ANY_QUALITY):
-    return Cropper(SPEC, ScoreConfig(interval_s=interval_s), quality)
+    return Cropper([View(SPEC, interval_s)], quality)
 
 
 def frame(pts_s=0.0, *, source="cam", colour=RED):
@@ -104,11 +104,11 @@ def test_a_face_whose_track_is_not_confirmed_waits_and_is_cut_as_soon_as_it_is()
 def test_a_face_that_fails_the_gate_is_rejected_with_the_reason_and_not_cut():
     cut = cropper(quality=ANY_QUALITY.model_copy(update={"min_face_px": 100.0}))
     looks = look(cut, 0.0)
-    (sighting,) = looks.rejected
+    (look_,) = looks.rejected
     assert looks.crops == ()
-    assert sighting.key == key()
-    assert sighting.quality.problem is QualityProblem.TOO_SMALL
-    assert sighting.quality.face_px == 80
+    assert look_.sighting.key == key()
+    assert look_.problem is look_.sighting.quality.problem is QualityProblem.TOO_SMALL
+    assert look_.sighting.quality.face_px == 80
 
 
 def test_a_rejected_face_is_looked_at_as_rarely_as_any_other():
@@ -135,3 +135,52 @@ def test_a_face_is_cut_from_the_frame_of_its_own_source():
         assert crop.image.dtype == torch.uint8
         assert crop.image.shape == (3, 32, 32)
         assert tuple(crop.image[:, 16, 16].tolist()) == colour
+
+
+# --- several detectors ---
+
+
+def several(*views, quality=ANY_QUALITY):
+    return Cropper([View(*view) for view in views], quality)
+
+
+def test_each_detector_looks_as_often_as_it_is_asked_to():
+    cut = several((SPEC, 0.4), (SPEC, 1.0))
+    found = {t: [c.detector for c in look(cut, t).crops] for t in (0.0, 0.4, 0.8, 1.2, 2.2)}
+    assert found == {0.0: [0, 1], 0.4: [0], 0.8: [0], 1.2: [0, 1], 2.2: [0, 1]}
+
+
+def test_each_detector_gets_a_crop_of_its_own_window_and_size():
+    wide = InputSpec(size_px=48, margin=1.5, window="inside", resize="bilinear")
+    crops = look(several((SPEC, 0.4), (wide, 0.4)), 0.0).crops
+    assert [tuple(crop.image.shape) for crop in crops] == [(3, 32, 32), (3, 48, 48)]
+    assert crops[0].sighting is crops[1].sighting
+
+
+@pytest.mark.parametrize(
+    ("change", "shared"),
+    [({}, True), ({"dtype": "float32"}, True), ({"margin": 1.1}, False)],
+)
+def test_detectors_that_want_the_same_pixels_share_one_crop(change, shared):
+    other = SPEC.model_copy(update=change)
+    first, second = look(several((SPEC, 0.4), (other, 0.4)), 0.0).crops
+    assert (first.image is second.image) is shared
+
+
+def test_a_face_that_fails_the_gate_is_rejected_for_every_detector_that_was_due():
+    cut = several(
+        (SPEC, 0.4), (SPEC, 1.0), quality=ANY_QUALITY.model_copy(update={"min_face_px": 100.0})
+    )
+    assert [r.detector for r in look(cut, 0.0).rejected] == [0, 1]
+    assert [r.detector for r in look(cut, 0.4).rejected] == [0]
+
+
+def test_a_window_that_the_frame_hardly_holds_is_rejected_for_its_detector_alone():
+    # 60 x 80 px of a face in 160 x 120: 4 times as much shrinks to 1.49 times, 0.14 by area.
+    wide = InputSpec(size_px=32, margin=4.0, window="inside")
+    asked = ANY_QUALITY.model_copy(update={"min_window": 0.15})
+    looks = look(several((wide, 0.4), (SPEC, 0.4), quality=asked), 0.0)
+    assert [(r.detector, r.problem) for r in looks.rejected] == [(0, QualityProblem.CUT_OFF)]
+    assert looks.rejected[0].sighting.quality.problem is None
+    assert [crop.detector for crop in looks.crops] == [1]
+    assert not look(several((wide, 0.4), (SPEC, 0.4)), 0.0).rejected

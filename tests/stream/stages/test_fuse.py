@@ -14,12 +14,13 @@ from stream.records import (
     FaceQuality,
     FrameStamp,
     QualityProblem,
+    Rejection,
     Sighting,
     TrackKey,
     TrackScore,
     Verdict,
 )
-from stream.stages.fuse import Fuser, highest_probability
+from stream.stages.fuse import Detector, Fuser, highest_probability
 from trt_engines.manifest import DecisionThresholds
 
 KEY = TrackKey(source_id="cam", session=0, track_id=1)
@@ -52,11 +53,21 @@ def _sighting(pts_s, problem=None, key=KEY, first_pts_s=0.0):
 
 
 def _look(pts_s, probability, key=KEY):
-    return AttackScore(sighting=_sighting(pts_s, key=key), probability=probability, method="lgsc")
+    return AttackScore(sighting=_sighting(pts_s, key=key), detector=0, probability=probability)
+
+
+def _rejected(pts_s, problem):
+    return Rejection(sighting=_sighting(pts_s, problem), detector=0, problem=problem)
+
+
+def _detector(thresholds=THRESHOLDS, look_every_s=INTERVAL_S):
+    return Detector(
+        name="lgsc", method="lgsc", family=None, thresholds=thresholds, look_every_s=look_every_s
+    )
 
 
 def _fuser(config=EVERY_LOOK, thresholds=THRESHOLDS, look_every_s=INTERVAL_S):
-    return Fuser(config, thresholds, "lgsc", look_every_s=look_every_s)
+    return Fuser(config, [_detector(thresholds, look_every_s)])
 
 
 def _run(looks, config=EVERY_LOOK, thresholds=THRESHOLDS):
@@ -128,7 +139,7 @@ def test_a_look_that_fails_the_gate_leaves_the_evidence_as_it_was():
     fuser = _fuser()
     for look in _steady(0.9):
         before = fuser.update([_look(*look)], [], [])[0]
-    (after,) = fuser.update([], [_sighting(9.0, QualityProblem.DARK)], [])
+    (after,) = fuser.update([], [_rejected(9.0, QualityProblem.DARK)], [])
     assert after.sighting.stamp.pts_s == 9.0
     assert (after.probability, after.n_scores) == (before.probability, before.n_scores)
 
@@ -177,7 +188,7 @@ def test_a_track_nobody_can_judge_abstains_with_the_most_frequent_problem():
     problems = [QualityProblem.DARK, QualityProblem.BLURRED, QualityProblem.BLURRED]
     messages = []
     for pts_s, problem in zip([1.0, 1.5, 2.0], problems, strict=True):
-        messages += fuser.update([], [_sighting(pts_s, problem)], [])
+        messages += fuser.update([], [_rejected(pts_s, problem)], [])
     (alert,) = _alerts(messages)
     assert alert.track.verdict is Verdict.ABSTAIN
     assert alert.track.problem is QualityProblem.BLURRED
@@ -186,7 +197,7 @@ def test_a_track_nobody_can_judge_abstains_with_the_most_frequent_problem():
 
 def test_a_track_that_abstained_is_undecided_again_at_its_first_score():
     fuser = _fuser(FuseConfig())
-    fuser.update([], [_sighting(3.0, QualityProblem.DARK)], [])
+    fuser.update([], [_rejected(3.0, QualityProblem.DARK)], [])
     (_score, alert) = fuser.update([_look(3.4, 0.5)], [], [])
     assert (alert.previous, alert.track.verdict) == (Verdict.ABSTAIN, Verdict.UNDECIDED)
     assert alert.track.problem is None

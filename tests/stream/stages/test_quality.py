@@ -11,10 +11,11 @@ from skimage.data import astronaut
 from skimage.filters import gaussian
 from skimage.transform import rescale
 
+from models import InputSpec
 from stream.config import DetectConfig, QualityConfig
 from stream.records import FaceDetection, QualityProblem
 from stream.stages.detect import open_detector
-from stream.stages.quality import MAX_TURN, assess
+from stream.stages.quality import MAX_TURN, assess, window_share
 from trt_engines.backends import OnnxRuntimeConfig
 
 VIDEOS = Path(__file__).parents[4] / "shared" / "data" / "videos"
@@ -212,3 +213,26 @@ def test_gate_stops_faces_at_the_far_end_of_a_room(detector):
     assert faces
     for face in faces:
         assert _assess(*face).problem is QualityProblem.TOO_SMALL
+
+
+# --- the windows of detectors ---
+
+INSIDE = InputSpec(size_px=32, margin=2.0, window="inside")
+PAD = InputSpec(size_px=32, margin=2.0, window="pad")
+
+
+@pytest.mark.parametrize(
+    ("spec", "box", "share"),
+    [
+        pytest.param(PAD, [40, 40, 60, 60], 1.0, id="pad, in the middle"),
+        pytest.param(PAD, [-10, 40, 10, 60], 0.5, id="pad, half outside"),
+        pytest.param(PAD, [-10, -10, 10, 10], 0.25, id="pad, in a corner"),
+        pytest.param(PAD, [-60, 40, -40, 60], 0.0, id="pad, all outside"),
+        pytest.param(INSIDE, [40, 40, 60, 60], 1.0, id="inside, in the middle"),
+        pytest.param(INSIDE, [0, 40, 20, 60], 1.0, id="inside, only shifted"),
+        pytest.param(INSIDE, [0, 10, 50, 90], (100 / 160) ** 2, id="inside, shrunk"),
+    ],
+)
+def test_the_share_of_a_window_is_what_the_frame_holds_of_it(spec, box, share):
+    found = window_share(np.array(box, np.float32), spec, (100, 100))
+    assert found == pytest.approx(share, abs=0.02)  # `inside` has corners of whole pixels

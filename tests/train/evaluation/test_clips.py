@@ -7,18 +7,29 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
+from skimage.data import astronaut
 
-from stream.records import Verdict
+from stream.records import AttackFamily, DetectorScore, QualityProblem, Verdict
 from train.__main__ import main
 from train.errors import TrainError
 from train.evaluation.clip_tracks import ClipTrack
 from train.evaluation.clips import JudgedTrack, load_labelled, summarise, write_judgement
-from trt_engines.manifest import SHIPPED
+from trt_engines.manifest import SHIPPED, load_manifest
 
 MANIFEST = SHIPPED / "lgsc_lite0" / "lgsc.manifest.json"
 
 
-def track(label, verdict, last=0.5, *, alarmed=None, n_scores=5, group="office"):
+def track(
+    label,
+    verdict,
+    last=0.5,
+    *,
+    alarmed=None,
+    n_scores=5,
+    group="office",
+    family=None,
+    detectors=(),
+):
     return JudgedTrack(
         group=group,
         label=label,
@@ -32,7 +43,9 @@ def track(label, verdict, last=0.5, *, alarmed=None, n_scores=5, group="office")
             peak=last,
             last=last,
             alarmed=verdict is Verdict.ATTACK if alarmed is None else alarmed,
+            family=family,
             verdict=verdict,
+            detectors=detectors,
         ),
     )
 
@@ -67,7 +80,7 @@ def test_an_alarm_that_ended_without_a_verdict_is_a_decision():
 def test_rates_without_decided_tracks_are_null_with_their_counts(tmp_path):
     judged = [track("bona_fide", Verdict.UNDECIDED), track("replay", Verdict.ABSTAIN, n_scores=0)]
     path = tmp_path / "new" / "clips.json"
-    write_judgement(path, judged, [], onnx_sha256="0" * 64, min_scores=3)
+    write_judgement(path, judged, [], engines=[load_manifest(MANIFEST)], min_scores=3)
     content = json.loads(path.read_text(), parse_constant=refuse)
     cell = content["rates"]["office / replay"]
     assert (cell["tracks"], cell["decided"], cell["value"], cell["wilson_95"]) == (1, 0, None, None)
@@ -90,6 +103,43 @@ def test_tracks_with_too_few_looks_have_no_part_in_the_area():
 
     assert area(3) == {"auc": 0.5, "bona_fide": 2, "attacks": 1}
     assert area(4) == {"auc": 1.0, "bona_fide": 1, "attacks": 1}
+
+
+def said(name, p, family=None, *, n_scores=5, problem=None):
+    return DetectorScore(
+        name=name, method=name, family=family, n_scores=n_scores, probability=p, problem=problem
+    )
+
+
+def test_each_detector_is_judged_by_itself_beside_what_they_say_together():
+    cut_off = said("made", None, n_scores=0, problem=QualityProblem.CUT_OFF)
+    judged = [
+        track("bona_fide", Verdict.BONA_FIDE, 0.3, detectors=(said("shown", 0.3), cut_off)),
+        track(
+            "bona_fide", Verdict.BONA_FIDE, 0.4, detectors=(said("shown", 0.1), said("made", 0.4))
+        ),
+        track("replay", Verdict.ATTACK, 0.9, detectors=(said("shown", 0.9), said("made", 0.2))),
+        track("replay", Verdict.ATTACK, 0.5, detectors=(said("shown", 0.2), said("made", 0.5))),
+    ]
+    summary = summarise(judged, min_scores=3)
+    shown, made = summary["detectors"]
+    assert summary["auc_of_last_track_score"]["replay"]["auc"] == 1.0
+    assert shown["auc_of_last_track_score"]["replay"] == {"auc": 0.75, "bona_fide": 2, "attacks": 2}
+    assert made["auc_of_last_track_score"]["replay"] == {"auc": 0.5, "bona_fide": 1, "attacks": 2}
+    assert (shown["abstained"], made["abstained"]) == ({}, {"cut_off": 1})
+
+
+def test_alarms_are_counted_by_the_family_that_was_said():
+    judged = [
+        track("replay", Verdict.ATTACK, family=AttackFamily.PRESENTATION),
+        track("replay", Verdict.ATTACK, family=AttackFamily.UNSURE),
+        track("replay", Verdict.BONA_FIDE),
+        track("bona_fide", Verdict.ATTACK, family=AttackFamily.DIGITAL),
+    ]
+    assert summarise(judged, min_scores=3)["families_of_alarms"] == {
+        "bona_fide": {"digital": 1},
+        "replay": {"presentation": 1, "unsure": 1},
+    }
 
 
 def _clip(path):
@@ -119,6 +169,48 @@ def test_the_command_judges_clips_and_pictures_without_a_face(tmp_path):
     content = json.loads((tmp_path / "out.json").read_text(), parse_constant=refuse)
     assert content["rates"] == {}
     assert content["stills"][0]["probability"] is None
+    assert [engine["name"] for engine in content["engines"]] == ["lgsc"]
+
+
+def _portrait(light):
+    return (astronaut()[:230, 115:335] * light).astype(np.uint8)
+
+
+def test_the_command_judges_with_two_engines_and_says_what_each_says(
+    tiny_engine, bright_engine, tmp_path
+):
+    with av.open(str(tmp_path / "face.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=5)
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = 220, 230, "yuv420p", 2**22
+        for _ in range(15):
+            frame = av.VideoFrame.from_ndarray(_portrait(0.4), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    Image.fromarray(_portrait(1.0)).save(tmp_path / "face.png")
+    (tmp_path / "clips.yaml").write_text(
+        "clips: [{path: face.mp4, group: dark, label: print}]\n"
+        "stills: [{path: face.png, group: bright, label: deepfake}]\n"
+    )
+    words = [
+        *("judge", str(tmp_path / "clips.yaml"), "--root", str(tmp_path)),
+        *("--manifest", str(tiny_engine), "--manifest", str(bright_engine)),
+        *("--out", str(tmp_path / "out.json")),
+    ]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0, result.exception
+    assert "tiny alone: AUC print" in result.output
+    content = json.loads((tmp_path / "out.json").read_text(), parse_constant=refuse)
+    assert [engine["family"] for engine in content["engines"]] == [None, "digital"]
+    assert content["families_of_alarms"] == {"print": {"unsure": 1}}
+    (judged,), (still,) = content["tracks"], content["stills"]
+    dark, bright = judged["detectors"]
+    assert (judged["alarmed"], dark["probability"] > 0.9 > 0.1 > bright["probability"]) == (
+        True,
+        True,
+    )
+    by_dark, by_bright = still["detectors"]
+    assert by_dark < 0.5 < by_bright
+    assert still["probability"] == pytest.approx(by_bright, abs=0.1)
 
 
 @pytest.mark.parametrize(

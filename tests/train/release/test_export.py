@@ -41,7 +41,7 @@ def faces(tmp_path_factory):
 def run(faces, tmp_path):
     """Make a run's folder; every face's log-odds lie about `log_odds`."""
 
-    def write(log_odds=0.0, *, calibrated=True):
+    def write(log_odds=0.0, *, calibrated=True, **changes):
         torch.manual_seed(0)
         network = build_model("tiny", {"width": 6}).eval()
         network.calibration.offset.fill_(-log_odds)
@@ -52,6 +52,7 @@ def run(faces, tmp_path):
                 "data": {"prepared": [str(faces)]},
                 "optimiser": {"kind": "adam", "learning_rate": 1e-3},
                 "steps": 1,
+                **changes,
             }
         )
         save_weights(tmp_path / "best.pt", recipe, 1, network, calibrated=calibrated)
@@ -101,6 +102,11 @@ def test_no_false_alarm_and_every_false_alarm_are_both_granted(run, share):
     source = export(run(), "--false-alarms", share).thresholds.source
     assert f"at most {share} of the bona fide tracks may alarm: " in source
     assert "alarm: 0 of 32 do" in source or share == "1"
+
+
+def test_the_manifest_says_which_family_of_attacks_the_recipe_names(run):
+    assert export(run()).family is None
+    assert export(run(family="presentation")).family == "presentation"
 
 
 def test_half_precision_is_an_option_of_the_command(run):

@@ -18,7 +18,7 @@ from stream.records import (
     TrackKey,
     Verdict,
 )
-from stream.stages.fuse import Fuser, highest_probability
+from stream.stages.fuse import Detector, Fuser, highest_probability
 from train.errors import TrainError
 from train.evaluation.scores import FrameScore
 from train.release.thresholds import choose_thresholds, fused_tracks
@@ -64,7 +64,10 @@ def simulated(n, mean, seed, label):
 
 def verdicts(looks, thresholds):
     """What the stream says of a face in turn, looked at as often as it looks."""
-    fuser = Fuser(FuseConfig(), thresholds, "lgsc", look_every_s=INTERVAL_S)
+    detector = Detector(
+        name="lgsc", method="lgsc", family=None, thresholds=thresholds, look_every_s=INTERVAL_S
+    )
+    fuser = Fuser(FuseConfig(), [detector])
     key = TrackKey(source_id="cam", session=0, track_id=1)
     found, last = [], -math.inf
     for pts_s, probability in looks:
@@ -91,7 +94,7 @@ def verdicts(looks, thresholds):
             first_pts_s=0.0,
             quality=FaceQuality(face_px=100, sharpness=0.5, brightness=0.5, turn=0, problem=None),
         )
-        score = AttackScore(sighting=sighting, probability=probability, method="lgsc")
+        score = AttackScore(sighting=sighting, detector=0, probability=probability)
         messages = fuser.update([score], [], [])
         found += [m.track.verdict for m in messages if isinstance(m, Alert)]
     return found
