@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 .PHONY: help setup setup-stream fmt lint type unit golden golden-update gpu check-engines bench bench-loaders bench-training bench-models evaluate-shipped soak demo test schema clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
 
 setup: .venv/ready ## make .venv with everything: stream, training, export, tests
 setup-stream: .venv/lean ## make .venv with what the stream and the demo need, no more

@@ -555,6 +555,7 @@ def evaluate_shipped_command(
         describe_engines,
         judge_ladder,
         judge_parts,
+        looks_so_far,
         note_look,
         refuse_engine_folder,
         shipped_manifests,
@@ -562,6 +563,7 @@ def evaluate_shipped_command(
     )
     from train.evaluation.shipped_sets import load_shipped_sets
     from train.evaluation.shipped_table import table_of
+    from trt_engines.backends import OnnxRuntimeConfig
 
     refuse_engine_folder(out)
     sets, labelled = load_shipped_sets(listed)
@@ -569,8 +571,11 @@ def evaluate_shipped_command(
     manifests = dict(zip(column_names(paths), paths, strict=True))
     compared = list(manifests)[len(paths) - len(teachers) :]
     made = origin(datetime.now(UTC), sys.argv[1:], torch.device("cpu"))
-    configs = {name: _stream_config(path) for name, path in manifests.items()}
-    with opened_onlookers(configs) as onlookers:
+    one_thread = {"backend": OnnxRuntimeConfig(threads=1)}
+    configs = {
+        name: _stream_config(path).model_copy(update=one_thread) for name, path in manifests.items()
+    }
+    with opened_onlookers(configs, manifests) as onlookers:
         rows = judge_parts(sets, labelled, root, onlookers, parts=parts or PARTS, teachers=compared)
         rungs = judge_ladder(sets, labelled, root, onlookers) if ladder else []
         report = ShippedReport(
@@ -587,8 +592,7 @@ def evaluate_shipped_command(
     click.echo(table)
     click.echo(f"\nwritten to {out}")
     if note is not None:
-        counted = note_look(looks, report, note)
-        click.echo("looks so far: " + ", ".join(f"{k} {n}" for k, n in counted.items()))
+        click.echo(looks_so_far(note_look(looks, report, note)))
 
 
 @main.command("report")

@@ -15,15 +15,12 @@ import numpy as np
 import torch
 
 from models import crop_faces
-from stream.analyse import Analyser
+from stream.analyse import open_analyser
 from stream.config import SourceConfig
 from stream.decode import open_decoder
 from stream.records import Alert, TrackScore, Verdict
-from stream.stages.crop import Cropper
 from stream.stages.detect import open_detector
 from stream.stages.follow import Follower
-from stream.stages.fuse import Fuser
-from stream.stages.infer import open_classifier
 from stream.stages.quality import assess
 from train.data.frames import read_picture
 from train.errors import TrainError
@@ -37,6 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from stream.analyse import Analyser
     from stream.config import DecodeConfig, StreamConfig
     from stream.records import FaceDetection, Frame
     from stream.stages.detect import FaceDetector
@@ -59,7 +57,7 @@ class Onlooker:
     @property
     def thresholds(self) -> DecisionThresholds:
         """The operating point that it ships with."""
-        assert self.manifest.thresholds is not None  # `open_classifier` refuses it without
+        assert self.manifest.thresholds is not None  # `open_analyser` refuses it without
         return self.manifest.thresholds
 
 
@@ -139,11 +137,14 @@ def _same_boxes(
 
 
 @contextmanager
-def opened_onlookers(configs: Mapping[str, StreamConfig]) -> Iterator[Onlookers]:
-    """Load engines; of their configurations only what concerns the engine may differ.
+def opened_onlookers(
+    configs: Mapping[str, StreamConfig], manifests: Mapping[str, Path]
+) -> Iterator[Onlookers]:
+    """Load engines.
 
     Args:
-        configs: name -> configuration of a stream with that engine.
+        configs: name -> configuration of a stream with that engine; nothing else differs.
+        manifests: name -> the engine's manifest.
 
     Raises:
         EngineError: an engine is missing, damaged, or no attack detector.
@@ -155,23 +156,14 @@ def opened_onlookers(configs: Mapping[str, StreamConfig]) -> Iterator[Onlookers]
         shared = cast("FaceDetector", _SharedDetector(detector))
         of = {}
         for name, config in configs.items():
-            classifier = resources.enter_context(
-                open_classifier(config.score.manifest, config.backend)
+            analyser = resources.enter_context(open_analyser(config))
+            # In place of its own, which would find the same faces once more.
+            analyser._follower = Follower(
+                shared, config.track, detect_every_s=config.detect.detect_every_s
             )
-            analyser = Analyser(
-                Follower(shared, config.track, detect_every_s=config.detect.detect_every_s),
-                Cropper(classifier.input_spec, config.score, config.quality),
-                classifier,
-                Fuser(
-                    config.fuse,
-                    classifier.thresholds,
-                    classifier.method,
-                    look_every_s=config.look_every_s,
-                ),
-            )
-            backend = open_backend(config.score.manifest, config.backend)
+            backend = open_backend(manifests[name], config.backend)
             resources.callback(backend.close)
-            of[name] = Onlooker(load_manifest(config.score.manifest), config, analyser, backend)
+            of[name] = Onlooker(load_manifest(manifests[name]), config, analyser, backend)
         yield Onlookers(detector, of)
 
 

@@ -340,3 +340,8 @@ def note_look(looks: Path, report: ShippedReport, note: str) -> Counter[str]:
         return Counter(part for line in known for part in line["parts"])
     except (ValueError, KeyError, TypeError) as error:
         raise TrainError(f"{looks}: a line is damaged: {error}") from error
+
+
+def looks_so_far(counted: Mapping[str, int]) -> str:
+    """Say how often each part was looked at, as docs/detection.md does."""
+    return "looks so far: " + ", ".join(f"{part} {n}" for part, n in counted.items())

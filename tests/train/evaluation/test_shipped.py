@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import av
@@ -24,7 +25,7 @@ from train.errors import TrainError
 from train.evaluation.clip_tracks import tracks_of_clip
 from train.evaluation.ladder import degraded, first_seconds
 from train.evaluation.onlookers import frames_of, look_at, opened_onlookers, watch
-from train.evaluation.shipped import LookedAt, ShippedReport, column_names
+from train.evaluation.shipped import LookedAt, ShippedReport, column_names, looks_so_far
 from train.evaluation.shipped_measures import Judged, rows_of
 from train.evaluation.shipped_sets import (
     load_shipped_sets,
@@ -144,8 +145,9 @@ def wide_engine(tiny_engine, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def onlookers(tiny_engine, wide_engine):
-    configs = {"tiny": _stream_config(tiny_engine), "wide": _stream_config(wide_engine)}
-    with opened_onlookers(configs) as opened:
+    manifests = {"tiny": tiny_engine, "wide": wide_engine}
+    configs = {name: _stream_config(path) for name, path in manifests.items()}
+    with opened_onlookers(configs, manifests) as opened:
         yield opened
 
 
@@ -466,3 +468,11 @@ def test_a_wrong_list_of_sets_is_refused_by_name(text, message, tmp_path):
     path.write_bytes(text)
     with pytest.raises(TrainError, match=message):
         load_shipped_sets(path)
+
+
+def test_the_document_says_how_often_the_test_data_were_looked_at():
+    docs = SETS.parents[2] / "docs"
+    lines = (docs / "detection-looks.jsonl").read_text(encoding="utf-8").splitlines()
+    counted = Counter(part for line in lines for part in LookedAt.model_validate_json(line).parts)
+    text = (docs / "detection.md").read_text(encoding="utf-8")
+    assert f"\n    {looks_so_far(counted)}\n" in text
