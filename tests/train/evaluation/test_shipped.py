@@ -23,9 +23,16 @@ from stream.stages.detect import FaceDetector
 from train.__main__ import _stream_config, main
 from train.errors import TrainError
 from train.evaluation.clip_tracks import tracks_of_clip
+from train.evaluation.clips import LabelledClip, LabelledClips
 from train.evaluation.ladder import degraded, first_seconds
 from train.evaluation.onlookers import frames_of, look_at, opened_onlookers, watch
-from train.evaluation.shipped import LookedAt, ShippedReport, column_names, looks_so_far
+from train.evaluation.shipped import (
+    LookedAt,
+    ShippedReport,
+    column_names,
+    judge_parts,
+    looks_so_far,
+)
 from train.evaluation.shipped_measures import Judged, rows_of
 from train.evaluation.shipped_sets import (
     load_shipped_sets,
@@ -341,6 +348,18 @@ def test_alarms_are_those_of_bona_fide_faces_an_hour_in_view():
     assert _figures(samples, "a", "replay")[1].alarms is None
 
 
+def test_faces_in_view_together_are_one_time_of_video(root, onlookers):
+    sets, _ = load_shipped_sets(root / "sets.yaml")
+    both = LabelledClip(path=Path("pair.mp4"), group="both", label="bona_fide")
+    (row,) = judge_parts(
+        *(sets, LabelledClips(clips=(both,)), root, onlookers), parts=["clips"], teachers=[]
+    )
+    figures = row.engines["tiny"]
+    assert (figures.samples, figures.people, figures.errors) == (2, 1, 1)
+    assert figures.alarms.alarms == 1  # of the dark face
+    assert 3600 * figures.alarms.hours == pytest.approx(2.8, abs=0.3)
+
+
 def _pictures(root, how, rung, seconds=1.0):
     return [*degraded(root / "alone.mp4", DecodeConfig(), seconds, how, rung)]
 
@@ -369,11 +388,14 @@ def test_each_degradation_does_what_it_says(root):
     assert torch.equal(_pictures(root, "gamma", 1.0)[0].image, clean.image)
 
 
-def test_a_low_bit_rate_keeps_the_colours(root):
-    clean = next(first_seconds(root / "alone.mp4", DecodeConfig(), 1.0))
-    coded = _pictures(root, "bit_rate", 1.0)[0]
+@pytest.mark.parametrize("height", [224, 640])
+def test_a_low_bit_rate_keeps_the_colours(height, tmp_path):
+    # Above 576 lines another matrix is taken for the colours of a clip that names none.
+    _write_clip(tmp_path / "a.mp4", [np.full((height, 96, 3), (200, 60, 40), np.uint8)] * FPS)
+    clean = next(first_seconds(tmp_path / "a.mp4", DecodeConfig(), 1.0))
+    coded = next(degraded(tmp_path / "a.mp4", DecodeConfig(), 1.0, "bit_rate", 1.0))
     off = (coded.image.float() - clean.image.float()).mean((0, 1))
-    assert off.abs().max() < 1.5
+    assert off.abs().max() < 2
 
 
 def test_engines_of_one_name_are_told_apart_by_their_digests(tmp_path):
