@@ -170,7 +170,8 @@ def _groups(samples: Iterable[Judged]) -> list[_Group]:
     }
     alike = {
         family: frozenset(name for name in sets if family in families[name] or not families[name])
-        for family in set(_FAMILIES.values()) - {None}
+        for family in dict.fromkeys(_FAMILIES.values())
+        if family is not None
     }
     groups = []
     for (name, kind), label in sorted(
