@@ -7,10 +7,10 @@ PIP_INSTALL := .venv/bin/pip install --quiet --disable-pip-version-check
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-stream fmt lint type unit golden golden-update gpu check-engines bench bench-loaders bench-training bench-models soak demo test schema clean
+.PHONY: help setup setup-stream fmt lint type unit golden golden-update gpu check-engines bench bench-loaders bench-training bench-models evaluate-shipped soak demo test schema clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
 
 setup: .venv/ready ## make .venv with everything: stream, training, export, tests
 setup-stream: .venv/lean ## make .venv with what the stream and the demo need, no more
@@ -72,6 +72,11 @@ bench-loaders: setup ## faces a second from shards, by PyTorch and by DALI, and 
 
 bench-models: setup ## cost of every network, written into docs/methods.md
 	$(PY) -m benchmarks.models
+
+# Where the clips and pictures are that shipped engines are judged on; LADDER=1 degrades them, too (long).
+DATA ?= ../shared/data
+evaluate-shipped: setup ## the shipped detectors on real attacks, at their own thresholds; LOOK="who, why" notes it
+	$(PY) -m train evaluate-shipped --root $(DATA) $(if $(TEACHER),--teacher $(TEACHER)) $(if $(LADDER),--ladder) $(if $(LOOK),--look "$(LOOK)")
 
 soak: setup ## 30 minutes with two cameras, one of which dies every two minutes
 	$(PY) -m benchmarks.soak

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from train.data.protocols import Threshold
     from train.data.selection import Data
     from train.evaluation.report import Report
+    from train.evaluation.shipped_measures import Part
     from train.fit.ranks import Ranks
     from trt_engines.manifest import Manifest, Precision
 
@@ -617,6 +618,113 @@ def _echo_areas(of: str, areas: dict[str, dict[str, Any]]) -> None:
             f"{of} {label:12} {'n/a' if area['auc'] is None else format(area['auc'], '.3f')}"
             f" ({area['bona_fide']} bona fide, {area['attacks']} attack tracks)"
         )
+
+
+@main.command("evaluate-shipped")
+@click.option("--root", type=_FOLDER, required=True, help="Folder of the clips and pictures.")
+@click.option(
+    "--model",
+    "models",
+    type=_FILE,
+    multiple=True,
+    help="Manifest of an engine to judge; several make columns. Default: those that are shipped.",
+)
+@click.option(
+    "--teacher",
+    "teachers",
+    type=_FILE,
+    multiple=True,
+    help="Manifest of an engine that the others are compared with.",
+)
+@click.option(
+    "--out", type=_FOLDER, default=Path("runs/shipped"), show_default=True, help="For the report."
+)
+@click.option(
+    "--part",
+    "parts",
+    type=click.Choice(["clips", "stills", "measure", "portraits"]),
+    multiple=True,
+    help="What to judge on; default: all parts.",
+)
+@click.option("--ladder", is_flag=True, help="Degrade the bona fide clips, too: far longer.")
+@click.option(
+    "--sets",
+    "listed",
+    type=_FILE,
+    default=Path("configs/train/shipped_sets.yaml"),
+    show_default=True,
+    help="What the parts are.",
+)
+@click.option("--look", "note", help="Note this look at test data in the log: who, and why.")
+@click.option(
+    "--looks",
+    type=_FILE,
+    default=Path("docs/detection-looks.jsonl"),
+    show_default=True,
+    help="The log of looks.",
+)
+def evaluate_shipped_command(
+    root: Path,
+    models: tuple[Path, ...],
+    teachers: tuple[Path, ...],
+    out: Path,
+    parts: tuple[Part, ...],
+    ladder: bool,
+    listed: Path,
+    note: str | None,
+    looks: Path,
+) -> None:
+    """Judge engines at their own thresholds on real attacks and bona fide faces; choose nothing."""
+    import torch
+
+    from train.evaluation.onlookers import opened_onlookers
+    from train.evaluation.provenance import file_sha256, origin
+    from train.evaluation.shipped import (
+        PARTS,
+        ShippedReport,
+        column_names,
+        describe_engines,
+        judge_ladder,
+        judge_parts,
+        looks_so_far,
+        note_look,
+        refuse_engine_folder,
+        shipped_manifests,
+        write_shipped,
+    )
+    from train.evaluation.shipped_sets import load_shipped_sets
+    from train.evaluation.shipped_table import table_of
+    from trt_engines.backends import OnnxRuntimeConfig
+
+    refuse_engine_folder(out)
+    sets, labelled = load_shipped_sets(listed)
+    paths = [*(models or shipped_manifests()), *teachers]
+    manifests = dict(zip(column_names(paths), paths, strict=True))
+    compared = list(manifests)[len(paths) - len(teachers) :]
+    made = origin(datetime.now(UTC), sys.argv[1:], torch.device("cpu"))
+    one_thread = {"backend": OnnxRuntimeConfig(threads=1)}
+    configs = {
+        name: _stream_config([path]).model_copy(update=one_thread)
+        for name, path in manifests.items()
+    }
+    with opened_onlookers(configs, manifests) as onlookers:
+        rows = judge_parts(sets, labelled, root, onlookers, parts=parts or PARTS, teachers=compared)
+        rungs = judge_ladder(sets, labelled, root, onlookers) if ladder else []
+        report = ShippedReport(
+            made=made,
+            sets_sha256={
+                path.name: file_sha256(path) for path in (listed, listed.parent / sets.clips)
+            },
+            engines=describe_engines(manifests, onlookers, compared),
+            rows=tuple(rows),
+            ladder=tuple(rungs),
+        )
+    table = table_of(report)
+    write_shipped(report, table, out)
+    click.echo(table)
+    click.echo(f"\nwritten to {out}")
+    if note is not None:
+        click.echo(looks_so_far(note_look(looks, report, note)))
 
 
 @main.command("report")

@@ -31,8 +31,14 @@ from train.evaluation.metrics.calibration import (
 )
 from train.evaluation.metrics.error_rates import error_counts
 from train.evaluation.metrics.intervals import (
+    clustered_auc,
+    clustered_auc_difference,
+    clustered_rate,
+    clustered_ratio,
     mean_and_spread,
+    newcombe,
     percentile_interval,
+    poisson,
     resample,
     wilson,
 )
@@ -193,6 +199,72 @@ def test_a_tie_counts_half():
 )
 def test_wilson_interval_equals_the_worked_example(errors, n, low, high):
     assert wilson(errors, n) == (exactly(low), exactly(high))
+
+
+def test_newcombe_interval_holds_the_areas_that_would_give_such_an_area_by_chance():
+    low, high = newcombe(0.8, 30, 40)
+    assert (low, high) == (pytest.approx(0.675, abs=0.01), pytest.approx(0.884, abs=0.01))
+    assert newcombe(0.8, 40, 30) == (pytest.approx(low), pytest.approx(high))
+    assert newcombe(1 - 0.8, 30, 40) == (pytest.approx(1 - high), pytest.approx(1 - low))
+
+
+@pytest.mark.parametrize("auc", [0.0, 0.3, 1.0])
+def test_newcombe_interval_of_one_pair_is_wilsons_of_one_sample(auc):
+    assert newcombe(auc, 1, 1) == pytest.approx(wilson(auc, 1))
+
+
+@pytest.mark.parametrize(
+    ("events", "hours", "low", "high"), [(0, 1, 0, 3.6888794541), (3, 2, 0.3093360, 4.3836366)]
+)
+def test_poisson_interval_equals_garwoods_table(events, hours, low, high):
+    assert poisson(events, hours) == pytest.approx((low, high), abs=1e-6)
+
+
+def test_samples_of_one_cluster_count_as_one():
+    errors = np.repeat([True, False], [3, 37])
+    alone = clustered_rate(errors, range(40))
+    assert alone == pytest.approx((0.0, 0.175), abs=0.026)
+    assert clustered_rate(errors, ["anna"] * 40) == pytest.approx(wilson(40 * 3 / 1600, 1))
+    by_two = clustered_rate(errors, np.arange(40) // 2)
+    assert by_two[1] > alone[1]  # both pictures of a person err, or neither
+
+
+def test_a_rate_without_errors_is_wilsons_of_as_many_clusters():
+    assert clustered_rate(np.zeros(300, bool), np.arange(300) // 3) == pytest.approx(wilson(0, 100))
+
+
+def test_an_interval_of_few_clusters_is_no_narrower_than_that_of_as_many_samples():
+    errors = np.repeat([True, False], [132, 1])
+    low, high = clustered_rate(errors, np.arange(133) % 3)
+    assert low == pytest.approx(wilson(3 * 132 / 133, 3)[0])
+    assert high == 1
+
+
+def test_the_area_of_clusters_is_less_sure_than_that_of_samples():
+    rng = np.random.default_rng(5)
+    labels = np.repeat([1, 0], 200)
+    person = np.arange(400) // 8
+    scores = rng.normal(labels * 0.5 + rng.normal(0, 1, 50)[person], 0.3)
+    by_sample = clustered_auc(labels, scores, np.arange(400))
+    by_person = clustered_auc(labels, scores, person)
+    assert by_person[0] < by_sample[0] < by_sample[1] < by_person[1]
+
+
+def test_two_scores_of_the_same_samples_are_drawn_together():
+    rng = np.random.default_rng(6)
+    labels = np.repeat([1, 0], 30)
+    scores = rng.normal(labels, 1)
+    low, high = clustered_auc_difference(labels, scores, scores * 2, np.arange(60))
+    assert (low, high) == (0, 0)
+    low, high = clustered_auc_difference(labels, scores, -scores, np.arange(60))
+    assert 0 < low < high
+
+
+def test_alarms_of_one_person_leave_the_rate_open():
+    alarms, hours = np.array([8, *[0] * 29]), np.full(30, 0.1)
+    low, high = clustered_ratio(alarms, hours, range(30))
+    assert (low, high) == (0, pytest.approx(8, abs=0.1))
+    assert clustered_ratio(0 * alarms, hours, range(30)) == pytest.approx(poisson(0, 3.0))
 
 
 def test_mean_and_spread_equal_the_worked_example():

@@ -1,0 +1,274 @@
+"""Several engines look at the same clips and pictures: faces are found once, each engine judges.
+
+Clips go the way of `stream.analyse`, pictures through its detector and quality gate; every engine
+cuts its own window.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+
+from models import crop_faces
+from stream.analyse import open_analyser
+from stream.config import SourceConfig
+from stream.decode import open_decoder
+from stream.records import Alert, TrackScore, Verdict
+from stream.stages.detect import open_detector
+from stream.stages.follow import Follower
+from stream.stages.quality import assess
+from train.data.frames import read_picture
+from train.errors import TrainError
+from trt_engines.backends import open_backend
+from trt_engines.manifest import load_manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from stream.analyse import Analyser
+    from stream.config import DecodeConfig, StreamConfig
+    from stream.records import FaceDetection, Frame
+    from stream.stages.detect import FaceDetector
+    from train.evaluation.shipped_sets import Picture
+    from trt_engines.backends import Backend
+    from trt_engines.manifest import DecisionThresholds, Manifest
+
+NO_FACE = "no face"
+
+
+@dataclass(frozen=True, slots=True)
+class Onlooker:
+    """One engine, ready to look at clips and at pictures."""
+
+    manifest: Manifest
+    config: StreamConfig
+    analyser: Analyser
+    backend: Backend
+
+    @property
+    def thresholds(self) -> DecisionThresholds:
+        """The operating point that it ships with."""
+        assert self.manifest.thresholds is not None  # `open_analyser` refuses it without
+        return self.manifest.thresholds
+
+
+@dataclass(frozen=True, slots=True)
+class Onlookers:
+    """Engines by name, and the detector that they share."""
+
+    detector: FaceDetector
+    of: Mapping[str, Onlooker]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchedTrack:
+    """What one engine made of one face of one clip."""
+
+    track_id: int
+    centre_x: float  # of the face, 0..1 of the frame's width, at the last look
+    first_s: float  # media time at which the track began
+    last_s: float  # ... and of the last look
+    n_scores: int
+    probability: float | None  # fused, at the end
+    verdict: Verdict  # at the end
+    changes: tuple[tuple[float, Verdict], ...]  # media time and new verdict
+
+    @property
+    def alarms(self) -> int:
+        """How often its verdict became ATTACK."""
+        return sum(verdict is Verdict.ATTACK for _, verdict in self.changes)
+
+    def seconds_to(self, verdict: Verdict) -> float | None:
+        """Return the time from its first sighting to a verdict; None: it never came."""
+        return next((at_s - self.first_s for at_s, to in self.changes if to is verdict), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one engine says of one picture."""
+
+    probability: float | None  # of the largest face
+    problem: str | None  # why there is none: `NO_FACE`, or that of the quality gate
+
+
+class _SharedDetector:
+    """Asked the same of the same pictures again, it remembers the answer."""
+
+    def __init__(self, detector: FaceDetector) -> None:
+        self._detector = detector
+        self._images: Sequence[Tensor] = ()
+        self._expected: Sequence[NDArray[np.float32] | None] = ()
+        self._faces: list[list[FaceDetection]] = []
+
+    def detect(
+        self, images: Sequence[Tensor], expected: Sequence[NDArray[np.float32] | None]
+    ) -> list[list[FaceDetection]]:
+        """See `FaceDetector.detect`."""
+        if not (_same_pictures(images, self._images) and _same_boxes(expected, self._expected)):
+            self._faces = self._detector.detect(images, expected)
+            self._images, self._expected = tuple(images), tuple(expected)
+        return self._faces
+
+
+def _same_pictures(now: Sequence[Tensor], before: Sequence[Tensor]) -> bool:
+    return len(now) == len(before) and all(map(_is, now, before))
+
+
+def _is(now: Tensor, before: Tensor) -> bool:
+    return now is before
+
+
+def _same_boxes(
+    now: Sequence[NDArray[np.float32] | None], before: Sequence[NDArray[np.float32] | None]
+) -> bool:
+    return len(now) == len(before) and all(
+        (a is None and b is None) or (a is not None and b is not None and np.array_equal(a, b))
+        for a, b in zip(now, before, strict=True)
+    )
+
+
+@contextmanager
+def opened_onlookers(
+    configs: Mapping[str, StreamConfig], manifests: Mapping[str, Path]
+) -> Iterator[Onlookers]:
+    """Load engines.
+
+    Args:
+        configs: name -> configuration of a stream with that engine; nothing else differs.
+        manifests: name -> the engine's manifest.
+
+    Raises:
+        EngineError: an engine is missing, damaged, or no attack detector.
+        ConfigError: a threshold is out of every track's reach.
+    """
+    first = next(iter(configs.values()))
+    with ExitStack() as resources:
+        detector = resources.enter_context(open_detector(first.detect, first.backend))
+        shared = cast("FaceDetector", _SharedDetector(detector))
+        of = {}
+        for name, config in configs.items():
+            analyser = resources.enter_context(open_analyser(config))
+            # In place of its own, which would find the same faces once more.
+            analyser._follower = Follower(
+                shared, config.track, detect_every_s=config.detect.detect_every_s
+            )
+            backend = open_backend(manifests[name], config.backend)
+            resources.callback(backend.close)
+            of[name] = Onlooker(load_manifest(manifests[name]), config, analyser, backend)
+        yield Onlookers(detector, of)
+
+
+def frames_of(path: Path, decode: DecodeConfig) -> Iterator[Frame]:
+    """Yield the frames of a clip that are due.
+
+    Raises:
+        TrainError: it is missing.
+        SourceError: it can't be read.
+    """
+    if not path.is_file():
+        raise TrainError(
+            f"{path}: missing; the list of labelled clips names it: check --root, or name the "
+            "parts that you have with --part"
+        )
+    source = SourceConfig.model_validate({"id": "clip", "uri": str(path.absolute())})
+    decoder = open_decoder(source, decode, session=0)
+    try:
+        yield from (frame for frame in decoder.frames() if frame is not None)
+    finally:
+        decoder.close()
+
+
+def watch(frames: Iterable[Frame], onlookers: Onlookers) -> dict[str, list[WatchedTrack]]:
+    """Run the frames of one source through every engine; returns its tracks by engine.
+
+    Tracks that no look was taken at are not among them.
+    """
+    said: dict[str, list[TrackScore | Alert]] = {name: [] for name in onlookers.of}
+    source_id = None
+    for frame in frames:
+        source_id = frame.stamp.source_id
+        for name, onlooker in onlookers.of.items():
+            said[name] += onlooker.analyser.analyse([frame])
+    if source_id is not None:
+        for name, onlooker in onlookers.of.items():
+            said[name] += onlooker.analyser.finish(source_id)
+    return {name: _tracks(messages) for name, messages in said.items()}
+
+
+def _tracks(messages: Sequence[TrackScore | Alert]) -> list[WatchedTrack]:
+    last: dict[int, TrackScore] = {}
+    changes: dict[int, list[tuple[float, Verdict]]] = {}
+    for message in messages:
+        score = message if isinstance(message, TrackScore) else message.track
+        number = score.sighting.key.track_id
+        last[number] = score
+        if isinstance(message, Alert):
+            changes.setdefault(number, []).append((score.sighting.stamp.pts_s, score.verdict))
+    return [_track(number, score, tuple(changes.get(number, ()))) for number, score in last.items()]
+
+
+def _track(
+    number: int, last: TrackScore, changes: tuple[tuple[float, Verdict], ...]
+) -> WatchedTrack:
+    stamp, box = last.sighting.stamp, last.sighting.detection.box
+    return WatchedTrack(
+        track_id=number,
+        centre_x=float(box[0] + box[2]) / 2 / stamp.width,
+        first_s=last.sighting.first_pts_s,
+        last_s=stamp.pts_s,
+        n_scores=last.n_scores,
+        probability=last.probability,
+        verdict=last.verdict,
+        changes=changes,
+    )
+
+
+def look_at(pictures: Sequence[Picture], onlookers: Onlookers) -> dict[str, list[Look]]:
+    """Let every engine look once at the largest face of each picture.
+
+    Raises:
+        TrainError: a picture is missing or damaged.
+    """
+    looks: dict[str, list[Look]] = {name: [] for name in onlookers.of}
+    for picture in pictures:
+        image = torch.from_numpy(_read(picture))
+        (faces,) = onlookers.detector.detect([image], [None])
+        largest = max(faces, key=_width, default=None)
+        for name, onlooker in onlookers.of.items():
+            looks[name].append(_look(image, largest, onlooker))
+    return looks
+
+
+def _read(picture: Picture) -> NDArray[np.uint8]:
+    try:
+        return read_picture(picture.read())
+    except (OSError, KeyError, BadZipFile) as error:
+        raise TrainError(
+            f"{picture.name}: listed, but can't be read ({error}): check --root, or name the parts "
+            "that you have with --part"
+        ) from error
+    except TrainError as error:
+        raise TrainError(f"{picture.name}: {error}") from error
+
+
+def _width(face: FaceDetection) -> float:
+    return float(face.box[2] - face.box[0])
+
+
+def _look(image: Tensor, face: FaceDetection | None, onlooker: Onlooker) -> Look:
+    if face is None:
+        return Look(None, NO_FACE)
+    problem = assess(image, face, onlooker.config.quality).problem
+    if problem is not None:
+        return Look(None, problem.value.replace("_", " "))
+    crop = crop_faces(image, face.box[None], onlooker.manifest.input)
+    return Look(onlooker.backend.infer(crop)["probability"].item(), None)
