@@ -502,7 +502,7 @@ def write_shards() -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def faces(tmp_path_factory) -> Path:
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """32 drawn faces of each class for dev and for test, three times as many to train on."""
     folder = tmp_path_factory.mktemp("smoke") / "faces"
     write_smoke_faces(folder)
