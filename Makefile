@@ -93,7 +93,8 @@ test: ## what CI runs: setup, lint, types, all tests
 	@echo "== test 2/4: lint"; $(MAKE) --no-print-directory lint
 	@echo "== test 3/4: types"; $(MAKE) --no-print-directory type
 	@echo "== test 4/4: golden results, unit and end-to-end tests"
-	.venv/bin/pytest -q -n 2 --dist loadfile -m "not gpu"
+	@began=$$(date +%s); .venv/bin/pytest -q -n 2 --dist worksteal --durations=20 --durations-min=5 -m "not gpu"; \
+	code=$$?; echo "== test: pytest took $$(($$(date +%s) - began)) s"; exit $$code
 	@echo "== test: all passed"
 
 clean: ## remove .venv and what was generated

@@ -1,5 +1,7 @@
 """What every method promises, checked for each variant of each."""
 
+import copy
+
 import pytest
 import torch
 
@@ -54,7 +56,25 @@ VARIANTS: dict[str, list[dict[str, object]]] = {
     ],
 }
 CASES = [(name, options) for name in method_names() for options in VARIANTS[name]]
-every_variant = pytest.mark.parametrize(("name", "options"), CASES)
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: case[0])
+def variant(request):
+    """Name, options and network; not to be changed: drawing the weights is most of the work."""
+    name, options = request.param
+    return name, options, _build(name, options).eval()
+
+
+@pytest.fixture
+def trained(variant):
+    """A copy of the network to be trained."""
+    return copy.deepcopy(variant[-1]).train()
+
+
+@pytest.fixture
+def model(variant):
+    """The network in eval mode; not to be changed."""
+    return variant[-1]
 
 
 def _faces(model, n, seed=0):
@@ -72,46 +92,38 @@ def _terms(model, images, labels):
     return model.loss_terms(model(model.normalise(images)), FaceBatch(images, labels))
 
 
-@every_variant
-def test_every_parameter_gets_a_gradient(name, options):
-    model = _build(name, options).train()
-    for p in model.parameters():
+def test_every_parameter_gets_a_gradient(trained):
+    for p in trained.parameters():
         if p.numel() == 1 and p.item() == 0:
             torch.nn.init.constant_(p, 0.1)  # a gate that starts closed hides what lies behind it
-    terms = _terms(model, _faces(model, 6), torch.tensor([0, 1, 0, 1, 0, 1]))
+    terms = _terms(trained, _faces(trained, 6), torch.tensor([0, 1, 0, 1, 0, 1]))
     torch.stack(list(terms.values())).sum().backward()
     without = [
         key
-        for key, p in model.named_parameters()
+        for key, p in trained.named_parameters()
         if p.requires_grad and (p.grad is None or not p.grad.abs().sum() > 0)
     ]
     assert without == []
 
 
-@every_variant
-def test_every_loss_term_reacts_to_the_images(name, options):
-    model = _build(name, options).train()
+def test_every_loss_term_reacts_to_the_images(trained):
     labels = torch.tensor([0, 1, 0, 1])
-    first = _terms(model, _faces(model, 4, seed=1), labels)
-    second = _terms(model, _faces(model, 4, seed=2), labels)
+    first = _terms(trained, _faces(trained, 4, seed=1), labels)
+    second = _terms(trained, _faces(trained, 4, seed=2), labels)
     assert all(not torch.equal(first[key], second[key]) for key in first)
 
 
-@every_variant
-def test_every_loss_term_is_finite_for_one_sided_and_small_batches(name, options):
-    model = _build(name, options).train()
-    for labels in ([0], [1], [0, 0, 0], [1, 1, 1], [0, 1], [1, 0, 0]):
-        model.zero_grad()
-        terms = _terms(model, _faces(model, len(labels)), torch.tensor(labels))
+def test_every_loss_term_is_finite_for_one_sided_and_small_batches(trained):
+    for labels in ([0], [1], [0, 0, 0], [1, 1, 1], [1, 0, 0]):
+        trained.zero_grad()
+        terms = _terms(trained, _faces(trained, len(labels)), torch.tensor(labels))
         assert all(torch.isfinite(term) for term in terms.values()), labels
         torch.stack(list(terms.values())).sum().backward()
-        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        gradients = [p.grad for p in trained.parameters() if p.grad is not None]
         assert all(torch.isfinite(gradient).all() for gradient in gradients), labels
 
 
-@every_variant
-def test_a_face_alone_scores_as_in_a_batch(name, options):
-    model = _build(name, options).eval()
+def test_a_face_alone_scores_as_in_a_batch(model):
     images = model.normalise(_faces(model, 3))
     with torch.inference_mode():
         together = model.attack_logit(model(images))
@@ -119,26 +131,21 @@ def test_a_face_alone_scores_as_in_a_batch(name, options):
     torch.testing.assert_close(alone, together, atol=1e-4, rtol=1e-4)
 
 
-@every_variant
-def test_eval_mode_is_deterministic(name, options):
-    model = _build(name, options).eval()
+def test_eval_mode_is_deterministic(model):
     images = model.normalise(_faces(model, 2))
     with torch.inference_mode():
         assert torch.equal(model.attack_logit(model(images)), model.attack_logit(model(images)))
 
 
-@every_variant
-def test_the_explanation_lies_in_0_to_1_and_has_one_channel(name, options):
-    model = _build(name, options).eval()
+def test_the_explanation_lies_in_0_to_1_and_has_one_channel(model):
     with torch.inference_mode():
         found = model.explanation(model(model.normalise(_faces(model, 2))))
     assert found.shape[:2] == (2, 1)
     assert 0 <= found.min() <= found.max() <= 1
 
 
-@every_variant
-def test_a_state_dict_survives_a_round_trip(name, options):
-    model = _build(name, options).eval()
+def test_a_state_dict_survives_a_round_trip(variant):
+    name, options, model = variant
     torch.manual_seed(1)
     other = build_model(name, options).eval()
     images = model.normalise(_faces(model, 2))

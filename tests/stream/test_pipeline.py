@@ -304,7 +304,7 @@ def test_a_camera_that_does_not_answer_holds_up_no_stop(open_analyser, two_faces
             source(url, stop, name="silent", open_timeout_s=3600),
             source(two_faces, stop, loop=True),
         ]
-        pipeline(sources, open_analyser(), [sink], stop, shutdown_s=WAIT_S).run()
+        pipeline(sources, open_analyser(), [sink], stop, shutdown_s=12).run()
         (stuck,) = (t for t in threading.enumerate() if t.name == "decode-silent")
     stuck.join(WAIT_S)
     assert ("silent", SourceState.ENDED, SourceCode.STOPPED) in sink.changes

@@ -1,4 +1,8 @@
-"""The command line, as a process of its own; starts are dear, so several tests read one run."""
+"""The command line, as a process of its own.
+
+`run` and `running` fork it from a process that has its imports (tests/warm_start.py); `run_afresh`
+and `running_afresh` start it as people do.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +26,13 @@ import pytest
 import yaml
 
 from stream.signals import STOP_SIGNALS
+from tests.warm_start import WarmStarts
 from trt_engines.manifest import SHIPPED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
+
+    from tests.warm_start import WarmProcess
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = json.loads((ROOT / "docs" / "messages.schema.json").read_text(encoding="utf-8"))
@@ -55,7 +62,12 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "REDIS_URL": ""}
 
 
-def run(*arguments: object, **how: Any) -> Outcome:
+def hear_hang_ups() -> None:
+    """Undo `nohup`, which may have started the tests."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def run_afresh(*arguments: object, **how: Any) -> Outcome:
     options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | how
     done = subprocess.run(
         command(*arguments), text=True, timeout=LIMIT_S, env=environment(), check=False, **options
@@ -64,20 +76,55 @@ def run(*arguments: object, **how: Any) -> Outcome:
 
 
 @contextmanager
-def running(*arguments: object, **how: Any) -> Iterator[subprocess.Popen[str]]:
-    """Start the program; kill it at the end if it still runs."""
-    with subprocess.Popen(
-        command(*arguments), stderr=subprocess.PIPE, text=True, env=environment(), **how
-    ) as process:
+def running_afresh(
+    *arguments: object, within: Sequence[str] = (), **how: Any
+) -> Iterator[subprocess.Popen[str]]:
+    """Start the program, within another if told; kill it at the end if it still runs."""
+    options: dict[str, Any] = {"stderr": subprocess.PIPE, "env": environment()}
+    options |= {"preexec_fn": hear_hang_ups} | how
+    with subprocess.Popen([*within, *command(*arguments)], text=True, **options) as process:
         try:
             yield process
         finally:
             process.kill()
 
 
-def read_log_until(process: subprocess.Popen[str], text: str) -> None:
+@pytest.fixture(scope="module")
+def warm() -> Iterator[WarmStarts]:
+    starts = WarmStarts(
+        *("rich.live", "stream.analyse", "stream.messages", "stream.decode.pyav_packets"),
+        *("stream.publish.redis_stream", "trt_engines.backends.onnx_session"),
+    )
+    yield starts
+    starts.close()
+
+
+@pytest.fixture
+def running(warm: WarmStarts) -> Callable[..., WarmProcess]:
+    """Start the program; as a context it is killed at the end if it still runs."""
+
+    def start(*arguments: object) -> WarmProcess:
+        program = ROOT / "run_stream.py"
+        return warm.start(program, *arguments, env=environment())
+
+    return start
+
+
+@pytest.fixture
+def run(warm: WarmStarts) -> Callable[..., Outcome]:
+    """Start the program, and wait for its end."""
+
+    def start(*arguments: object, cwd: Path = ROOT) -> Outcome:
+        program = ROOT / "run_stream.py"
+        with warm.start(program, *arguments, env=environment(), cwd=cwd) as process:
+            out, log = process.communicate()
+        return Outcome(process.wait(), out, log)
+
+    return start
+
+
+def read_log_until(process: WarmProcess, text: str) -> None:
     """Wait for a line of the log that holds the text."""
-    assert process.stderr is not None
     read = []
     for line in process.stderr:
         read.append(line)
@@ -127,14 +174,14 @@ def looped(two_faces, tiny_engine, tmp_path):
 
 
 def test_help_names_every_option():
-    done = run("--help")
+    done = run_afresh("--help")
     assert (done.code, done.log) == (0, "")
     for option in ("--config", "--redis", "--sink", "--set", "--duration", "--check"):
         assert option in done.out
     assert "SOURCE" in done.out
 
 
-def test_check_prints_the_resolved_configuration_without_secrets(tiny_engine, tmp_path):
+def test_check_prints_the_resolved_configuration_without_secrets(run, tiny_engine, tmp_path):
     config = tmp_path / "config.yaml"
     config.write_text(
         f"score: {{engines: [{{manifest: {tiny_engine}}}]}}\ntrack: {{lost_after_s: 4}}\n"
@@ -198,7 +245,7 @@ finally:
 
 
 @pytest.mark.parametrize("name", ["exp #2", "@home", "[a]", "100%", "a: b", "{fw}", "*&!", "it's"])
-def test_a_name_with_special_characters_is_taken_to_the_letter(name, tmp_path, tiny_engine):
+def test_a_name_with_special_characters_is_taken_to_the_letter(run, name, tmp_path, tiny_engine):
     shutil.copytree(tiny_engine.parent, tmp_path / name)
     arguments = ["clip.mp4", "--model", name, "--sink", f"jsonl:{name}", "--check"]
     done = run(*arguments, cwd=tmp_path)
@@ -230,7 +277,7 @@ def test_a_clip_is_scored_into_a_file_and_redis_with_json_logs(
     two_faces, set_engine, redis_server, tmp_path
 ):
     path = tmp_path / "messages.jsonl"
-    done = run(
+    done = run_afresh(
         *(f"cam={two_faces}", *set_engine),
         *("--redis", redis_server.url, "--namespace", "test"),
         *("--sink", f"jsonl:{path}", "--sink", "redis", "--log-format", "json"),
@@ -267,7 +314,7 @@ def test_it_runs_with_its_standard_streams_closed(two_faces, set_engine, tmp_pat
         for number in (0, 1, 2):
             os.close(number)
 
-    done = run(
+    done = run_afresh(
         *(f"cam={two_faces}", *set_engine, "--sink", f"jsonl:{path}"),
         stdout=None,
         stderr=None,
@@ -313,7 +360,7 @@ def test_it_runs_on_a_read_only_file_system_without_a_home_or_temporary_folder(
 # --- asked to stop ---
 
 
-def test_duration_ends_a_source_that_never_would(looped, tmp_path):
+def test_duration_ends_a_source_that_never_would(run, looped, tmp_path):
     done = run("--config", looped, "--duration", "2")
     assert done.code == 0, done.log
     assert final_statuses(read_messages(tmp_path / "messages.jsonl")) == {
@@ -338,7 +385,7 @@ def assert_drained(messages: list[dict[str, Any]]) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
-def test_a_signal_drains_and_ends_well(followed, number):
+def test_a_signal_drains_and_ends_well(running, followed, number):
     config, lines = followed
     messages = []
     with running("--config", config) as process:
@@ -348,7 +395,7 @@ def test_a_signal_drains_and_ends_well(followed, number):
             messages.append(json.loads(line))
             if of_type(messages, "track.score") == messages[-1:]:  # the first
                 process.send_signal(number)
-        _, log = process.communicate(timeout=LIMIT_S)
+        _, log = process.communicate()
     assert process.returncode == 0, log
     assert f"{number.name}: draining" in log
     assert "Traceback" not in log
@@ -361,10 +408,11 @@ def test_a_terminal_that_hangs_up_drains_and_ends_well(followed):
     terminal, program_side = os.openpty()
 
     def take_terminal() -> None:
+        hear_hang_ups()
         fcntl.ioctl(2, termios.TIOCSCTTY, 0)
 
-    with subprocess.Popen(
-        command("--config", config),
+    with running_afresh(
+        *("--config", config),
         stderr=program_side,
         env=environment() | {"TERM": "xterm"},
         start_new_session=True,
@@ -379,7 +427,7 @@ def test_a_terminal_that_hangs_up_drains_and_ends_well(followed):
             messages.append(json.loads(line))
             if of_type(messages, "track.score") == messages[-1:]:
                 os.close(terminal)
-    assert process.returncode == 0
+        assert process.wait() == 0
     assert_drained(messages)
 
 
@@ -393,24 +441,19 @@ def config_pipe(tmp_path):
 
 @pytest.mark.parametrize("number", STOP_SIGNALS, ids=lambda n: n.name)
 def test_a_signal_in_the_first_moments_ends_it_at_once(config_pipe, number):
-    with running("--config", config_pipe) as process, config_pipe.open("w"):  # both sides are there
+    with (
+        running_afresh("--config", config_pipe) as process,
+        config_pipe.open("w"),
+    ):  # both sides are there
         process.send_signal(number)
-        _, log = process.communicate(timeout=LIMIT_S)
+        _, log = process.communicate()
     assert (process.returncode, f"{number.name}: stopped before" in log) == (0, True)
 
 
 def test_as_process_1_it_takes_sigterm_in_its_first_moments(config_pipe):
     # The kernel drops what process 1 has no handler for. A shell that waits is the parent.
-    made = unshared("--pid", "--fork")
-    with (
-        subprocess.Popen(
-            [*made, *command("--config", config_pipe)],
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment(),
-        ) as outside,
-        config_pipe.open("w"),
-    ):
+    made = unshared("--pid", "--fork", "--kill-child")
+    with running_afresh("--config", config_pipe, within=made) as outside, config_pipe.open("w"):
         children = Path(f"/proc/{outside.pid}/task/{outside.pid}/children")
         os.kill(int(children.read_text()), signal.SIGTERM)
         _, log = outside.communicate(timeout=LIMIT_S)
@@ -419,27 +462,29 @@ def test_as_process_1_it_takes_sigterm_in_its_first_moments(config_pipe):
 
 def test_nohup_keeps_a_hang_up_from_it(config_pipe):
     ignored = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)}
-    with running("--config", config_pipe, **ignored) as process:
+    with running_afresh("--config", config_pipe, **ignored) as process:
         with config_pipe.open("w") as config:
             process.send_signal(signal.SIGHUP)
             config.write("sources: []")
-        _, log = process.communicate(timeout=LIMIT_S)
+        _, log = process.communicate()
     assert (process.returncode, "sources" in log) == (2, True)  # it went on to read the file
 
 
-def test_a_camera_that_never_answers_does_not_delay_the_end(two_faces, set_engine, tmp_path):
+def test_a_camera_that_never_answers_does_not_delay_the_end(
+    running, two_faces, set_engine, tmp_path
+):
     sink = tmp_path / "messages.jsonl"
     with socket.create_server(("127.0.0.1", 0)) as silent:
         config = tmp_path / "config.yaml"
         url = f"rtsp://127.0.0.1:{silent.getsockname()[1]}/x"
         source = {"id": "cam", "uri": url, "open_timeout_s": 3600}
-        config.write_text(yaml.safe_dump({"sources": [source], "shutdown_s": LIMIT_S}))
+        config.write_text(yaml.safe_dump({"sources": [source], "shutdown_s": 20}))
         with running("--config", config, *set_engine, "--sink", f"jsonl:{sink}") as process:
             silent.settimeout(LIMIT_S)
             connection, _ = silent.accept()
             with connection:
                 process.send_signal(signal.SIGTERM)
-                _, log = process.communicate(timeout=LIMIT_S)
+                _, log = process.communicate()
     assert process.returncode == 0, log
     assert "Traceback" not in log
     assert final_statuses(read_messages(sink)) == {"cam": ("ended", "stopped")}
@@ -453,7 +498,7 @@ def noise(number, width, height):
 
 
 def test_every_odd_file_gets_a_status_none_stops_the_rest_and_the_failed_are_named(
-    write_clip, write_sound, write_two_faces, set_engine, tmp_path
+    run, write_clip, write_sound, write_two_faces, set_engine, tmp_path
 ):
     def clip(name, **how):
         return write_clip(tmp_path / name, n=3, **how)
@@ -499,7 +544,7 @@ def test_every_odd_file_gets_a_status_none_stops_the_rest_and_the_failed_are_nam
     assert f"{len(failed)} of {len(expected)} sources failed" in done.log.splitlines()[-1]
 
 
-def test_a_name_that_is_not_utf_8_stops_nothing(two_faces, set_engine, tmp_path):
+def test_a_name_that_is_not_utf_8_stops_nothing(run, two_faces, set_engine, tmp_path):
     strange = tmp_path / os.fsdecode(b"door\xe9\n.mp4")
     strange.write_bytes(two_faces.read_bytes())
     gone = tmp_path / os.fsdecode(b"\xff.mp4")
@@ -552,7 +597,7 @@ def test_a_name_that_is_not_utf_8_stops_nothing(two_faces, set_engine, tmp_path)
         ),
     ],
 )
-def test_a_wrong_argument_gets_one_line_and_code_2(arguments, complaints, set_engine):
+def test_a_wrong_argument_gets_one_line_and_code_2(run, arguments, complaints, set_engine):
     done = run(*set_engine, *arguments)
     assert (done.code, done.out) == (2, "")
     for complaint in complaints:
@@ -569,14 +614,14 @@ def test_a_wrong_argument_gets_one_line_and_code_2(arguments, complaints, set_en
         (["--duration", "inf"], "expected a number of seconds"),
     ],
 )
-def test_an_option_that_can_not_be_read_ends_it_with_code_2(arguments, complaint):
+def test_an_option_that_can_not_be_read_ends_it_with_code_2(run, arguments, complaint):
     done = run("clip.mp4", *arguments)
     assert (done.code, done.out) == (2, "")
     assert complaint in done.log
     assert "Traceback" not in done.log
 
 
-def test_a_wrong_key_in_a_file_is_named_with_the_file_and_the_nearest_key(tmp_path):
+def test_a_wrong_key_in_a_file_is_named_with_the_file_and_the_nearest_key(run, tmp_path):
     config = tmp_path / "wrong.yaml"
     config.write_text("sources: [{id: cam, uri: clip.mp4}]\ndetekt: {min_face_px: 40}\n")
     done = run("--config", config)
@@ -585,7 +630,7 @@ def test_a_wrong_key_in_a_file_is_named_with_the_file_and_the_nearest_key(tmp_pa
 
 
 @pytest.mark.parametrize("option", [[], ["--check"]], ids=["run", "check"])
-def test_a_missing_manifest_gets_one_line_and_code_2(option, tmp_path):
+def test_a_missing_manifest_gets_one_line_and_code_2(run, option, tmp_path):
     missing = tmp_path / "no.manifest.json"
     done = run("clip.mp4", "--model", missing, *option)
     assert (done.code, done.out) == (2, "")
@@ -593,7 +638,9 @@ def test_a_missing_manifest_gets_one_line_and_code_2(option, tmp_path):
 
 
 @pytest.mark.parametrize("option", [[], ["--check"]], ids=["run", "check"])
-def test_a_threshold_that_no_track_reaches_gets_one_line_and_code_2(option, two_faces, tiny_engine):
+def test_a_threshold_that_no_track_reaches_gets_one_line_and_code_2(
+    run, option, two_faces, tiny_engine
+):
     arguments = ["--model", tiny_engine, "--sink", "jsonl:never", *option]
     done = run(two_faces, "--set", "fuse.enter=0.98", *arguments)
     assert (done.code, done.out) == (2, "")
@@ -602,7 +649,7 @@ def test_a_threshold_that_no_track_reaches_gets_one_line_and_code_2(option, two_
     assert not Path("never").exists()
 
 
-def test_a_damaged_engine_gets_one_line_and_code_2(two_faces, tiny_engine, tmp_path):
+def test_a_damaged_engine_gets_one_line_and_code_2(run, two_faces, tiny_engine, tmp_path):
     manifest = tmp_path / tiny_engine.name
     manifest.write_bytes(tiny_engine.read_bytes())
     engine = bytearray((tiny_engine.parent / "tiny.onnx").read_bytes())
@@ -617,7 +664,7 @@ def test_a_damaged_engine_gets_one_line_and_code_2(two_faces, tiny_engine, tmp_p
 
 @pytest.mark.redis
 def test_a_wrong_redis_password_gets_one_line_without_it_and_code_2(
-    two_faces, set_engine, redis_server
+    run, two_faces, set_engine, redis_server
 ):
     redis_server.client.config_set("requirepass", PASSWORD)
     path = redis_server.url.removeprefix("unix://")
@@ -647,7 +694,7 @@ def test_a_network_that_is_no_attack_detector_gets_one_line_and_code_2(option, t
 @pytest.mark.rtsp
 @pytest.mark.redis
 def test_a_camera_that_is_killed_and_comes_back_is_told_in_redis_and_scored_again(
-    rtsp_camera, write_two_faces, set_engine, redis_server, tmp_path
+    running, rtsp_camera, write_two_faces, set_engine, redis_server, tmp_path
 ):
     folder = tmp_path / "camera"
     folder.mkdir()
@@ -687,6 +734,6 @@ def test_a_camera_that_is_killed_and_comes_back_is_told_in_redis_and_scored_agai
         wait_for("tracks", kind="track.score", session=1)
         wait_for("sources", kind="source.regained", session=1)
         process.send_signal(signal.SIGTERM)
-        _, log = process.communicate(timeout=LIMIT_S)
+        _, log = process.communicate()
     assert process.returncode == 0, log
     assert "Traceback" not in log

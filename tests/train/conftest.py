@@ -19,12 +19,14 @@ import pytest
 import skimage.data
 from PIL import Image
 
+from tests.warm_start import WarmStarts
 from train.data.datasets._registry import load_dataset
 from train.data.shard_writer import ShardWriter
 from train.data.shards import FaceRecord, PreparedConfig, encode_crop
+from train.data.smoke_faces import write_smoke_faces
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -497,3 +499,22 @@ def write_shards() -> Callable[..., Path]:
         return folder
 
     return write
+
+
+@pytest.fixture(scope="session")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """32 drawn faces of each class for dev and for test, three times as many to train on."""
+    folder = tmp_path_factory.mktemp("smoke") / "faces"
+    write_smoke_faces(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator[WarmStarts]:
+    """Start programs of training with their imports done."""
+    starts = WarmStarts(
+        *("torch.distributed.run", "train.data.selection", "train.evaluation.run_report"),
+        *("train.fit.loop", "train.release.calibrate"),
+    )
+    yield starts
+    starts.close()

@@ -13,7 +13,6 @@ from train.data.loaders import Group, TorchLoaderConfig, open_loader
 from train.data.prepare import PrepareConfig
 from train.data.protocols import load_protocol
 from train.data.shards import open_shards
-from train.data.smoke_faces import write_smoke_faces
 from train.errors import TrainError
 from train.evaluation.clips import load_labelled
 from train.evaluation.measures import VARIANTS
@@ -71,9 +70,9 @@ def test_every_method_has_recipes_of_all_three_kinds():
         assert len(published) > 1
 
 
-def test_the_augmentation_of_a_recipe_can_be_drawn(path, smoke_faces):
+def test_the_augmentation_of_a_recipe_can_be_drawn(path, faces):
     recipe = load_recipe(path)
-    shards = open_shards(smoke_faces)
+    shards = open_shards(faces)
     loaded = open_loader(
         shards,
         [Group("all", range(len(shards.records)), 4)],
@@ -83,13 +82,6 @@ def test_the_augmentation_of_a_recipe_can_be_drawn(path, smoke_faces):
         augment=recipe.augment,
     )
     assert next(loaded).batch.images.shape == (4, 3, 64, 64)
-
-
-@pytest.fixture(scope="module")
-def smoke_faces(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("smoke") / "faces"
-    write_smoke_faces(folder)
-    return folder
 
 
 def test_the_collection_and_the_labelled_clips_load(tmp_path):

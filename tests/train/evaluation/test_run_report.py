@@ -3,11 +3,8 @@
 import csv
 import hashlib
 import json
-import os
 import re
 import socket
-import subprocess
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,7 +20,6 @@ from train.data.overlap import LEARNED
 from train.data.selection import open_data
 from train.data.shard_writer import ShardWriter
 from train.data.shards import PreparedConfig, encode_crop
-from train.data.smoke_faces import write_smoke_faces
 from train.errors import TrainError
 from train.evaluation.compare import compare_runs
 from train.evaluation.provenance import origin
@@ -117,15 +113,13 @@ def run(tmp_path_factory, videos):
 
 
 @pytest.fixture(scope="module")
-def smoke_run(tmp_path_factory):
+def smoke_run(tmp_path_factory, faces):
     """A run on drawn faces that learned something; calibrated."""
-    folder = tmp_path_factory.mktemp("smoke")
-    write_smoke_faces(folder / "faces")
     return trained(
-        folder / "run",
-        folder / "faces",
+        tmp_path_factory.mktemp("smoke") / "run",
+        faces,
         steps=8,
-        data={"prepared": [folder / "faces"], "bona_fide_per_step": 8, "attacks_per_step": 8},
+        data={"prepared": [faces], "bona_fide_per_step": 8, "attacks_per_step": 8},
         validate_every=4,
     )
 
@@ -427,25 +421,18 @@ def test_an_uncalibrated_run_says_so(run, copy_of):
 # Ranks
 
 
-def test_a_rank_without_a_face_takes_part(run, tmp_path, videos):
+def test_a_rank_without_a_face_takes_part(run, tmp_path, videos, warm):
     folder = prepared(tmp_path / "one", [face for face in videos("test", "new") if face.label][:1])
-    words = [sys.executable, str(SCRIPT), str(run), str(folder), str(tmp_path)]
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
-    place = {"OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-    place |= {"PYTHONPATH": str(ROOT)}
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     ranks = [
-        subprocess.Popen(
-            words,
-            cwd=ROOT,
-            env={**os.environ, **place, "MASTER_PORT": port, "RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        warm.start(SCRIPT, run, folder, tmp_path, env={**place, "RANK": str(rank)})
         for rank in range(2)
     ]
     for process in ranks:
-        _, said = process.communicate(timeout=150)
+        with process:
+            _, said = process.communicate()
         assert process.returncode == 0, said
     alone = report_of(run, folder, threshold=parse_threshold("fixed=0.5"))
     (case,) = alone["worst"]["test"]["attacks"]

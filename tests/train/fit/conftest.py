@@ -9,7 +9,6 @@ import yaml
 import models
 from train.config import Recipe
 from train.data.selection import open_data
-from train.data.smoke_faces import write_smoke_faces
 from train.fit.loop import fit
 from train.fit.ranks import Ranks
 
@@ -23,14 +22,6 @@ def tiny_methods():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(models, "__path__", [*models.__path__, str(METHODS)])
         yield
-
-
-@pytest.fixture(scope="session")
-def faces(tmp_path_factory):
-    """32 drawn faces of each class for dev and for test, three times as many to train on."""
-    folder = tmp_path_factory.mktemp("smoke") / "faces"
-    write_smoke_faces(folder)
-    return folder
 
 
 @pytest.fixture

@@ -1,9 +1,6 @@
 """What may change when a run goes on, and what is refused by its name."""
 
 import csv
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -168,22 +165,18 @@ except TrainError as error:
 
 
 def test_a_full_disk_is_an_error_that_says_how_much_is_needed_and_keeps_the_old_file(
-    tmp_path, recipe_of, recipe_file
+    tmp_path, recipe_of, recipe_file, warm
 ):
     path = tmp_path / "best.pt"
     save_weights(path, recipe_of(), 1, torch.nn.Linear(2, 2))
     before = path.read_bytes()
-    done = subprocess.run(
-        [sys.executable, "-c", FULL, str(recipe_file(recipe_of(method="lgsc"))), str(path)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "best.pt: can't be written: " in done.stdout
-    assert "It takes 0.4 MB, and " in done.stdout
-    assert "MB are free there; an older file is kept: make room" in done.stdout
+    recipe = recipe_file(recipe_of(method="lgsc"))
+    with warm.start("-c", FULL, recipe, path) as process:
+        told, err = process.communicate()
+    assert process.returncode == 0, err
+    assert "best.pt: can't be written: " in told
+    assert "It takes 0.4 MB, and " in told
+    assert "MB are free there; an older file is kept: make room" in told
     assert path.read_bytes() == before
     assert {p.name for p in tmp_path.iterdir()} == {"best.pt", "recipe.yaml"}
 

@@ -3,8 +3,6 @@
 import csv
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -23,18 +21,7 @@ from train.fit.objective import Objective, detached
 from train.fit.optimise import factor, open_optimiser
 from train.fit.state import accumulate
 
-ROOT = Path(__file__).resolve().parents[3]
 TRAIN = Path(__file__).with_name("_tiny.py")
-LGSC = {  # dropout draws in each step
-    "method": "lgsc",
-    "options": {
-        "encoder": "efficientnet_lite0",
-        "size_px": 32,
-        "decoder_widths": [4, 4, 4, 4, 4],
-        "decoder_norm": "batch",
-        "score": "classifier",
-    },
-}
 
 
 def _losses(run):
@@ -44,7 +31,11 @@ def _losses(run):
 def test_a_resumed_run_has_the_losses_of_an_uninterrupted_one(
     tmp_path, monkeypatch, recipe_of, train
 ):
-    recipe = recipe_of(**LGSC, average_decay=0.9, schedule={"kind": "cosine", "warmup_steps": 2})
+    recipe = recipe_of(
+        options={"dropout": 0.5},  # it draws in each step
+        average_decay=0.9,
+        schedule={"kind": "cosine", "warmup_steps": 2},
+    )
     train(recipe, tmp_path / "whole")
 
     def killed(path, *arguments):
@@ -63,41 +54,34 @@ def test_a_resumed_run_has_the_losses_of_an_uninterrupted_one(
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
 
 
-def test_sigterm_saves_and_a_second_start_finishes(tmp_path, recipe_file, recipe_of):
+def test_sigterm_saves_and_a_second_start_finishes(tmp_path, recipe_file, recipe_of, warm):
     workers = {"kind": "torch", "workers": 1}
     recipe = recipe_of(steps=2000, checkpoint_every=2000, validate_every=2000, loader=workers)
-    path = recipe_file(recipe)
-    command = [sys.executable, str(TRAIN), str(path), "--out", str(tmp_path / "run")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, start_new_session=True
-    ) as process:
+    with warm.start(TRAIN, recipe_file(recipe), "--out", tmp_path / "run") as process:
         while not (tmp_path / "run" / "losses.csv").exists():
-            assert process.poll() is None, process.stderr.read()
+            assert Path(f"/proc/{process.pid}").exists(), process.communicate()
             time.sleep(0.05)
         os.killpg(process.pid, signal.SIGTERM)  # to the loader's worker too, as torchrun sends it
-        _, told = process.communicate(timeout=60)
+        _, told = process.communicate()
     assert process.returncode == 128 + signal.SIGTERM
-    assert b"stopped by SIGTERM after step" in told
+    assert "stopped by SIGTERM after step" in told
     saved = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"]
     assert 1 <= saved < 2000
     assert int(_losses(tmp_path / "run")[-1]["step"]) <= saved
 
 
-def test_a_run_that_fails_ends_its_loaders_worker_and_itself(tmp_path, recipe_file, recipe_of):
+def test_a_run_that_fails_ends_its_loaders_worker_and_itself(
+    tmp_path, recipe_file, recipe_of, warm
+):
     recipe = recipe_of(
         optimiser={"kind": "adamw", "learning_rate": 1e30},
         loader={"kind": "torch", "workers": 1},
     )
-    path = recipe_file(recipe)
-    command = [sys.executable, str(TRAIN), str(path), "--out", str(tmp_path / "run")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, timeout=90, check=False
-    )
-    assert done.returncode == 1
-    assert b"the loss is no finite number" in done.stderr
-    assert b"Traceback" not in done.stderr
+    with warm.start(TRAIN, recipe_file(recipe), "--out", tmp_path / "run") as process:
+        _, told = process.communicate()
+    assert process.returncode == 1
+    assert "the loss is no finite number" in told
+    assert "Traceback" not in told
 
 
 def test_a_truncated_checkpoint_is_an_error_that_names_it(tmp_path, recipe_of, train):

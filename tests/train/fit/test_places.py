@@ -1,8 +1,6 @@
 """Where a launcher put a process; and one run per folder."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -100,15 +98,10 @@ with locked(Path(sys.argv[1]), Ranks(0, 1, torch.device("cpu"))):
 """
 
 
-def test_a_folder_that_another_run_writes_to_is_refused_and_free_once_that_is_gone(tmp_path):
+def test_a_folder_that_another_run_writes_to_is_refused_and_free_once_that_is_gone(tmp_path, warm):
     run = tmp_path / "run"
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLDS, str(run)],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    ) as other:
-        assert other.stdout.readline() == b"held\n"
+    with warm.start("-c", HOLDS, run) as other:
+        assert other.stdout.readline() == "held\n"
         holder = rf"another training run .*process {other.pid} on "
         with pytest.raises(TrainError, match=holder), locked(run, ALONE):
             pass

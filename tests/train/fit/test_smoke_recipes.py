@@ -4,9 +4,6 @@ A loop that learns nothing must fail here, so the bound is checked from the othe
 """
 
 import json
-import os
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
@@ -22,7 +19,6 @@ from stream.stages.fuse import MAX_EVIDENCE
 from train.__main__ import main
 from train.config import load_recipe
 from train.data.selection import open_data
-from train.data.smoke_faces import write_smoke_faces
 from train.errors import TrainError
 from train.evaluation.score_model import score_part
 from train.evaluation.scores import video_auc
@@ -34,13 +30,6 @@ ROOT = Path(__file__).resolve().parents[3]
 RECIPES = ROOT / "configs" / "train" / "smoke"
 ALONE = Ranks(0, 1, torch.device("cpu"))
 LEARNED = 0.8  # area under the ROC curve; seeds 0 to 4 gave 0.88 and more, no learning 0.57
-
-
-@pytest.fixture(scope="module")
-def faces(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("smoke") / "faces"
-    write_smoke_faces(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -115,12 +104,17 @@ def test_a_report_of_a_run_holds_its_figures_in_one_page(train):
     assert "data:image/png;base64," in page
 
 
-def test_an_exported_run_scores_a_clip_as_its_network_scores_the_face(train, tmp_path):
+def test_an_exported_run_scores_a_clip_as_its_network_scores_the_face(train, warm, tmp_path):
     run = train("lgsc")
     command("export", "--run", run, "--licence", "made up", "--onnx-only")
     engine = json.loads((run / "engine" / "lgsc.manifest.json").read_text(encoding="utf-8"))
     clip = portrait_clip(tmp_path / "clip.mp4")
-    messages = stream_scores(clip, run / "engine", tmp_path / "messages.jsonl")
+    path = tmp_path / "messages.jsonl"
+    stream = ["run_stream.py", f"cam={clip}", "--model", run / "engine", "--sink", f"jsonl:{path}"]
+    with warm.start(*stream) as process:
+        _, log = process.communicate()
+    assert process.returncode == 0, log
+    messages = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     last = [m for m in messages if m["event"]["type"] == "track.score"][-1]
     assert last["track"]["n_scores"] >= FuseConfig().min_scores
     assert last["producer"]["models"] == [{"name": "lgsc", "onnx_sha256": engine["onnx_sha256"]}]
@@ -155,20 +149,3 @@ def portrait_clip(path):
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
-
-
-def stream_scores(clip, engine, path):
-    done = subprocess.run(
-        [
-            *(sys.executable, "run_stream.py", f"cam={clip}", "--model", str(engine)),
-            *("--sink", f"jsonl:{path}"),
-        ],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -12,7 +12,6 @@ import models
 from models import build_model, import_checkpoint
 from train.__main__ import main
 from train.config import Recipe
-from train.data.smoke_faces import write_smoke_faces
 from train.errors import TrainError
 from train.fit.checkpoint import save_weights
 from trt_engines.manifest import load_manifest
@@ -28,13 +27,6 @@ def tiny_method():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(models, "__path__", [*models.__path__, str(METHODS)])
         yield
-
-
-@pytest.fixture(scope="module")
-def faces(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("smoke") / "faces"
-    write_smoke_faces(folder)
-    return folder
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from models._precision import float32
 
 class TinyConfig(BaseModel, frozen=True, extra="forbid"):
     width: int = 4
+    dropout: float = 0.0
     large_sum: Literal["none", "plain", "float32"] = "none"
     flaw: Literal["none", "looks_at_the_batch", "other_when_traced", "squeezes"] = "none"
 
@@ -32,6 +33,7 @@ class Tiny(nn.Module):
         self.calibration = Calibration()
         self.flaw = config.flaw
         self.large_sum = config.large_sum
+        self.dropout = config.dropout
         self.first = nn.Conv2d(3, config.width, 3, padding=1)
         self.norm = nn.BatchNorm2d(config.width)
         self.last = nn.Conv2d(config.width, 1, 1)
@@ -40,7 +42,10 @@ class Tiny(nn.Module):
         return images.float() / 127.5 - 1
 
     def forward(self, images):
-        heat = self.last(torch.relu(self.norm(self.first(images))))
+        hidden = torch.relu(self.norm(self.first(images)))
+        if self.training:
+            hidden = nn.functional.dropout(hidden, self.dropout)
+        heat = self.last(hidden)
         logit = heat.mean(dim=(1, 2, 3))
         if self.large_sum != "none":
             logit = (_large_sum if self.large_sum == "plain" else float32(_large_sum))(heat)
