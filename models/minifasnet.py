@@ -96,6 +96,11 @@ class MiniFasNetOutputs(NamedTuple):
     features: Tensor  # (N, 512, 5, 5), the last map
 
 
+def _attack_against_live(logits: Tensor) -> Tensor:
+    """Return (N,) log-odds of (N, 3) logits of the published classes."""
+    return logits[:, ::2].logsumexp(dim=1) - logits[:, _LIVE]
+
+
 def _normed(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Tensor:
     """Normalise; a channel of one value has no statistics, so there the running ones serve."""
     if norm.training and x.numel() == x.shape[1]:
@@ -237,7 +242,20 @@ class MiniFasNet(nn.Module):
 
     def attack_logit(self, outputs: MiniFasNetOutputs) -> Tensor:
         """See `AttackModel.attack_logit`: of both attack classes together against live."""
-        return outputs.logits[:, ::2].logsumexp(dim=1) - outputs.logits[:, _LIVE]
+        return _attack_against_live(outputs.logits)
+
+    def last_layer(self) -> nn.Module:
+        """See `AdaptableModel.last_layer`."""
+        return self.head
+
+    def last_features(self, images: Tensor) -> Tensor:
+        """See `AdaptableModel.last_features`: the embedding."""
+        embedding: Tensor = self(images).embedding
+        return embedding
+
+    def logit_of_features(self, features: Tensor) -> Tensor:
+        """See `AdaptableModel.logit_of_features`."""
+        return _attack_against_live(self.head(features))
 
     def explanation(self, outputs: MiniFasNetOutputs) -> Tensor:
         """Return (N, 1, 5, 5), 0..1: what each place of the last map adds; 0.5 adds nothing.
@@ -255,7 +273,7 @@ class MiniFasNet(nn.Module):
         by_class = (features[:, None] * self._weights_of_places()).sum(dim=2)  # (N, 3, 5, 5)
         attacks = logits[:, ::2].softmax(dim=1)[:, :, None, None]  # each kind's part in their sum
         shares = (attacks * by_class[:, ::2]).sum(dim=1) - by_class[:, _LIVE]
-        log_odds = logits[:, ::2].logsumexp(dim=1) - logits[:, _LIVE]
+        log_odds = _attack_against_live(logits)
         places = shares.shape[1] * shares.shape[2]
         rest = (log_odds - shares.sum(dim=(1, 2))) / places
         return shares + rest[:, None, None]

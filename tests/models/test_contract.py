@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from models import FaceBatch, build_model, method_names
+from models import AdaptableModel, DistilledModel, FaceBatch, build_model, method_names
 from trt_engines.export import export_engine
 
 # Small sizes: the contract does not depend on them.
@@ -24,6 +24,16 @@ VARIANTS: dict[str, list[dict[str, object]]] = {
             "decoder_norm": "batch",
             "score": "classifier",
             "weight_score": 1.0,
+        },
+        {
+            "size_px": 64,
+            "encoder": "efficientnet_lite0",
+            "decoder_widths": [8, 8, 8, 8, 8],
+            "decoder_norm": "batch",
+            "score": "bottleneck",
+            "weight_score": 1.0,
+            "margin": 2.7,
+            "window": "inside",
         },
     ],
     "highfreq": [
@@ -181,3 +191,18 @@ def test_an_unknown_method_is_refused_with_the_known_ones():
 def test_an_unknown_option_is_refused():
     with pytest.raises(ValueError, match="sise_px"):
         build_model("lgsc", {"sise_px": 64})
+
+
+def test_what_serves_teaching_and_adapting_gives_the_log_odds_of_the_whole(trained):
+    network = trained.eval()
+    images = network.normalise(_faces(network, 2))
+    with torch.no_grad():
+        whole = network.attack_logit(network(images))
+        if isinstance(network, DistilledModel):
+            torch.testing.assert_close(network.direct_logit(images), whole)
+        if isinstance(network, AdaptableModel) and network.last_layer() is not None:
+            features = network.last_features(images)
+            assert features.ndim == 2
+            torch.testing.assert_close(network.logit_of_features(features), whole)
+            next(network.last_layer().parameters()).zero_()
+            assert not torch.allclose(network.attack_logit(network(images)), whole)
