@@ -20,7 +20,7 @@ from train.evaluation.options import AggregateName, NamedFile, ThresholdRule
 from trt_engines.errors import EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from stream.config import StreamConfig
     from train.config import Recipe
@@ -431,7 +431,7 @@ def export_command(
     )
 
 
-def _stream_config(manifests: Sequence[Path]) -> StreamConfig:
+def _stream_config(*manifests: Path) -> StreamConfig:
     from stream.config import load_config
 
     return load_config(
@@ -465,7 +465,7 @@ def judge_command(labelled: Path, manifests: tuple[Path, ...], root: Path, out: 
     from stream.stages.infer import open_classifier
     from train.evaluation.clips import judge_clips, judge_stills, load_labelled, write_judgement
 
-    config = _stream_config(manifests)
+    config = _stream_config(*manifests)
     wanted = load_labelled(labelled)
     with open_analyser(config) as analyser:
         judged = judge_clips(wanted, root, analyser, config.decode)
