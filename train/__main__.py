@@ -20,7 +20,7 @@ from train.evaluation.options import AggregateName, NamedFile, ThresholdRule
 from trt_engines.errors import EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from stream.config import StreamConfig
     from train.config import Recipe
@@ -540,7 +540,7 @@ def import_command(
     _tell_engine(out, manifest)
 
 
-def _stream_config(manifests: Sequence[Path]) -> StreamConfig:
+def _stream_config(*manifests: Path) -> StreamConfig:
     from stream.config import load_config
 
     return load_config(
@@ -574,7 +574,7 @@ def judge_command(labelled: Path, manifests: tuple[Path, ...], root: Path, out: 
     from stream.stages.infer import open_classifier
     from train.evaluation.clips import judge_clips, judge_stills, load_labelled, write_judgement
 
-    config = _stream_config(manifests)
+    config = _stream_config(*manifests)
     wanted = load_labelled(labelled)
     with open_analyser(config) as analyser:
         judged = judge_clips(wanted, root, analyser, config.decode)
@@ -704,8 +704,7 @@ def evaluate_shipped_command(
     made = origin(datetime.now(UTC), sys.argv[1:], torch.device("cpu"))
     one_thread = {"backend": OnnxRuntimeConfig(threads=1)}
     configs = {
-        name: _stream_config([path]).model_copy(update=one_thread)
-        for name, path in manifests.items()
+        name: _stream_config(path).model_copy(update=one_thread) for name, path in manifests.items()
     }
     with opened_onlookers(configs, manifests) as onlookers:
         rows = judge_parts(sets, labelled, root, onlookers, parts=parts or PARTS, teachers=compared)

@@ -592,7 +592,7 @@ def test_a_name_that_is_not_utf_8_stops_nothing(run, two_faces, set_engine, tmp_
         pytest.param(["clip.mp4", "--model", "n" * 300], ["--model nnn", "too long"], id="model"),
         pytest.param(
             ["clip.mp4", "--set", "score.manifest=a"],
-            ["score.manifest: unknown key; known keys: engines, interval_s"],
+            ["score.manifest: unknown key; did you mean 'engines'?"],
             id="the old key of the detector",
         ),
     ],
