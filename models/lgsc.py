@@ -75,6 +75,7 @@ class LgscConfig(BaseModel, frozen=True, extra="forbid"):
     )
     margin: float = Field(1.2, gt=0, description="Crop side over face box.")
     window: Literal["pad", "inside"] = Field("pad", description="Window rule, as `InputSpec`.")
+    resize: Literal["area", "bilinear"] = Field("area", description="As `InputSpec`.")
     dropout: float = Field(
         0.5, ge=0, lt=1, description="Share of the classifier's features set to zero in training."
     )
@@ -188,7 +189,10 @@ class Lgsc(nn.Module):
         super().__init__()
         self.config = config
         self.input_spec = InputSpec(
-            size_px=config.size_px, margin=config.margin, window=config.window
+            size_px=config.size_px,
+            margin=config.margin,
+            window=config.window,
+            resize=config.resize,
         )
         self.encoder = build_encoder(config.encoder)
         e1, e2, e3, e4, e5 = self.encoder.channels

@@ -71,6 +71,11 @@ class PrepareConfig(BaseModel, frozen=True, extra="forbid"):
         description="As the network's: `pad` repeats the border of the frame, `inside` shifts the "
         "window into it (models.InputSpec).",
     )
+    resize: Literal["area", "bilinear"] = Field(
+        "area",
+        description="As the network's: `bilinear` keeps what aliases of fine texture "
+        "(models.InputSpec).",
+    )
     frames_per_video: int = Field(32, ge=1, description="Evenly spaced over the face's track.")
     faces: Literal["main", "all"] = Field(
         "main", description="`main`: the track with the most face area; `all`: every track."
@@ -514,7 +519,9 @@ class _Sampled:
 
 
 def _stored(config: PrepareConfig) -> InputSpec:
-    return InputSpec(size_px=config.size_px, margin=config.margin, window=config.window)
+    return InputSpec(
+        size_px=config.size_px, margin=config.margin, window=config.window, resize=config.resize
+    )
 
 
 def _record(video: ListedVideo, look: _Look, sha256: str, config: PrepareConfig) -> FaceRecord:
