@@ -188,7 +188,7 @@ def _groups(samples: Iterable[Judged]) -> list[_Group]:
 
 
 def _pooled(
-    label_of: Mapping[tuple[str, str], str], alike: Mapping[str | None, frozenset[str]]
+    label_of: Mapping[tuple[str, str], str], alike: Mapping[str, frozenset[str]]
 ) -> list[_Group]:
     groups = []
     for label, family in _FAMILIES.items():
