@@ -183,7 +183,10 @@ def judge_ladder(
                 degraded(root / clip.path, decode, seconds, how, rung) for clip in clips
             )
             rungs.append(Rung(how=how, rung=rung, engines=_rung_figures(of_rung, clean)))
-            log.info("ladder: %s %g", how, rung)
+            for name, of in of_rung.items():
+                log.info(
+                    "ladder: %s %g: %s alarmed on %d of %d", how, rung, name, of.errors, of.judged
+                )
     return rungs
 
 

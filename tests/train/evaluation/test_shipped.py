@@ -395,7 +395,7 @@ def test_a_low_bit_rate_keeps_the_colours(height, tmp_path):
     clean = next(first_seconds(tmp_path / "a.mp4", DecodeConfig(), 1.0))
     coded = next(degraded(tmp_path / "a.mp4", DecodeConfig(), 1.0, "bit_rate", 1.0))
     off = (coded.image.float() - clean.image.float()).mean((0, 1))
-    assert off.abs().max() < 2
+    assert off.abs().max() < 5
 
 
 def test_engines_of_one_name_are_told_apart_by_their_digests(tmp_path):
