@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         TrackKey,
         TrackScore,
     )
+    from stream.stages.detect import FaceDetector
     from stream.stages.infer import Classifier
 
 log = logging.getLogger(__name__)
@@ -155,15 +156,21 @@ class Analyser(Closing):
         self._resources.close()
 
 
-def open_analyser(config: StreamConfig) -> Analyser:
+def open_analyser(config: StreamConfig, detector: FaceDetector | None = None) -> Analyser:
     """Load the engines and connect the stages.
+
+    Args:
+        config: of the stream.
+        detector: finds the faces, and stays its owner's to close; None: the one of `config`.
 
     Raises:
         EngineError: an engine is missing, damaged or of the wrong kind.
         ConfigError: a threshold is out of every track's reach.
     """
     with ExitStack() as resources:
-        detector = resources.enter_context(open_detector(config.detect, config.backend))
+        finder = detector
+        if finder is None:
+            finder = resources.enter_context(open_detector(config.detect, config.backend))
         classifiers, views, judges = [], [], []
         for engine in config.score.engines:
             classifier = resources.enter_context(open_classifier(engine.manifest, config.backend))
@@ -171,7 +178,7 @@ def open_analyser(config: StreamConfig) -> Analyser:
             views.append(View(classifier.manifest.input, config.score.interval_of(engine)))
             judges.append(attack_detector(classifier.manifest, config.look_every_s(engine)))
         analyser = Analyser(
-            Follower(detector, config.track, detect_every_s=config.detect.detect_every_s),
+            Follower(finder, config.track, detect_every_s=config.detect.detect_every_s),
             Cropper(views, config.quality),
             classifiers,
             Fuser(config.fuse, judges),

@@ -11,14 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from models import crop_faces
-from stream.records import FaceCrop, QualityProblem, Rejection, Sighting
-from stream.stages.quality import assess, window_share
+from stream.records import FaceCrop, Rejection, Sighting
+from stream.stages.quality import assess, window_problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import Tensor
 
     from models import InputSpec
@@ -92,23 +90,17 @@ class Cropper:
             first_pts_s=track.first_pts_s,
             quality=assess(frame.image, track.detection, self._quality),
         )
-        box = track.detection.box
+        box, size = track.detection.box, (frame.stamp.width, frame.stamp.height)
         cut: dict[InputSpec, Tensor] = {}  # detectors that want the same crop share it
         for detector in due:
             spec = self._specs[detector]
-            problem = sighting.quality.problem or self._cut_off(frame, box, spec)
+            problem = sighting.quality.problem or window_problem(box, spec, size, self._quality)
             if problem is not None:
                 yield Rejection(sighting=sighting, detector=detector, problem=problem)
                 continue
             if spec not in cut:
                 (cut[spec],) = crop_faces(frame.image, box[None], spec)
             yield FaceCrop(sighting=sighting, detector=detector, image=cut[spec])
-
-    def _cut_off(
-        self, frame: Frame, box: NDArray[np.float32], spec: InputSpec
-    ) -> QualityProblem | None:
-        share = window_share(box, spec, (frame.stamp.width, frame.stamp.height))
-        return QualityProblem.CUT_OFF if share < self._quality.min_window else None
 
     def _due(self, track: Track) -> list[int]:
         """Return the detectors that look at a track now, and note that they do."""

@@ -60,6 +60,21 @@ def assess(image: Tensor, detection: FaceDetection, config: QualityConfig) -> Fa
     )
 
 
+def window_problem(
+    box: NDArray[np.float32], spec: InputSpec, frame_px: tuple[int, int], config: QualityConfig
+) -> QualityProblem | None:
+    """Return `CUT_OFF` where the frame holds too little of a detector's window, as `window_share`.
+
+    Args:
+        box: (4,) x1 y1 x2 y2, pixels of the frame.
+        spec: of the detector.
+        frame_px: width and height of the frame.
+        config: the limits.
+    """
+    too_little = window_share(box, spec, frame_px) < config.min_window
+    return QualityProblem.CUT_OFF if too_little else None
+
+
 def window_share(box: NDArray[np.float32], spec: InputSpec, frame_px: tuple[int, int]) -> float:
     """Return how much of the window that a detector wants of a face the frame holds, 0..1 by area.
 

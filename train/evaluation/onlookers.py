@@ -20,8 +20,7 @@ from stream.config import SourceConfig
 from stream.decode import open_decoder
 from stream.records import Alert, TrackScore, Verdict
 from stream.stages.detect import open_detector
-from stream.stages.follow import Follower
-from stream.stages.quality import assess
+from stream.stages.quality import assess, window_problem
 from train.data.frames import read_picture
 from train.errors import TrainError
 from trt_engines.backends import open_backend
@@ -156,11 +155,7 @@ def opened_onlookers(
         shared = cast("FaceDetector", _SharedDetector(detector))
         of = {}
         for name, config in configs.items():
-            analyser = resources.enter_context(open_analyser(config))
-            # In place of its own, which would find the same faces once more.
-            analyser._follower = Follower(
-                shared, config.track, detect_every_s=config.detect.detect_every_s
-            )
+            analyser = resources.enter_context(open_analyser(config, shared))
             backend = open_backend(manifests[name], config.backend)
             resources.callback(backend.close)
             of[name] = Onlooker(load_manifest(manifests[name]), config, analyser, backend)
@@ -267,8 +262,11 @@ def _width(face: FaceDetection) -> float:
 def _look(image: Tensor, face: FaceDetection | None, onlooker: Onlooker) -> Look:
     if face is None:
         return Look(None, NO_FACE)
-    problem = assess(image, face, onlooker.config.quality).problem
+    gate, spec = onlooker.config.quality, onlooker.manifest.input
+    height, width = image.shape[:2]
+    problem = assess(image, face, gate).problem
+    problem = problem or window_problem(face.box, spec, (width, height), gate)
     if problem is not None:
         return Look(None, problem.value.replace("_", " "))
-    crop = crop_faces(image, face.box[None], onlooker.manifest.input)
+    crop = crop_faces(image, face.box[None], spec)
     return Look(onlooker.backend.infer(crop)["probability"].item(), None)
