@@ -207,6 +207,7 @@ class Publication:
         name: short, part of a file name: "v2", "deepfakebench".
         where: the page, for people.
         licence: of the weights, one line; what is known of it.
+        family: of the attacks that they were trained to see.
         url: the file itself, where it has a fixed address.
         sha256: of the file, hexadecimal, where it is known.
     """
@@ -214,6 +215,7 @@ class Publication:
     name: str
     where: str
     licence: str
+    family: Literal["presentation", "digital"]
     url: str | None = None
     sha256: str | None = None
 

@@ -477,6 +477,7 @@ METHOD = Method(
             where="https://github.com/SCLBD/DeepfakeBench/releases/tag/v1.0.1 (srm_best.pth)",
             licence="CC BY-NC 4.0 by DeepfakeBench's README; trained on FaceForensics++, whose "
             "terms allow research only",
+            family="digital",
         ),
     ),
 )

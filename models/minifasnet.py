@@ -330,6 +330,7 @@ def _publication(variant: Variant, file: str, sha256: str) -> Publication:
         name=variant,
         where="https://github.com/minivision-ai/Silent-Face-Anti-Spoofing",
         licence="Apache-2.0 (Minivision, minivision-ai/Silent-Face-Anti-Spoofing)",
+        family="presentation",
         url=_FOLDER + file,
         sha256=sha256,
     )

@@ -355,11 +355,13 @@ METHOD = Method(
             where="https://github.com/SCLBD/DeepfakeBench/releases/tag/v1.0.1 (recce_best.pth)",
             licence="CC BY-NC 4.0 by DeepfakeBench's README; trained on FaceForensics++, whose "
             "terms allow research only",
+            family="digital",
         ),
         Publication(
             name="official",
             where="https://github.com/VISION-SJTU/RECCE (a link of the authors)",
             licence="not stated for the weights; the code is MIT",
+            family="digital",
         ),
     ),
 )

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from train.evaluation.report import Report
     from train.evaluation.shipped_measures import Part
     from train.fit.ranks import Ranks
-    from trt_engines.manifest import Manifest, Precision
+    from trt_engines.manifest import Family, Manifest, Precision
 
 log = logging.getLogger("train")
 
@@ -495,6 +495,11 @@ def _tell_engine(folder: Path, manifest: Manifest) -> None:
     help="Of the weights; default: the one that all published weights of the method have, if any.",
 )
 @click.option(
+    "--family",
+    type=click.Choice(["presentation", "digital"]),
+    help="Of the attacks it was trained to see; default: that of the published weights, if known.",
+)
+@click.option(
     "--false-alarms",
     type=click.FloatRange(0, 1),
     default=0.05,
@@ -515,6 +520,7 @@ def import_command(
     out: Path,
     settings: tuple[tuple[str, Any], ...],
     licence: str | None,
+    family: Family | None,
     false_alarms: float,
     precision: Precision,
 ) -> None:
@@ -526,15 +532,17 @@ def import_command(
     """
     from train.release.imported import import_network
 
-    published = {p.licence for p in load_method(method).publications}
+    published = load_method(method).publications
+    licences, families = ({getattr(p, name) for p in published} for name in ("licence", "family"))
     manifest = import_network(
         method,
         weights,
         faces,
         out,
         options=_given(settings),
-        licence=licence or (published.pop() if len(published) == 1 else "not stated"),
+        licence=licence or (licences.pop() if len(licences) == 1 else "not stated"),
         false_alarms=false_alarms,
+        family=family or (families.pop() if len(families) == 1 else None),
         precision=precision,
     )
     _tell_engine(out, manifest)

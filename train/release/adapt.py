@@ -180,6 +180,7 @@ def adapt_engine(
         folder=out,
         licence=f"{manifest.licence}; adapted to a site",
         thresholds=thresholds,
+        family=manifest.family,
         max_batch=manifest.max_batch,
         precision=manifest.precision,
     )

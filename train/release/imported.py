@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from train.data.loaders import Loaded
     from train.data.selection import Data
     from train.evaluation.scores import FrameScore
-    from trt_engines.manifest import Manifest, Precision
+    from trt_engines.manifest import Family, Manifest, Precision
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +46,7 @@ def import_network(
     options: Mapping[str, object],
     licence: str,
     false_alarms: float,
+    family: Family | None = None,
     precision: Precision = "fp32",
 ) -> Manifest:
     """Write the engine of a network that was trained elsewhere: ONNX, weights, manifest.
@@ -62,6 +63,7 @@ def import_network(
         options: of the method; they take precedence over what the file says.
         licence: of the weights, one line.
         false_alarms: that share, 0..1.
+        family: of the attacks that it was trained to see; None: both, or unknown.
         precision: of the graph.
 
     Raises:
@@ -105,6 +107,7 @@ def import_network(
         folder=out,
         licence=licence,
         thresholds=thresholds,
+        family=family,
         precision=precision,
     )
 

@@ -78,6 +78,7 @@ def engine(tmp_path):
         licence="Apache-2.0",
         thresholds=DecisionThresholds(enter=0.7, leave=0.4, source="made up"),
         max_batch=5,
+        family="presentation",
     )
     return tmp_path / "engine" / "tiny.manifest.json"
 
@@ -112,7 +113,7 @@ def test_bona_fide_footage_of_a_bright_camera_ends_its_false_alarms(engine, site
     manifest = load_manifest(tmp_path / "out" / "tiny.manifest.json")
     assert "footage of a site" in manifest.thresholds.source
     assert manifest.licence.endswith("adapted to a site")
-    assert manifest.max_batch == 5
+    assert (manifest.max_batch, manifest.family) == (5, "presentation")
     assert json.loads((tmp_path / "out" / "adaptation.json").read_text()) == done.model_dump()
 
 

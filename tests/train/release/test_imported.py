@@ -159,6 +159,7 @@ def test_the_command_makes_an_engine_with_the_authors_licence(weights, tmp_path,
     main(list(map(str, given)), standalone_mode=False)
     manifest = load_manifest(engine / "minifasnet.manifest.json")
     assert manifest.licence.startswith("Apache-2.0 (Minivision")
+    assert manifest.family == "presentation"
     assert (manifest.input.window, manifest.input.resize) == ("inside", "bilinear")
     assert manifest.input.margin == 1.5
     assert f"attack at or above {manifest.thresholds.enter:g}" in capsys.readouterr().out
