@@ -203,7 +203,7 @@ def test_check_prints_the_resolved_configuration_without_secrets(run, tiny_engin
 
 
 def test_check_names_every_detector_with_its_window_interval_thresholds_and_family(
-    tiny_engine, bright_engine, tmp_path
+    run, tiny_engine, bright_engine, tmp_path
 ):
     config = tmp_path / "config.yaml"
     engines = [
@@ -258,7 +258,7 @@ def test_a_name_with_special_characters_is_taken_to_the_letter(run, name, tmp_pa
 # --- a run on a file, into a file and a real Redis ---
 
 
-def test_two_models_judge_a_clip_together(two_faces, tiny_engine, bright_engine, tmp_path):
+def test_two_models_judge_a_clip_together(run, two_faces, tiny_engine, bright_engine, tmp_path):
     path = tmp_path / "messages.jsonl"
     models = ["--model", tiny_engine, "--model", bright_engine.parent]
     done = run(f"cam={two_faces}", *models, "--sink", f"jsonl:{path}")
@@ -675,14 +675,14 @@ def test_a_wrong_redis_password_gets_one_line_without_it_and_code_2(
         assert secret not in done.out + done.log
 
 
-def test_the_same_model_twice_gets_one_line_and_code_2(two_faces, tiny_engine):
+def test_the_same_model_twice_gets_one_line_and_code_2(run, two_faces, tiny_engine):
     done = run(two_faces, "--model", tiny_engine, "--model", tiny_engine)
     assert done.code == 2
     assert "an engine judges a face once; named twice: " in done.complaint
 
 
 @pytest.mark.parametrize("option", [[], ["--check"]], ids=["run", "check"])
-def test_a_network_that_is_no_attack_detector_gets_one_line_and_code_2(option, two_faces):
+def test_a_network_that_is_no_attack_detector_gets_one_line_and_code_2(run, option, two_faces):
     done = run(two_faces, "--model", SHIPPED / "mtcnn" / "rnet.manifest.json", *option)
     assert (done.code, done.out) == (2, "")
     assert "expected an attack detector with method and thresholds" in done.complaint

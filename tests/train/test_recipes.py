@@ -1,5 +1,7 @@
 """Every recipe of the repository loads, and means something: method, protocol, figures, size."""
 
+import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -20,9 +22,10 @@ from train.evaluation.published import PublishedMeasure, published_for
 from train.fit.state import new_model
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs" / "train"
-OTHERS = ("faces.yaml", "real_clips.yaml")  # a collection of faces; labelled clips
+OTHERS = ("faces.yaml", "real_clips.yaml", "shipped_sets.yaml")  # faces; what is judged on
 RECIPES = sorted(path for path in FOLDER.rglob("*.yaml") if path.name not in OTHERS)
 IMPORTED = {"minifasnet"}  # nobody else has what it was trained on: no recipe of ours repeats that
+SHIPPED = {"lgsc_lite0", "lgsc_presentation"}
 NAMES = [str(path.relative_to(FOLDER)) for path in RECIPES]
 
 
@@ -31,11 +34,21 @@ def path(request):
     return request.param
 
 
+def prepared_for(path):
+    """How the comments of a recipe say that its faces are prepared."""
+    comments = [line for line in path.read_text(encoding="utf-8").splitlines() if line[:1] == "#"]
+    settings = re.findall(r"--(?:set )?(\w+)[= ]([\w.]+)", " ".join(comments))
+    fields = {name: value for name, value in settings if name in PrepareConfig.model_fields}
+    return PrepareConfig.model_validate(fields)
+
+
 def test_a_recipe_builds_its_methods_options_and_names_a_known_protocol(path):
     recipe = load_recipe(path)
     config = load_method(recipe.method).config.model_validate(recipe.options)
     # The stored crop shows more than the network's; and the network's size is one that it has.
-    assert config.margin <= PrepareConfig().margin
+    prepared = prepared_for(path)
+    assert config.margin <= prepared.margin
+    assert getattr(config, "window", prepared.window) == prepared.window
     assert config.size_px > 0
     if recipe.data.protocol is not None:
         load_protocol(recipe.data.protocol)
@@ -55,7 +68,7 @@ def test_every_expected_figure_names_a_figure_of_ours_and_its_source(path):
 
 def test_a_training_of_attacks_made_from_faces_names_no_protocol_with_real_ones(path):
     recipe = load_recipe(path)
-    realonly = path.stem.endswith("_realonly") or path.stem == "lgsc_lite0"
+    realonly = path.stem.endswith("_realonly") or path.stem in SHIPPED
     assert bool(recipe.data.synthetic) == realonly
     if realonly:
         assert recipe.data.protocol is None
@@ -71,12 +84,14 @@ def test_every_method_has_recipes_of_all_three_kinds():
 
 
 def test_the_augmentation_of_a_recipe_can_be_drawn(path, faces):
-    recipe = load_recipe(path)
+    recipe, told = load_recipe(path), prepared_for(path)
     shards = open_shards(faces)
+    claimed = shards.prepared.model_copy(update={"window": told.window, "margin": told.margin})
+    shards = dataclasses.replace(shards, prepared=claimed)
     loaded = open_loader(
         shards,
         [Group("all", range(len(shards.records)), 4)],
-        InputSpec(size_px=64, margin=1.3),
+        InputSpec(size_px=64, margin=1.3, window=told.window),
         TorchLoaderConfig(workers=0),
         seed=0,
         augment=recipe.augment,
@@ -96,7 +111,10 @@ def test_the_collection_and_the_labelled_clips_load(tmp_path):
     [
         ({"learning_rat": 1}, "learning_rat: unknown key; known keys: "),
         ({"method": "no_such"}, "unknown method 'no_such'; known methods: "),
-        ({"options": {"size": 64}}, "options of lgsc: size: unknown key; did you mean .size_px"),
+        (
+            {"options": {"sizepx": 64}},
+            "options of lgsc: sizepx: unknown key; did you mean .size_px",
+        ),
         ({"options": {"size_px": 65}}, "options of lgsc: size_px: .*multiple of 32"),
         ({"data": {"prepared": ["x"], "synthetic": {"sbl": 1}}}, "no family sbl; known: "),
         ({"data": {"prepared": ["x"], "quotas": {"a": 1}}}, "set it"),

@@ -338,7 +338,10 @@ def test_folders_that_share_a_video_are_refused(folder, tmp_path, stored_faces, 
 def test_folders_cut_otherwise_are_refused(folder, tmp_path, stored_faces, write_shards):
     other = PREPARED.model_copy(update={"margin": 1.8})
     tighter = write_shards(tmp_path / "b", stored_faces[:4], other)
-    with pytest.raises(TrainError, match=r"b: crops of 96 px with margin 1.8"):
+    with pytest.raises(
+        TrainError,
+        match=r"b: crops of 96 px, margin 1\.8, window pad, but .* has 96 px, margin 2, ",
+    ):
         open_shards(folder, tighter)
 
 
