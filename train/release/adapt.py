@@ -56,6 +56,7 @@ _BETWEEN_S: Final = 8.0  # left out between the two parts of one recording: evid
 _ADAPTED_SHARE: Final = 0.6  # of the time of a recording that is split
 _QUANTILE: Final = 0.9  # of the site's bona fide looks ...
 _AT_QUANTILE: Final = -1.0  # ... lies at these calibrated log-odds
+_TOWARDS_ALARMS: Final = 1.0  # log-odds by which a quiet camera may make an engine more sensitive
 _KEPT: Final = 0.02  # weight of the squared change of all log-odds while the last layer is fitted
 _STEPS: Final = 100
 _BATCH: Final = 32
@@ -205,7 +206,8 @@ def shift_to_bona_fide(calibration: Calibration, logits: NDArray[np.float64]) ->
 
     A camera shifts the log-odds of all its faces alike (the first-order part of what it does). The
     shift puts nine in ten of its bona fide looks below the log-odds of -1, p = 0.27: a convention,
-    which leaves room on both sides; the thresholds are chosen afterwards.
+    which leaves room on both sides; the thresholds are chosen afterwards. A camera whose faces lie
+    lower makes the engine more sensitive by 1 at most: the next person may look otherwise.
 
     Args:
         calibration: changed in place.
@@ -219,6 +221,7 @@ def shift_to_bona_fide(calibration: Calibration, logits: NDArray[np.float64]) ->
     while above(-reach) > 0 or above(reach) < 0:
         reach *= 2
     shift = float(np.quantile(logits, _QUANTILE)) - float(brentq(above, -reach, reach, xtol=1e-6))
+    shift = max(shift, -_TOWARDS_ALARMS * float(calibration.scale))
     calibration.offset += shift
     calibration.starts += shift
 

@@ -195,3 +195,10 @@ def test_the_shift_puts_nine_in_ten_looks_below_one_in_four(bent):
     assert np.quantile(sigmoid(calibrated), 0.9) == pytest.approx(0.269, abs=0.001)
     far = torch.tensor([99.0, 98.0])
     assert float(calibration(far[:1]) - calibration(far[1:])) == pytest.approx(slope)
+
+
+def test_a_quiet_camera_makes_an_engine_a_little_more_sensitive_and_no_more():
+    calibration = Calibration()
+    calibration.scale.fill_(2.0)
+    shift_to_bona_fide(calibration, np.full(100, -16.0))
+    assert calibration(torch.tensor([-16.0])).item() == pytest.approx(-7.0)  # -8 before
