@@ -374,7 +374,10 @@ def resolve_tests(protocol: Protocol, listings: Mapping[str, Sequence[ListedVide
     }
     absent = wanted - listings.keys()
     if absent:
-        raise TrainError(f"{protocol.name}: tests on the data set {some(absent)}")
+        raise TrainError(
+            f"{protocol.name}: tests on the data set {some(absent)}, which is not among the "
+            f"prepared faces ({some(listings) or 'none'}): name its folder with --prepared"
+        )
     videos = [video for listed in listings.values() for video in listed]
     has_dev = any(query.matches(video) for query in protocol.dev.videos for video in videos)
     resolved = Resolved(
