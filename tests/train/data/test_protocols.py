@@ -13,6 +13,7 @@ from train.data.protocols import (
     load_protocols,
     protocol_names,
     resolve,
+    resolve_tests,
 )
 from train.errors import TrainError
 
@@ -487,3 +488,9 @@ def test_a_short_video_gives_all_its_frames(load):
     part = frames(load, frames_per_video=32)
     assert list(part.frames_of("a:x", 0, 3)) == [0, 1, 2]
     assert list(part.frames_of("a:x", 0, 0)) == []
+
+
+def test_a_protocol_whose_test_data_are_absent_names_them_and_what_is_there():
+    message = r"tests on the data set oulu_npu, which is not among the prepared faces \(smoke\)"
+    with pytest.raises(TrainError, match=message):
+        resolve_tests(load_protocol("oulu_1"), {"smoke": []})
