@@ -18,19 +18,20 @@ Neither torch nor any other part of the analysis is imported: a consumer needs r
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 
 if __name__ == "__main__":
     # Before all that takes time. A shell's background job, or a parent that shielded its own
-    # children, hands SIGINT on ignored.
-    signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
+    # children, hands SIGINT on ignored. An exception would be lost where Python ignores them (a
+    # destructor); and there is nothing to tidy up: the message in hand comes again.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(0))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 import json
 import logging
 import math
-import os
 import socket
 import time
 from collections import deque

@@ -207,7 +207,7 @@ def test_the_command_says_what_is_wrong_and_fails(tmp_path):
     [
         ("size_px", "expected NAME=VALUE, found 'size_px'"),
         ("size_px=[64", "begins like a list"),
-        ("size=64", "options of lgsc: size: unknown key; did you mean 'size_px'?"),
+        ("sizepx=64", "options of lgsc: sizepx: unknown key; did you mean 'size_px'?"),
         ("size_px=large #1", "options of lgsc: size_px: Input should be a valid integer"),
         ("path=x", "options of lgsc: path: unknown key"),
         ("method=x", "options of lgsc: method: unknown key"),

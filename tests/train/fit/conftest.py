@@ -16,7 +16,7 @@ ALONE = Ranks(0, 1, torch.device("cpu"))
 METHODS = Path(__file__).parents[2] / "trt_engines" / "methods"
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def tiny_methods():
     """Make the networks of tests/trt_engines/methods known; real ones write 70 MB and more."""
     with pytest.MonkeyPatch.context() as patch:
