@@ -75,9 +75,12 @@ def test_a_training_of_attacks_made_from_faces_names_no_protocol_with_real_ones(
 
 
 def test_every_method_has_recipes_of_all_three_kinds():
-    for method in method_names():
+    # Tests make networks of their own known; those have no recipe.
+    methods = {m for m in method_names() if (FOLDER.parents[1] / "models" / f"{m}.py").exists()}
+    assert len(methods) >= 6
+    for method in methods:
         assert f"smoke/{method}.yaml" in NAMES
-    for method in set(method_names()) - IMPORTED:
+    for method in methods - IMPORTED:
         assert f"{method}_realonly.yaml" in NAMES
         published = [name for name in NAMES if name.startswith(f"{method}_")]
         assert len(published) > 1
