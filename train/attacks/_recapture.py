@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -46,11 +46,13 @@ class Surface:
         """Side of the camera's view, px."""
         return len(self.u)
 
-    def sample(self, light: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return (3, N, N): the shown picture, bilinear, its border repeated outside."""
+    def sample(
+        self, light: NDArray[np.float32], *, outside: Literal["border", "reflection"] = "border"
+    ) -> NDArray[np.float32]:
+        """Return (3, N, N): the shown picture, bilinear; outside its border, or itself mirrored."""
         grid = torch.from_numpy(np.stack([self.u, self.v], -1))[None]
         shown = torch.from_numpy(light)[None]
-        return F.grid_sample(shown, grid, padding_mode="border", align_corners=False)[0].numpy()
+        return F.grid_sample(shown, grid, padding_mode=outside, align_corners=False)[0].numpy()
 
 
 def tilted_surface(

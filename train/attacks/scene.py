@@ -14,8 +14,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 
 from train.attacks._pictures import to_light
@@ -248,10 +246,8 @@ def _device(
 
 def _looked(shown: FaceInScene, u: Plane, v: Plane, kind: str, rng: Generator, note: Note) -> Plane:
     """Return the light of the picture on an instrument, wherever the camera looks."""
-    surface = _surface_of(shown, u, v)
-    mirrored = rng.random() < 0.5
-    if mirrored:  # about the face, so that it stays where it is
-        surface = _surface_of(shown, -u, v)
+    mirrored = rng.random() < 0.5  # about the face, so that it stays where it is
+    surface = _surface_of(shown, -u if mirrored else u, v)
     if kind in _SCREENS:
         return on_display(shown.image, surface, rng, note)
     light = on_sheet(shown.image, surface, rng, note)
@@ -281,10 +277,7 @@ def _scene(
     """Return another's picture as background: its face at `offset`, `scale` times as large."""
     dx, dy = np.float32(offset[0]), np.float32(offset[1])
     surface = _surface_of(behind, (x - dx) / np.float32(scale), (y - dy) / np.float32(scale))
-    grid = torch.from_numpy(np.stack([surface.u, surface.v], -1))[None]
-    picture = torch.from_numpy(to_light(behind.image))[None]
-    sampled = F.grid_sample(picture, grid, padding_mode="reflection", align_corners=False)
-    return sampled[0].numpy()
+    return surface.sample(to_light(behind.image), outside="reflection")
 
 
 def _turned(x: Plane, y: Plane, rng: Generator, *, turn: float, tilt: float) -> tuple[Plane, Plane]:

@@ -20,7 +20,15 @@ from scipy.optimize import brentq
 from scipy.stats import chi2
 from torch.nn import functional as F
 
-from models import ATTACK, BONA_FIDE, AdaptableModel, RefinedModel, load_checkpoint, sigmoid
+from models import (
+    ATTACK,
+    BONA_FIDE,
+    AdaptableModel,
+    RefinedModel,
+    load_checkpoint,
+    sigmoid,
+    whole_file,
+)
 from stream.config import DetectConfig, QualityConfig, TrackConfig
 from stream.stages.crop import Cropper, View
 from stream.stages.detect import open_detector
@@ -195,9 +203,8 @@ def adapt_engine(
         before=before,
         after=after,
     )
-    (out / "adaptation.json").write_text(
-        adaptation.model_dump_json(indent=2) + "\n", encoding="utf-8"
-    )
+    with whole_file(out / "adaptation.json") as path:
+        path.write_text(adaptation.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return adaptation
 
 
@@ -350,7 +357,7 @@ def _check_enough(learned: Sequence[_Look], kept_back: Sequence[_Look]) -> None:
         )
 
 
-def _seconds(looks: Sequence[_Look]) -> float:
+def _seconds(looks: Sequence[_Look] | Sequence[FrameScore]) -> float:
     """Return the time that the bona fide looks stand for."""
     return LOOK_EVERY_S * sum(look.label == BONA_FIDE for look in looks)
 
@@ -428,7 +435,7 @@ def _judged(scores: Sequence[FrameScore], thresholds: DecisionThresholds) -> Par
     bona_fide = [track for track in tracks if not track.attack]
     attacks = [track for track in tracks if track.attack]
     alarms = sum(track.peak >= thresholds.enter for track in bona_fide)
-    seconds = LOOK_EVERY_S * sum(score.label == BONA_FIDE for score in scores)
+    seconds = _seconds(scores)
     hours = seconds / 3600
     return Part(
         bona_fide_tracks=len(bona_fide),
