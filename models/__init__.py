@@ -36,7 +36,7 @@ if TYPE_CHECKING:
         RefinedModel,
         TwoPassModel,
     )
-    from models._files import whole_file
+    from models._files import file_sha256, whole_file
     from models._log_odds import logit, sigmoid
     from models._precision import in_float32, mapped_tensors, to_half
     from models._preprocess import CropWindow, box_in_crop, crop_faces, crop_window
@@ -65,6 +65,7 @@ __all__ = [
     "build_model",
     "crop_faces",
     "crop_window",
+    "file_sha256",
     "import_checkpoint",
     "import_state_dict",
     "in_float32",
@@ -108,7 +109,7 @@ _HOMES = {
         "RefinedModel",
         "TwoPassModel",
     ),
-    "_files": ("whole_file",),
+    "_files": ("file_sha256", "whole_file"),
     "_log_odds": ("logit", "sigmoid"),
     "_precision": ("in_float32", "mapped_tensors", "to_half"),
     "_preprocess": ("CropWindow", "box_in_crop", "crop_faces", "crop_window"),

@@ -186,8 +186,8 @@ def _get(
         ValueError: it is no checkpoint of the method.
         OSError: it can't be read, or ours can't be written.
     """
-    from models import import_checkpoint, save_weights
-    from models._fetch import FetchError, fetch, file_sha256, is_url, shown
+    from models import file_sha256, import_checkpoint, save_weights
+    from models._fetch import FetchError, fetch, is_url, shown
 
     by_digest = {p.sha256: p for p in published if p.sha256 is not None}
     accepted = [*by_digest] if sha256 is None else [sha256.lower()]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import re
 import socket
 import time
@@ -11,6 +10,8 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 import requests
+
+from models._files import file_sha256
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -213,9 +214,3 @@ def _gave_up(url: str, part: Path, reason: str, *, kept: bool) -> str:
         else "check the network, and HTTPS_PROXY if it is reached through a proxy"
     )
     return f"{shown(url)}: can't be fetched in {TRIES} tries ({reason}); {what}; or {_HAND}"
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 from pydantic import ValidationError
 
-from models import Setting, lay_over, load_method, method_names, one_line, whole_file
+from models import Setting, file_sha256, lay_over, load_method, method_names, one_line, whole_file
 from stream.errors import StreamError
 from train.errors import TrainError
 from train.evaluation.options import AggregateName, NamedFile, ThresholdRule
@@ -686,7 +686,7 @@ def evaluate_shipped_command(
     import torch
 
     from train.evaluation.onlookers import opened_onlookers
-    from train.evaluation.provenance import file_sha256, origin
+    from train.evaluation.provenance import origin
     from train.evaluation.shipped import (
         PARTS,
         ShippedReport,

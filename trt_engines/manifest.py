@@ -7,13 +7,12 @@ meaning.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Literal, Self, TypeAlias
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from models import InputSpec, one_line, whole_file
+from models import InputSpec, file_sha256, one_line, whole_file
 from trt_engines.errors import EngineError, EngineMismatchError
 
 SHIPPED = Path(__file__).resolve().parent / "shipped"
@@ -111,12 +110,6 @@ class Manifest(BaseModel, frozen=True, extra="forbid"):
     cost_ms: float | None = Field(
         None, description="CPU ms per face, batch 1, one thread, measured at export."
     )
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_manifest(path: Path) -> Manifest:

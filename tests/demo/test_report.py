@@ -26,13 +26,13 @@ from demo.report import (
     redis_table,
     track_table,
 )
-from models import InputSpec
+from models import InputSpec, file_sha256
 from stream.errors import ConfigError
 from stream.messages import MessageWriter, ModelId
 from stream.publish.embedded import EmbeddedServer
 from stream.records import AttackFamily, DetectorScore, QualityProblem, Verdict
 from trt_engines.export import ATTACK_OUTPUTS, write_engine
-from trt_engines.manifest import DecisionThresholds, Manifest, file_sha256
+from trt_engines.manifest import DecisionThresholds, Manifest
 
 if TYPE_CHECKING:
     from collections.abc import Callable

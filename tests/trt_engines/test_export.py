@@ -5,10 +5,10 @@ import onnx
 import pytest
 import torch
 
-from models import build_model
+from models import build_model, file_sha256
 from trt_engines.errors import EngineError
 from trt_engines.export import MAX_DIFFERENCE, export_engine, write_engine
-from trt_engines.manifest import file_sha256, load_manifest
+from trt_engines.manifest import load_manifest
 
 
 def test_manifest_describes_what_was_written(exported):

@@ -2,11 +2,11 @@ import json
 
 import pytest
 
+from models import file_sha256
 from trt_engines.errors import EngineError, EngineMismatchError
 from trt_engines.manifest import (
     SHIPPED,
     DecisionThresholds,
-    file_sha256,
     load_manifest,
     save_manifest,
     verified_file,

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import models
-from models import build_model
+from models import build_model, file_sha256
 from stream.records import CropBatch, FaceCrop
 from stream.stages.infer import open_classifier
 from trt_engines.__main__ import _verified
@@ -17,7 +17,7 @@ from trt_engines.backends import OnnxRuntimeConfig, TorchConfig, open_backend
 from trt_engines.backends.refined import RefinedBackend
 from trt_engines.errors import EngineError, EngineMismatchError
 from trt_engines.export import export_engine
-from trt_engines.manifest import DecisionThresholds, Refinement, file_sha256, load_manifest
+from trt_engines.manifest import DecisionThresholds, Refinement, load_manifest
 
 CONFIGS = [OnnxRuntimeConfig(), TorchConfig()]
 METHODS = Path(__file__).parent / "methods"

@@ -17,6 +17,7 @@ import torch
 from pydantic import Field
 
 import stream
+from models import file_sha256
 from train.evaluation.measures import ReportPart
 from train.evaluation.run_record import RUN_RECORD, RunRecord, read_record
 
@@ -161,16 +162,6 @@ def _counts(rows: Sequence[FrameScore]) -> dict[str, int]:
         "videos": len({(row.dataset, row.video_id) for row in rows}),
         "frames": sum(row.score is not None for row in rows),
     }
-
-
-def file_sha256(path: Path) -> str:
-    """Return a file's digest, in hexadecimal.
-
-    Raises:
-        OSError: it can't be read.
-    """
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sha256(lines: Iterable[str]) -> str:

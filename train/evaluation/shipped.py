@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 
 from pydantic import Field
 
-from models import InputSpec, whole_file
+from models import InputSpec, file_sha256, whole_file
 from stream.records import Verdict
 from train.errors import TrainError
 from train.evaluation.ladder import degraded, first_seconds
 from train.evaluation.measures import ReportPart
 from train.evaluation.onlookers import frames_of, look_at, watch
-from train.evaluation.provenance import Origin, file_sha256
+from train.evaluation.provenance import Origin
 from train.evaluation.shipped_measures import (
     BONA_FIDE,
     Figures,
