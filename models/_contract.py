@@ -121,8 +121,18 @@ class DistilledModel(AttackModel, Protocol):
     `train/fit/distil.py` asks `isinstance(model, DistilledModel)`.
     """
 
-    def direct_logit(self, images: Tensor) -> Tensor:
-        """Return (N,), as `attack_logit` of the outputs for normalised images (N, 3, S, S)."""
+    def partly(self, images: Tensor, n_whole: int) -> tuple[Tensor, Any | None]:
+        """Run all images through what decides, and the first of them through all.
+
+        In one pass: batch norm sees them together.
+
+        Args:
+            images: (N, 3, S, S), normalised.
+            n_whole: 0..N.
+
+        Returns:
+            (N,) log-odds, as `attack_logit`; the outputs of the first `n_whole`, None for 0.
+        """
         ...
 
 

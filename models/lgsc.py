@@ -19,8 +19,10 @@ Differences from the official code:
 - `score="classifier"` deploys the auxiliary classifier's log-odds instead of the mean |cue|, as
   third-party ports do for validation: it decides after far fewer steps than the cue does.
 - `score="bottleneck"`, ours: the log-odds are a linear map of the encoder's last features, those
-  that the triplet term pulls apart; decoder and classifier serve the loss, and the cue explains.
-  It can be taught by another network at a quarter of the cost (`direct_logit`), and runs at half.
+  that the triplet term pulls apart, widened as EfficientNet-Lite widens them; decoder and
+  classifier serve the loss, and the cue explains. It can be taught by another network at a quarter
+  of the cost (`partly`), and runs at half.
+- `pixels="imagenet"`, ours: the scale that the published weights of the encoder know.
 - The raw score is turned into log-odds by two constants, and then calibrated on development data
   (`calibration`). Until that is fitted the probability means nothing.
 """
@@ -35,15 +37,16 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models._backbones import EncoderName, build_encoder
+from models._backbones import EncoderName, LiteHead, build_encoder
 from models._calibration import Calibration
 from models._contract import ATTACK, BONA_FIDE, InputSpec, Layout, Method
 from models._losses import asymmetric_triplet
-from models._precision import InstanceNorm, float32
+from models._precision import InstanceNorm, float32, mapped_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from models._backbones import Pyramid
     from models._contract import FaceBatch
 
 
@@ -69,6 +72,10 @@ class LgscConfig(BaseModel, frozen=True, extra="forbid"):
         "cue",
         description="What decides: the mean magnitude of the cue, the auxiliary classifier, or "
         "(ours) a linear map of the encoder's last features.",
+    )
+    pixels: Literal["official", "imagenet"] = Field(
+        "official",
+        description="Scale of the pixels: (v - 100) / 80, or (v - 127) / 128, EfficientNet-Lite's.",
     )
     size_px: int = Field(
         224, multiple_of=32, description="Side of the network's input, pixels. A multiple of 32."
@@ -208,7 +215,9 @@ class Lgsc(nn.Module):
             ]
         )
         self.classifier = AuxiliaryClassifier(config.encoder, config.dropout)
-        self.head = nn.Linear(e5, 1) if config.score == "bottleneck" else None
+        decides = config.score == "bottleneck"
+        self.head = LiteHead(e5) if decides else None
+        self.decision = nn.Linear(LiteHead.channels, 1) if decides else None
         self.calibration = Calibration()
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -221,12 +230,39 @@ class Lgsc(nn.Module):
                     nn.init.constant_(module.weight, 0.1)  # start near the zero cue
 
     def normalise(self, images: Tensor) -> Tensor:
-        """See `AttackModel.normalise`: (v - 100) / 80, the official code's choice."""
+        """See `AttackModel.normalise`: (v - 100) / 80 is the official code's choice."""
+        if self.config.pixels == "imagenet":
+            return (images.float() - 127) / 128
         return (images.float() - 100) / 80
 
     def forward(self, images: Tensor) -> LgscOutputs:
         """Return cue, features and raw score of normalised (N, 3, S, S), S a multiple of 32."""
-        e1, e2, e3, e4, e5 = self.encoder(images)
+        pyramid: Pyramid = self.encoder(images)
+        log_odds = None if self.head is None else self.logit_of_features(self.head(pyramid[-1]))
+        return self._decoded(images, pyramid, log_odds)
+
+    def partly(self, images: Tensor, n_whole: int) -> tuple[Tensor, LgscOutputs | None]:
+        """See `DistilledModel.partly`; the bottleneck's log-odds need the encoder alone."""
+        if self.head is None:
+            outputs = self(images)
+            first = mapped_tensors(outputs, lambda t: t[:n_whole]) if n_whole else None
+            return self.attack_logit(outputs), first
+        pyramid: Pyramid = self.encoder(images)
+        log_odds = self.logit_of_features(self.head(pyramid[-1]))
+        if not n_whole:
+            return log_odds, None
+        e1, e2, e3, e4, e5 = (f[:n_whole] for f in pyramid)
+        return log_odds, self._decoded(images[:n_whole], (e1, e2, e3, e4, e5), log_odds[:n_whole])
+
+    def _decoded(self, images: Tensor, pyramid: Pyramid, log_odds: Tensor | None) -> LgscOutputs:
+        """Draw the cue, and return all outputs.
+
+        Args:
+            images: (N, 3, S, S), normalised.
+            pyramid: what the encoder makes of them.
+            log_odds: (N,), of the bottleneck, where it decides.
+        """
+        e1, e2, e3, e4, e5 = pyramid
         features = [e5]
         x = e5
         for stage, skip in zip(self.decoder, (e4, e3, e2, e1, None), strict=True):
@@ -235,8 +271,8 @@ class Lgsc(nn.Module):
         cue = torch.tanh(features.pop())
         classifies = self.training or self.config.score == "classifier"
         logits = self.classifier(images + cue) if classifies else None
-        if self.head is not None:
-            raw_score = self.logit_of_features(_pooled(e5))
+        if log_odds is not None:
+            raw_score = log_odds
         elif self.config.score == "classifier" and logits is not None:
             raw_score = logits[:, ATTACK] - logits[:, BONA_FIDE]
         else:
@@ -251,24 +287,20 @@ class Lgsc(nn.Module):
             return (outputs.raw_score - _CUE_OFFSET) / _CUE_SCALE
         return outputs.raw_score
 
-    def direct_logit(self, images: Tensor) -> Tensor:
-        """See `DistilledModel.direct_logit`; the bottleneck's needs the encoder alone."""
-        if self.head is None:
-            return self.attack_logit(self(images))
-        return self.logit_of_features(self.last_features(images))
-
     def last_layer(self) -> nn.Module | None:
         """See `AdaptableModel.last_layer`: the bottleneck's, which the other scores lack."""
-        return self.head
+        return self.decision
 
     def last_features(self, images: Tensor) -> Tensor:
         """See `AdaptableModel.last_features`."""
-        return _pooled(self.encoder(images)[-1])
+        assert self.head is not None
+        features: Tensor = self.head(self.encoder(images)[-1])
+        return features
 
     def logit_of_features(self, features: Tensor) -> Tensor:
         """See `AdaptableModel.logit_of_features`."""
-        assert self.head is not None
-        log_odds: Tensor = self.head(features)[:, 0]
+        assert self.decision is not None
+        log_odds: Tensor = self.decision(features)[:, 0]
         return log_odds
 
     def explanation(self, outputs: LgscOutputs) -> Tensor:
@@ -307,10 +339,6 @@ class Lgsc(nn.Module):
                 log_odds, batch.labels.float()
             )
         return terms
-
-
-def _pooled(features: Tensor) -> Tensor:
-    return features.mean(dim=(2, 3))
 
 
 def bona_fide_cue(cue: Tensor, is_bona_fide: Tensor) -> Tensor:

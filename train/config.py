@@ -188,6 +188,10 @@ class Recipe(_Part):
     )
     optimiser: OptimiserConfig = Field(description="What turns gradients into steps.")
     decay_biases: bool = Field(True, description="Decay biases and norms too.")
+    rates: dict[str, float] = Field(
+        default_factory=dict,
+        description="Beginning of a weight's name -> factor on its learning rate. Others: 1.",
+    )
     schedule: ScheduleConfig = Field(
         ScheduleConfig(), description="How the learning rate changes over the steps."
     )

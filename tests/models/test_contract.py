@@ -199,7 +199,10 @@ def test_what_serves_teaching_and_adapting_gives_the_log_odds_of_the_whole(train
     with torch.no_grad():
         whole = network.attack_logit(network(images))
         if isinstance(network, DistilledModel):
-            torch.testing.assert_close(network.direct_logit(images), whole)
+            log_odds, first = network.partly(images, 1)
+            torch.testing.assert_close(log_odds, whole)
+            torch.testing.assert_close(network.attack_logit(first), whole[:1])
+            assert network.partly(images, 0)[1] is None
         if isinstance(network, AdaptableModel) and network.last_layer() is not None:
             features = network.last_features(images)
             assert features.ndim == 2

@@ -1,5 +1,6 @@
 """LGSC's loss worked by hand, and seeded values that hold without the golden folder."""
 
+import copy
 import math
 
 import pytest
@@ -113,7 +114,7 @@ def test_the_bottlenecks_log_odds_need_neither_decoder_nor_classifier(bottleneck
         assert outputs.class_logits is None
         for part in (*bottleneck.decoder, bottleneck.classifier):
             monkeypatch.setattr(part, "forward", None)
-        direct = bottleneck.direct_logit(images)
+        direct, _ = bottleneck.partly(images, 0)
     torch.testing.assert_close(direct, bottleneck.attack_logit(outputs))
     assert direct.std() > 0
 
@@ -129,10 +130,35 @@ def test_the_score_term_of_the_bottleneck_is_of_its_own_log_odds(bottleneck):
     assert terms["score"].item() == pytest.approx(3 * math.log1p(math.exp(2.5)) / 2, rel=1e-5)
 
 
+def test_pictures_that_are_only_scored_share_the_statistics_of_those_that_are_drawn(bottleneck):
+    dark, bright = torch.randn(2, 3, 32, 32) - 3, torch.randn(2, 3, 32, 32) + 3
+    network = copy.deepcopy(bottleneck).train()
+    with torch.no_grad():
+        together, outputs = network.partly(torch.cat([dark, bright]), 2)
+        alone, _ = network.partly(dark, 2)
+    torch.testing.assert_close(outputs.raw_score, together[:2])
+    assert outputs.cue.shape == (2, 3, 32, 32)
+    assert outputs.class_logits.shape == (2, 2)
+    assert not torch.allclose(alone, together[:2], atol=0.01)
+
+
 @pytest.mark.parametrize("score", ["cue", "classifier"])
-def test_without_a_bottleneck_the_direct_log_odds_are_those_of_the_whole_network(score):
+def test_without_a_bottleneck_the_log_odds_are_those_of_the_whole_network(score):
     torch.manual_seed(0)
     model = Lgsc(LgscConfig(score=score, size_px=32)).eval()
-    images = torch.randn(2, 3, 32, 32)
+    images = torch.randn(3, 3, 32, 32)
     with torch.no_grad():
-        torch.testing.assert_close(model.direct_logit(images), model.attack_logit(model(images)))
+        whole = model(images)
+        log_odds, first = model.partly(images, 2)
+    torch.testing.assert_close(log_odds, model.attack_logit(whole))
+    torch.testing.assert_close(first.cue, whole.cue[:2])
+
+
+def test_pixels_may_have_the_scale_that_the_encoder_was_trained_with():
+    images = torch.tensor([0.0, 100.0, 255.0]).expand(1, 3, 3)[..., None]
+    official, imagenet = (
+        Lgsc(LgscConfig(pixels=pixels, size_px=32)).normalise(images).flatten()[:3].tolist()
+        for pixels in ("official", "imagenet")
+    )
+    assert official == pytest.approx([-1.25, 0.0, 1.9375])
+    assert imagenet == pytest.approx([-127 / 128, -27 / 128, 1.0])

@@ -73,19 +73,11 @@ class Objective(nn.Module):
         """Return the terms of a batch that a teacher judges; the method's own of a part of it."""
         model = cast("DistilledModel", self.model)
         own, images, targets = distillation.lesson(batch)
-        terms: dict[str, Tensor] = {}
-        logits: list[Tensor] = []
-        outputs = None
-        with torch.autocast(images.device.type, self._autocast, enabled=self._autocast is not None):
-            if len(own.labels):
-                outputs = in_float32(model(_normalised(model, own.images)))
-            if len(images):
-                logits.append(model.direct_logit(_normalised(model, images)).float())
-        if outputs is not None:
-            terms |= model.loss_terms(outputs, own)
-            logits.insert(0, model.attack_logit(outputs))
-        terms["distillation"] = distillation.term(torch.cat(logits), targets)
-        return terms, outputs
+        every = _normalised(model, torch.cat([own.images.float(), images]))
+        with torch.autocast(every.device.type, self._autocast, enabled=self._autocast is not None):
+            log_odds, outputs = in_float32(model.partly(every, len(own.labels)))
+        terms = {} if outputs is None else model.loss_terms(outputs, own)
+        return terms | {"distillation": distillation.term(log_odds, targets)}, outputs
 
 
 def _normalised(model: AttackModel, images: Tensor) -> Tensor:

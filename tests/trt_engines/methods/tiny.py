@@ -58,8 +58,10 @@ class Tiny(nn.Module):
     def attack_logit(self, outputs):
         return outputs.logit.squeeze() if self.flaw == "squeezes" else outputs.logit
 
-    def direct_logit(self, images):
-        return self(images).logit
+    def partly(self, images, n_whole):
+        outputs = self(images)
+        first = TinyOutputs(*(part[:n_whole] for part in outputs)) if n_whole else None
+        return outputs.logit, first
 
     def last_layer(self):
         return self.last
