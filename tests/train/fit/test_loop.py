@@ -18,7 +18,7 @@ from train.errors import TrainError
 from train.evaluation.run_record import read_record
 from train.fit.checkpoint import load_weights, save_checkpoint
 from train.fit.objective import Objective, detached
-from train.fit.optimise import factor, open_optimiser
+from train.fit.optimise import factor, open_optimiser, set_learning_rate
 from train.fit.state import accumulate
 
 TRAIN = Path(__file__).with_name("_tiny.py")
@@ -321,6 +321,27 @@ def test_the_schedule_warms_up_and_drops():
     ]
     every = ScheduleConfig(kind="steps", every_steps=10, gamma=0.1)
     assert factor(every, 30, 25) == pytest.approx(0.01)
+
+
+def test_weights_that_are_named_learn_at_a_rate_of_their_own(recipe_of):
+    model = build_model("tiny", {})
+    recipe = recipe_of(
+        optimiser={"kind": "sgd", "learning_rate": 0.1},
+        rates={"last": 5.0, "last.bias": 2.0},
+        schedule={"kind": "constant", "warmup_steps": 10},
+    )
+    optimiser = open_optimiser(recipe, model)
+    assert set_learning_rate(optimiser, recipe, 5) == pytest.approx(0.05)
+    rate_of = {id(p): group["lr"] for group in optimiser.param_groups for p in group["params"]}
+    rates = {name: rate_of[id(p)] for name, p in model.named_parameters()}
+    assert rates["last.weight"] == pytest.approx(0.25)
+    assert rates["last.bias"] == pytest.approx(0.1)
+    assert rates["first.weight"] == rates["norm.bias"] == pytest.approx(0.05)
+
+
+def test_a_rate_of_weights_that_are_not_there_is_refused(recipe_of):
+    with pytest.raises(TrainError, match=r"rates: no weight's name begins with 'head'.*first, last"):
+        open_optimiser(recipe_of(rates={"head": 2.0}), build_model("tiny", {}))
 
 
 def test_decay_can_spare_biases_and_norms(recipe_of):
