@@ -185,8 +185,8 @@ class LiteHead(nn.Module):
         self._bn1 = _lite_norm(self.channels)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return (N, 1280), averaged over positions, for (N, inputs, H, W)."""
-        return F.relu6(self._bn1(self._conv_head(features))).mean(dim=(2, 3))
+        """Return (N, 1280, H, W) for (N, inputs, H, W); the published network averages them."""
+        return F.relu6(self._bn1(self._conv_head(features)))
 
     def load_imagenet(self, state: Mapping[str, Tensor]) -> None:
         """Load the published ImageNet weights of `_conv_head` and `_bn1`.

@@ -19,9 +19,9 @@ Differences from the official code:
 - `score="classifier"` deploys the auxiliary classifier's log-odds instead of the mean |cue|, as
   third-party ports do for validation: it decides after far fewer steps than the cue does.
 - `score="bottleneck"`, ours: the log-odds are a linear map of the encoder's last features, those
-  that the triplet term pulls apart, widened as EfficientNet-Lite widens them; decoder and
-  classifier serve the loss, and the cue explains. It can be taught by another network at a quarter
-  of the cost (`partly`), and runs at half.
+  that the triplet term pulls apart, widened as EfficientNet-Lite widens them. Decoder and
+  classifier serve the loss alone; what each place of the picture adds to the score explains it. It
+  can be taught by another network at a quarter of the cost (`partly`), and runs at half.
 - `pixels="imagenet"`, ours: the scale that the published weights of the encoder know.
 - The raw score is turned into log-odds by two constants, and then calibrated on development data
   (`calibration`). Until that is fitted the probability means nothing.
@@ -112,6 +112,9 @@ class LgscOutputs(NamedTuple):
     features: tuple[Tensor, ...]  # E5, D1, D2, D3, D4: (N, C, H, W), H from S/32 to S/2
     raw_score: Tensor  # (N,) higher = attack; mean |cue|, 0..1, or log-odds, as `score` says
     class_logits: Tensor | None  # (N, 2), column 1 = attack; None where the classifier did not run
+    local_evidence: Tensor | None = (
+        None  # (N, 1, S/32, S/32) log-odds, where the bottleneck decides
+    )
 
 
 Norm: TypeAlias = "Callable[[int], nn.Module]"
@@ -238,8 +241,7 @@ class Lgsc(nn.Module):
     def forward(self, images: Tensor) -> LgscOutputs:
         """Return cue, features and raw score of normalised (N, 3, S, S), S a multiple of 32."""
         pyramid: Pyramid = self.encoder(images)
-        log_odds = None if self.head is None else self.logit_of_features(self.head(pyramid[-1]))
-        return self._decoded(images, pyramid, log_odds)
+        return self._decoded(images, pyramid, self._local_evidence(pyramid[-1]))
 
     def partly(self, images: Tensor, n_whole: int) -> tuple[Tensor, LgscOutputs | None]:
         """See `DistilledModel.partly`; the bottleneck's log-odds need the encoder alone."""
@@ -248,19 +250,32 @@ class Lgsc(nn.Module):
             first = mapped_tensors(outputs, lambda t: t[:n_whole]) if n_whole else None
             return self.attack_logit(outputs), first
         pyramid: Pyramid = self.encoder(images)
-        log_odds = self.logit_of_features(self.head(pyramid[-1]))
+        local = self._local_evidence(pyramid[-1])
+        assert local is not None
+        log_odds = local.mean(dim=(1, 2, 3))
         if not n_whole:
             return log_odds, None
         e1, e2, e3, e4, e5 = (f[:n_whole] for f in pyramid)
-        return log_odds, self._decoded(images[:n_whole], (e1, e2, e3, e4, e5), log_odds[:n_whole])
+        return log_odds, self._decoded(images[:n_whole], (e1, e2, e3, e4, e5), local[:n_whole])
 
-    def _decoded(self, images: Tensor, pyramid: Pyramid, log_odds: Tensor | None) -> LgscOutputs:
+    def _local_evidence(self, features: Tensor) -> Tensor | None:
+        """Return (N, 1, S/32, S/32) log-odds whose mean decides; None: the bottleneck does not.
+
+        Args:
+            features: (N, C, S/32, S/32), the encoder's last.
+        """
+        if self.head is None or self.decision is None:
+            return None
+        weight = self.decision.weight[:, :, None, None]
+        return F.conv2d(self.head(features), weight, self.decision.bias)
+
+    def _decoded(self, images: Tensor, pyramid: Pyramid, local: Tensor | None) -> LgscOutputs:
         """Draw the cue, and return all outputs.
 
         Args:
             images: (N, 3, S, S), normalised.
             pyramid: what the encoder makes of them.
-            log_odds: (N,), of the bottleneck, where it decides.
+            local: what `_local_evidence` says.
         """
         e1, e2, e3, e4, e5 = pyramid
         features = [e5]
@@ -271,14 +286,18 @@ class Lgsc(nn.Module):
         cue = torch.tanh(features.pop())
         classifies = self.training or self.config.score == "classifier"
         logits = self.classifier(images + cue) if classifies else None
-        if log_odds is not None:
-            raw_score = log_odds
+        if local is not None:
+            raw_score = local.mean(dim=(1, 2, 3))
         elif self.config.score == "classifier" and logits is not None:
             raw_score = logits[:, ATTACK] - logits[:, BONA_FIDE]
         else:
             raw_score = _magnitude(cue)
         return LgscOutputs(
-            cue=cue, features=tuple(features), raw_score=raw_score, class_logits=logits
+            cue=cue,
+            features=tuple(features),
+            raw_score=raw_score,
+            class_logits=logits,
+            local_evidence=local,
         )
 
     def attack_logit(self, outputs: LgscOutputs) -> Tensor:
@@ -294,7 +313,7 @@ class Lgsc(nn.Module):
     def last_features(self, images: Tensor) -> Tensor:
         """See `AdaptableModel.last_features`."""
         assert self.head is not None
-        features: Tensor = self.head(self.encoder(images)[-1])
+        features: Tensor = self.head(self.encoder(images)[-1]).mean(dim=(2, 3))
         return features
 
     def logit_of_features(self, features: Tensor) -> Tensor:
@@ -307,8 +326,11 @@ class Lgsc(nn.Module):
         """Return (N, 1, S, S) mean |cue| over the channels, 0..1, on the same scale for every face.
 
         Bright spots of the map are a known artefact of instance norm: it shows the evidence, and
-        does not prove where an attack is.
+        does not prove where an attack is. Of the bottleneck's score: (N, 1, S/32, S/32), the
+        probability, not calibrated, that each place alone would give; their log-odds' mean decides.
         """
+        if outputs.local_evidence is not None:
+            return outputs.local_evidence.sigmoid()
         return outputs.cue.abs().mean(dim=1, keepdim=True)
 
     def loss_terms(self, outputs: LgscOutputs, batch: FaceBatch) -> dict[str, Tensor]:
