@@ -75,8 +75,14 @@ class Distillation:
             is_own[side[order[: self._config.own_pairs].to(side.device)]] = True
         own = FaceBatch(batch.images[is_own], batch.labels[is_own])
         rest = batch.images[~is_own].float()
-        images = blended(rest.repeat(self._config.repeats, 1, 1, 1))
-        return Lesson(own, images, self._targets(torch.cat([own.images.float(), images])))
+        images, mixed = blended(rest.repeat(self._config.repeats, 1, 1, 1))
+        targets = self._targets(torch.cat([own.images.float(), images]))
+        margin = self._config.label_margin
+        if margin is not None:
+            labels = torch.cat([own.labels, batch.labels[~is_own].repeat(self._config.repeats)])
+            labelled = torch.cat([torch.ones_like(own.labels, dtype=torch.bool), ~mixed])
+            targets = torch.where(labelled, on_its_side(targets, labels, margin), targets)
+        return Lesson(own, images, targets)
 
     def term(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the weighted loss of log-odds (N,) against the teacher's."""
@@ -91,18 +97,29 @@ class Distillation:
         return self._teacher.attack_logit(outputs).clamp(-limit, limit)
 
 
-def blended(images: Tensor) -> Tensor:
-    """Return as many pictures made of a batch's: zoomed, mixed, pasted, blurred, tinted, grainy.
+def on_its_side(targets: Tensor, labels: Tensor, margin: float) -> Tensor:
+    """Return log-odds moved to the side of their labels, at least a margin from zero.
+
+    Args:
+        targets: (N,) log-odds.
+        labels: (N,), BONA_FIDE or ATTACK.
+        margin: log-odds.
+    """
+    return torch.where(labels == ATTACK, targets.clamp(min=margin), targets.clamp(max=-margin))
+
+
+def blended(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Make as many pictures of a batch's: zoomed, mixed, pasted, blurred, tinted, grainy.
 
     Args:
         images: (N, 3, S, S), 0..255.
 
     Returns:
-        (N, 3, S, S) float32, 0..255.
+        (N, 3, S, S) float32, 0..255; and (N,) bool, which of them show parts of two.
     """
     n, device = len(images), images.device
     if not n:
-        return images
+        return images, torch.zeros(0, dtype=torch.bool, device=device)
 
     def chosen(share: float) -> Tensor:
         return torch.rand(n, 1, 1, 1, device=device) < share
@@ -112,7 +129,8 @@ def blended(images: Tensor) -> Tensor:
     kept = torch.rand(n, 1, 1, 1, device=device)
     mixes = chosen(0.4)
     x = torch.where(mixes, kept * x + (1 - kept) * partner, x)
-    x = torch.where(_rectangles(images) & chosen(0.25) & ~mixes, partner, x)
+    pasted = chosen(0.25) & ~mixes
+    x = torch.where(_rectangles(images) & pasted, partner, x)
     soft = F.interpolate(
         F.avg_pool2d(x, 2), size=x.shape[-2:], mode="bilinear", align_corners=False
     )
@@ -120,7 +138,7 @@ def blended(images: Tensor) -> Tensor:
     gains = torch.exp(0.08 * torch.randn(n, 3, 1, 1, device=device))
     x = x * gains + 5 * torch.randn(n, 3, 1, 1, device=device)
     sigma = 12 * torch.rand(n, 1, 1, 1, device=device) * chosen(0.3)
-    return (x + sigma * torch.randn_like(x)).clamp(0, 255)
+    return (x + sigma * torch.randn_like(x)).clamp(0, 255), (mixes | pasted).flatten()
 
 
 def _zoomed(images: Tensor, which: Tensor) -> Tensor:
