@@ -186,7 +186,8 @@ class LiteHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return (N, 1280, H, W) for (N, inputs, H, W); the published network averages them."""
-        return F.relu6(self._bn1(self._conv_head(features)))
+        widened: Tensor = self._bn1(self._conv_head(features))
+        return F.relu6(widened)
 
     def load_imagenet(self, state: Mapping[str, Tensor]) -> None:
         """Load the published ImageNet weights of `_conv_head` and `_bn1`.
