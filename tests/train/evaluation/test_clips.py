@@ -9,14 +9,15 @@ from click.testing import CliRunner
 from PIL import Image
 from skimage.data import astronaut
 
+from stream.config import ScoreConfig
 from stream.records import AttackFamily, DetectorScore, QualityProblem, Verdict
 from train.__main__ import main
 from train.errors import TrainError
 from train.evaluation.clip_tracks import ClipTrack
 from train.evaluation.clips import JudgedTrack, load_labelled, summarise, write_judgement
-from trt_engines.manifest import SHIPPED, load_manifest
+from trt_engines.manifest import load_manifest
 
-MANIFEST = SHIPPED / "lgsc_lite0" / "lgsc.manifest.json"
+MANIFEST = ScoreConfig().engines[0].manifest
 
 
 def track(

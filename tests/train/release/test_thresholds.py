@@ -22,7 +22,7 @@ from stream.stages.fuse import Detector, Fuser, highest_probability
 from train.errors import TrainError
 from train.evaluation.scores import FrameScore
 from train.release.thresholds import choose_thresholds, fused_tracks
-from trt_engines.manifest import SHIPPED, load_manifest
+from trt_engines.manifest import load_manifest
 
 INTERVAL_S = ScoreConfig().interval_s
 CEILING = highest_probability(FuseConfig(), INTERVAL_S)
@@ -238,6 +238,6 @@ def test_a_video_without_a_face_is_no_track():
 
 
 def test_the_shipped_thresholds_can_be_reached_and_keep_a_sure_attack_from_bona_fide():
-    thresholds = load_manifest(SHIPPED / "lgsc_lite0" / "lgsc.manifest.json").thresholds
+    thresholds = load_manifest(ScoreConfig().engines[0].manifest).thresholds
     assert verdicts([(i / FPS, 1.0) for i in range(26)], thresholds) == [Verdict.ATTACK]
     assert verdicts([(i / FPS, 0.0) for i in range(26)], thresholds) == [Verdict.BONA_FIDE]
