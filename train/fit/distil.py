@@ -109,7 +109,7 @@ def on_its_side(targets: Tensor, labels: Tensor, margin: float) -> Tensor:
 
 
 def blended(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Make as many pictures of a batch's: zoomed, mixed, pasted, blurred, tinted, grainy.
+    """Make as many pictures of a batch's: stretched, mixed, pasted, blurred, tinted, grainy.
 
     Args:
         images: (N, 3, S, S), 0..255.
@@ -124,7 +124,7 @@ def blended(images: Tensor) -> tuple[Tensor, Tensor]:
     def chosen(share: float) -> Tensor:
         return torch.rand(n, 1, 1, 1, device=device) < share
 
-    x = _zoomed(images, chosen(0.5).flatten())
+    x = _stretched(images, chosen(0.6).flatten())
     partner = x[torch.randperm(n, device=device)]
     kept = torch.rand(n, 1, 1, 1, device=device)
     mixes = chosen(0.4)
@@ -134,20 +134,25 @@ def blended(images: Tensor) -> tuple[Tensor, Tensor]:
     soft = F.interpolate(
         F.avg_pool2d(x, 2), size=x.shape[-2:], mode="bilinear", align_corners=False
     )
-    x = torch.where(chosen(0.2), soft, x)
-    gains = torch.exp(0.08 * torch.randn(n, 3, 1, 1, device=device))
-    x = x * gains + 5 * torch.randn(n, 3, 1, 1, device=device)
+    softer, sharper = chosen(0.2), chosen(0.15)
+    x = torch.where(softer, soft, torch.where(sharper, x + 0.7 * (x - soft), x))
+    gains = torch.exp(0.12 * torch.randn(n, 3, 1, 1, device=device))
+    x = x * gains + 10 * torch.randn(n, 1, 1, 1, device=device)
     sigma = 12 * torch.rand(n, 1, 1, 1, device=device) * chosen(0.3)
     return (x + sigma * torch.randn_like(x)).clamp(0, 255), (mixes | pasted).flatten()
 
 
-def _zoomed(images: Tensor, which: Tensor) -> Tensor:
-    """Return the pictures, of some of them a part: three quarters of the side or more."""
+def _stretched(images: Tensor, which: Tensor) -> Tensor:
+    """Return the pictures, of some of them a part, half of each side or more, as a square.
+
+    Real faces often fill the frame: then the window shows no surroundings, and is stretched.
+    """
     n = len(images)
-    scale = torch.where(which, 0.75 + 0.25 * torch.rand(n, device=images.device), 1.0)
-    shift = (1 - scale)[:, None] * (2 * torch.rand(n, 2, device=images.device) - 1)
+    kept = 0.5 + 0.5 * torch.rand(n, 2, device=images.device)
+    scale = torch.where(which[:, None], kept, 1.0)
+    shift = (1 - scale) * (2 * torch.rand(n, 2, device=images.device) - 1)
     matrix = torch.zeros(n, 2, 3, device=images.device)
-    matrix[:, 0, 0] = matrix[:, 1, 1] = scale
+    matrix[:, 0, 0], matrix[:, 1, 1] = scale[:, 0], scale[:, 1]
     matrix[:, :, 2] = shift
     grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
