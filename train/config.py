@@ -149,13 +149,6 @@ class DistilConfig(_Part):
     options: dict[str, object] = Field(default_factory=dict, description="Of the teacher's method.")
     weight: float = Field(1.0, gt=0, description="Factor on the loss's term `distillation`.")
     limit: float = Field(7.0, gt=0, description="Log-odds beyond which the teacher's are cut.")
-    label_margin: float | None = Field(
-        None,
-        ge=0,
-        description="Log-odds that a picture's target has at least on the side of its label, where "
-        "the teacher says less or the opposite; mixed pictures have no label. null: the teacher's "
-        "word is final.",
-    )
     own_pairs: int = Field(
         1,
         ge=1,

@@ -75,14 +75,8 @@ class Distillation:
             is_own[side[order[: self._config.own_pairs].to(side.device)]] = True
         own = FaceBatch(batch.images[is_own], batch.labels[is_own])
         rest = batch.images[~is_own].float()
-        images, mixed = blended(rest.repeat(self._config.repeats, 1, 1, 1))
-        targets = self._targets(torch.cat([own.images.float(), images]))
-        margin = self._config.label_margin
-        if margin is not None:
-            labels = torch.cat([own.labels, batch.labels[~is_own].repeat(self._config.repeats)])
-            labelled = torch.cat([torch.ones_like(own.labels, dtype=torch.bool), ~mixed])
-            targets = torch.where(labelled, on_its_side(targets, labels, margin), targets)
-        return Lesson(own, images, targets)
+        images = blended(rest.repeat(self._config.repeats, 1, 1, 1))
+        return Lesson(own, images, self._targets(torch.cat([own.images.float(), images])))
 
     def term(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the weighted loss of log-odds (N,) against the teacher's."""
@@ -97,29 +91,18 @@ class Distillation:
         return self._teacher.attack_logit(outputs).clamp(-limit, limit)
 
 
-def on_its_side(targets: Tensor, labels: Tensor, margin: float) -> Tensor:
-    """Return log-odds moved to the side of their labels, at least a margin from zero.
-
-    Args:
-        targets: (N,) log-odds.
-        labels: (N,), BONA_FIDE or ATTACK.
-        margin: log-odds.
-    """
-    return torch.where(labels == ATTACK, targets.clamp(min=margin), targets.clamp(max=-margin))
-
-
-def blended(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Make as many pictures of a batch's: stretched, mixed, pasted, blurred, tinted, grainy.
+def blended(images: Tensor) -> Tensor:
+    """Return as many pictures made of a batch's: stretched, mixed, pasted, blurred, tinted, grainy.
 
     Args:
         images: (N, 3, S, S), 0..255.
 
     Returns:
-        (N, 3, S, S) float32, 0..255; and (N,) bool, which of them show parts of two.
+        (N, 3, S, S) float32, 0..255.
     """
     n, device = len(images), images.device
     if not n:
-        return images, torch.zeros(0, dtype=torch.bool, device=device)
+        return images
 
     def chosen(share: float) -> Tensor:
         return torch.rand(n, 1, 1, 1, device=device) < share
@@ -129,8 +112,7 @@ def blended(images: Tensor) -> tuple[Tensor, Tensor]:
     kept = torch.rand(n, 1, 1, 1, device=device)
     mixes = chosen(0.4)
     x = torch.where(mixes, kept * x + (1 - kept) * partner, x)
-    pasted = chosen(0.25) & ~mixes
-    x = torch.where(_rectangles(images) & pasted, partner, x)
+    x = torch.where(_rectangles(images) & chosen(0.25) & ~mixes, partner, x)
     soft = F.interpolate(
         F.avg_pool2d(x, 2), size=x.shape[-2:], mode="bilinear", align_corners=False
     )
@@ -139,7 +121,7 @@ def blended(images: Tensor) -> tuple[Tensor, Tensor]:
     gains = torch.exp(0.12 * torch.randn(n, 3, 1, 1, device=device))
     x = x * gains + 10 * torch.randn(n, 1, 1, 1, device=device)
     sigma = 12 * torch.rand(n, 1, 1, 1, device=device) * chosen(0.3)
-    return (x + sigma * torch.randn_like(x)).clamp(0, 255), (mixes | pasted).flatten()
+    return (x + sigma * torch.randn_like(x)).clamp(0, 255)
 
 
 def _stretched(images: Tensor, which: Tensor) -> Tensor:
