@@ -106,7 +106,7 @@ def lowered(path: Path, precision: Precision, runtime: Runtime, faces: FaceSet |
             "precision": precision,
             "onnx_torch_max_abs": max(manifest.onnx_torch_max_abs, drift.largest),
             # ONNX Runtime computes fp8 in float32: its time says nothing.
-            "cost_ms": None if precision == "fp8" else cost_ms(onnx_bytes, seen[0][:1]),
+            "cost_ms": None if precision == "fp8" else round(cost_ms(onnx_bytes, seen[0][:1]), 2),
             "made_from": _origin(manifest, precision, runtime, faces),
             "drift": drift,
         }

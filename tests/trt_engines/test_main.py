@@ -7,6 +7,7 @@ import torch
 from click.testing import CliRunner
 
 from trt_engines.__main__ import cli
+from trt_engines.drift import LIMITS, Limits
 from trt_engines.manifest import SHIPPED
 
 
@@ -80,8 +81,9 @@ def test_what_is_shipped_is_listed(invoke):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_build_writes_plans_keeps_them_and_verify_believes_them(
-    invoke, engine, faces, key_file, tmp_path
+    invoke, engine, faces, key_file, tmp_path, monkeypatch
 ):
+    monkeypatch.setitem(LIMITS, "int8", Limits(1, 1, 1, -1, 1, 10))  # a dozen drawn faces
     pytest.importorskip("tensorrt_rtx", reason="needs the extra aot")
     options = ["--faces", faces, "--out", tmp_path / "out", "--key-file", key_file]
     building = ["build", "--models", engine, "--flavour", "tensorrt_rtx", "--target", "SM89"]
