@@ -39,7 +39,8 @@ def main(folders: tuple[Path, ...], out: Path, each: int) -> None:
     """Cut faces out of the videos in FOLDERS."""
     videos = sorted(p for f in folders for p in f.rglob("*") if p.suffix.lower() in SUFFIXES)
     Random(0).shuffle(videos)
-    pictures, boxes = [], []
+    pictures: list[torch.Tensor] = []
+    boxes: list[tuple[float, float, float, float]] = []
     with open_detector(DetectConfig(), OnnxRuntimeConfig()) as detector:
         for path in videos:
             found = _faces(path, detector)

@@ -106,7 +106,7 @@ def shown(manifest: Manifest, faces: FaceSet) -> list[Tensor]:
         images = _copies(faces)
     else:
         images = [_crops(faces.pictures, _windows(faces.boxes), spec)]
-    return [batch.to(dtype) for part in images for batch in part.split(manifest.max_batch)]
+    return [batch.to(dtype) for part in images for batch in torch.split(part, manifest.max_batch)]
 
 
 def _crops(pictures: Tensor, boxes: Tensor, spec: InputSpec) -> Tensor:
