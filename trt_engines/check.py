@@ -11,13 +11,13 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import onnx
 
-from trt_engines.aot import TARGETS, Range, build_plan, tensorrt_rtx
+from trt_engines.builder import axes_for, build_plan, open_flavour
 from trt_engines.export import export_engine
-from trt_engines.manifest import SHIPPED, load_manifest, verified_file
+from trt_engines.manifest import load_manifest, shipped_engines, verified_file
 from trt_engines.operators import check_operators
 from trt_engines.variants import VARIANTS, clouds, seeded_model
 
@@ -26,10 +26,6 @@ if TYPE_CHECKING:
 
     from trt_engines.manifest import Manifest, Precision, Refinement
     from trt_engines.variants import Variant
-
-# The P-Net sees a pyramid of pictures up to 640 px wide; the usual one is 640 x 360, reduced until
-# a face of 40 px fills its 12 px cell.
-_PICTURE: Final[Mapping[str, Range]] = {"H": (12, 108, 640), "W": (12, 192, 640)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +67,10 @@ def checks(
         for precision in precisions:
             if not wanted or variant.name in wanted:
                 yield f"{variant.name} {precision}", partial(_exported, variant, precision)
-    for path in sorted(SHIPPED.rglob("*.manifest.json")):
-        name = f"shipped-{path.name.removesuffix('.manifest.json')}"
+    for engine in shipped_engines():
+        name = f"shipped-{engine.label}"
         if not wanted or name in wanted:
-            yield name, partial(_graphs, path, name)
+            yield name, partial(_graphs, engine.path, name)
 
 
 def _exported(variant: Variant, precision: Precision) -> list[GraphCheck]:
@@ -105,15 +101,15 @@ def _graphs(path: Path, name: str) -> list[GraphCheck]:
     files = [(name, manifest.precision, manifest)]
     if manifest.refinement is not None:
         files.append((f"{name}-refinement", "fp32", manifest.refinement))
-    most = manifest.max_batch
-    axes = {"N": (1, max(1, most // 2), most), **_PICTURE}
+    flavour = open_flavour("tensorrt_rtx")
+    axes = axes_for(manifest.max_batch)
     found = []
     for label, precision, part in files:
         onnx_bytes = verified_file(path, part.onnx, part.onnx_sha256).read_bytes()
         model = onnx.load_from_string(onnx_bytes)
         check_operators(model, label)
         started = time.monotonic()
-        plan = build_plan(tensorrt_rtx(), onnx_bytes, name=label, axes=axes, targets=TARGETS)
+        plan = build_plan(flavour, onnx_bytes, name=label, axes=axes).plan
         found.append(
             GraphCheck(
                 name=label,

@@ -88,6 +88,11 @@ def export_engine(
     size = model.input_spec.size_px
     if not isinstance(model, nn.Module):
         raise TypeError(f"expected a torch.nn.Module, got {type(model).__name__}")
+    if precision not in MAX_DIFFERENCE:
+        raise ValueError(
+            f"torch exports {', '.join(MAX_DIFFERENCE)}, not {precision}, which "
+            "`python -m trt_engines export` makes of an fp32 engine"
+        )
     if len(examples) < 2 or examples.shape[1:] != (3, size, size) or examples.dtype != torch.uint8:
         raise ValueError(
             f"examples must be (N >= 2, 3, {size}, {size}) uint8, got {tuple(examples.shape)} "
@@ -127,7 +132,7 @@ def export_engine(
         thresholds=thresholds,
         refinement=refinement,
         licence=licence,
-        cost_ms=_cost_ms(onnx_bytes, examples[:1]),
+        cost_ms=round(cost_ms(onnx_bytes, examples[:1]), 2),
     )
     write_engine(folder, manifest, onnx_bytes, weights, refinement_bytes)
     return manifest
@@ -149,7 +154,7 @@ def _refinement(model: RefinedModel, features: Tensor, method: str) -> tuple[Ref
         onnx_torch_max_abs=checked_difference(
             onnx_bytes, graph, [features], name=name, limit=MAX_REFINEMENT_DIFFERENCE
         ),
-        cost_ms=_cost_ms(onnx_bytes, features[:1]),
+        cost_ms=round(cost_ms(onnx_bytes, features[:1]), 2),
     )
     return refinement, onnx_bytes
 
@@ -317,16 +322,16 @@ def _nan_last(value: float) -> float:
     return np.inf if np.isnan(value) else value
 
 
-def _cost_ms(onnx_bytes: bytes, image: Tensor) -> float:
-    """Return the CPU time of one image, so that other work on the machine does not count."""
+def cost_ms(onnx_bytes: bytes, images: Tensor) -> float:
+    """Return the CPU time of a batch, ms, so that other work on the machine does not count."""
     session = open_session(onnx_bytes, threads=1)
-    feed = {session.get_inputs()[0].name: image.numpy()}
+    feed = {session.get_inputs()[0].name: images.numpy()}
     times = []
     for _ in range(25):
         started = time.thread_time()  # one intra-op thread is the caller's own
         session.run(None, feed)
         times.append(time.thread_time() - started)
-    return round(median(times[5:]) * 1e3, 2)  # the first runs allocate
+    return median(times[5:]) * 1e3  # the first runs allocate
 
 
 def _strip(model: onnx.ModelProto) -> None:

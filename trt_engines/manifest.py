@@ -7,18 +7,24 @@ meaning.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from models import InputSpec, file_sha256, one_line, whole_file
 from trt_engines.errors import EngineError, EngineMismatchError
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MANIFEST = ".manifest.json"
 SHIPPED = Path(__file__).resolve().parent / "shipped"
-Precision: TypeAlias = Literal["fp32", "fp16"]
+Precision: TypeAlias = Literal["fp32", "fp16", "int8", "fp8"]
 Family: TypeAlias = Literal["presentation", "digital"]
 _FILE_NAME = r"^[\w-][\w.-]*$"  # no folder: an engine's files lie together
+_SHA256 = r"^[0-9a-f]{64}$"
 
 
 def check_thresholds(enter: float | None, leave: float | None) -> None:
@@ -55,7 +61,7 @@ class Refinement(BaseModel, frozen=True, extra="forbid"):
     """
 
     onnx: str = Field(pattern=_FILE_NAME, description="File name beside the manifest.")
-    onnx_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    onnx_sha256: str = Field(pattern=_SHA256)
     lower: float = Field(ge=0, le=1, description="Undecided: a first probability from here ...")
     upper: float = Field(ge=0, le=1, description="... to here, both included.")
     onnx_torch_max_abs: float = Field(
@@ -70,6 +76,37 @@ class Refinement(BaseModel, frozen=True, extra="forbid"):
         if self.lower > self.upper:
             raise ValueError(f"lower ({self.lower:g}) must not exceed upper ({self.upper:g})")
         return self
+
+
+class Drift(BaseModel, frozen=True, extra="forbid"):
+    """How far a lower precision moves the scores of faces from those in float32."""
+
+    reference: Literal["torch", "onnx"] = Field(
+        description="What computed in float32: torch from the weights or, where the engine has "
+        "none, its graph, which was compared with torch at export."
+    )
+    scores: int = Field(ge=1, description="How many were compared.")
+    mean: float = Field(ge=0, description="Mean |difference|.")
+    p99: float = Field(ge=0, description="Its 99th percentile.")
+    max: float = Field(ge=0, description="The largest.")
+    largest: float = Field(ge=0, description="Largest |difference| of any output.")
+    rank_agreement: float = Field(
+        ge=-1, le=1, description="Spearman's rank correlation; 1: the same order."
+    )
+    flips: float = Field(
+        ge=0, le=1, description="Share of scores whose verdict alone would be another one."
+    )
+    others: dict[str, float] = Field(description="Name of each other output -> mean |difference|.")
+
+
+class Origin(BaseModel, frozen=True, extra="forbid"):
+    """What a graph in another precision was made from; the same gives the same."""
+
+    onnx_sha256: str = Field(pattern=_SHA256, description="Of the graph in float32.")
+    faces_sha256: str | None = Field(
+        None, pattern=_SHA256, description="Of the face file that gave the ranges."
+    )
+    recipe: str = Field(description="How, with the versions of what did it.")
 
 
 class Manifest(BaseModel, frozen=True, extra="forbid"):
@@ -89,14 +126,16 @@ class Manifest(BaseModel, frozen=True, extra="forbid"):
     input: InputSpec
     outputs: dict[str, str] = Field(description="Name of each output -> meaning, shape, range.")
     onnx: str = Field(pattern=_FILE_NAME, description="File name beside this manifest.")
-    onnx_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    onnx_sha256: str = Field(pattern=_SHA256)
     weights: str | None = Field(
         None, pattern=_FILE_NAME, description="File name of the weights (safetensors)."
     )
-    weights_sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    weights_sha256: str | None = Field(None, pattern=_SHA256)
     opset: int
     precision: Precision = Field(
-        "fp32", description="fp16: float32 remains where the method needs it, and at both ends."
+        "fp32",
+        description="fp16: float32 remains where the method needs it, and at both ends; int8 and "
+        "fp8: of what products take, by Q/DQ pairs.",
     )
     max_batch: int = Field(ge=1)
     onnx_torch_max_abs: float = Field(
@@ -110,6 +149,60 @@ class Manifest(BaseModel, frozen=True, extra="forbid"):
     cost_ms: float | None = Field(
         None, description="CPU ms per face, batch 1, one thread, measured at export."
     )
+    made_from: Origin | None = Field(None, description="None: exported from torch.")
+    drift: Drift | None = Field(None, description="Of a graph made from another.")
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """An engine on the disk.
+
+    Attributes:
+        path: of its manifest.
+    """
+
+    path: Path
+
+    @property
+    def folder(self) -> str:
+        """Name of the folder it lies in; engines in one folder belong together."""
+        return self.path.resolve().parent.name
+
+    @property
+    def label(self) -> str:
+        """Folder and name: two engines may be of one method."""
+        return f"{self.folder}/{self.path.name.removesuffix(MANIFEST)}"
+
+
+def shipped_engines() -> list[Engine]:
+    """Return the engines that come with the software."""
+    return [Engine(path) for path in sorted(SHIPPED.rglob(f"*{MANIFEST}"))]
+
+
+def chosen_engines(names: Sequence[str]) -> list[Engine]:
+    """Return shipped engines by name, and others by the path of their manifest.
+
+    Args:
+        names: label, folder, name or path; none: all that is shipped.
+
+    Raises:
+        EngineError: nothing has one of the names.
+    """
+    shipped = shipped_engines()
+    found = {} if names else {engine.label: engine for engine in shipped}
+    for name in names:
+        if name.endswith(MANIFEST):
+            matches = [Engine(Path(name))]
+        else:
+            matches = [e for e in shipped if name in (e.label, *e.label.split("/"))]
+        if not matches:
+            known = ", ".join(engine.label for engine in shipped)
+            raise EngineError(
+                f"no engine is called {name!r}; expected one of {known}, or the path of a "
+                f"*{MANIFEST}"
+            )
+        found |= {engine.label: engine for engine in matches}
+    return list(found.values())
 
 
 def load_manifest(path: Path) -> Manifest:

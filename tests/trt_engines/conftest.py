@@ -9,6 +9,7 @@ import torch
 import models
 from models import build_model
 from trt_engines.export import export_engine
+from trt_engines.faces import save_faces
 from trt_engines.manifest import DecisionThresholds
 
 METHODS = Path(__file__).parent / "methods"
@@ -66,3 +67,22 @@ def engine(tmp_path, exported):
     """Path of the manifest of a private copy of that engine."""
     shutil.copytree(exported, tmp_path, dirs_exist_ok=True)
     return tmp_path / "tiny.manifest.json"
+
+
+@pytest.fixture(scope="session")
+def faces(tmp_path_factory):
+    """Path of a face file of drawn faces, bright and dark, each on its own background."""
+    generator = torch.Generator().manual_seed(2)
+    count, side = 24, 64
+    y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    pictures = torch.rand((count, 3, 4, 4), generator=generator) * 255
+    pictures = torch.nn.functional.interpolate(pictures, (side, side), mode="bicubic")
+    skin = torch.rand((count, 3), generator=generator) * 200 + 40
+    for wide, tall, shift, share in ((14, 18, 0, 1.0), (3, 2, -6, 0.2), (6, 2, 9, 0.5)):
+        inside = ((x - 32) / wide) ** 2 + ((y - 32 - shift) / tall) ** 2 < 1
+        pictures[:, :, inside] = (skin * share)[:, :, None]
+    pictures += torch.randn(pictures.shape, generator=generator) * 8
+    path = tmp_path_factory.mktemp("faces") / "faces.safetensors"
+    boxes = torch.tensor([[18.0, 14, 46, 50]]).expand(count, 4)
+    save_faces(path, pictures.clamp(0, 255).to(torch.uint8), boxes)
+    return path

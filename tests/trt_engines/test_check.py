@@ -20,12 +20,12 @@ def variants(monkeypatch):
 
 def test_every_graph_that_passes_is_listed_and_written_down(tmp_path):
     path = tmp_path / "engines.json"
-    names = ["--only", "small", "--only", "shipped-rnet"]
+    names = ["--only", "small", "--only", "shipped-mtcnn/rnet"]
     result = CliRunner().invoke(cli, ["check", *names, "--json", str(path)])
     assert result.exit_code == 0, result.output
     written = json.loads(path.read_text())
     found = [(graph["name"], graph["precision"]) for graph in written["passed"]]
-    assert found == [("small", "fp32"), ("small", "fp16"), ("shipped-rnet", "fp32")]
+    assert found == [("small", "fp32"), ("small", "fp16"), ("shipped-mtcnn/rnet", "fp32")]
     assert all(name in result.output for name, _ in found)
     assert written["failed"] == {}
     assert written["passed"][0]["operators"]["Conv"] == 2

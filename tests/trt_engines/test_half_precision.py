@@ -13,9 +13,9 @@ from PIL import Image
 from skimage.data import astronaut
 
 from models import crop_faces, method_names
-from trt_engines.aot import TARGETS, build_plan
 from trt_engines.backends import TorchConfig, open_backend
 from trt_engines.backends.onnx_session import open_session
+from trt_engines.builder import TARGETS, Flavour, axes_for, build_plan
 from trt_engines.errors import EngineError
 from trt_engines.export import MAX_DIFFERENCE, export_engine
 from trt_engines.graphs import AttackGraph
@@ -150,8 +150,8 @@ def test_marked_parts_compute_in_float32(exported):
 
 def test_the_graph_builds_for_tensorrt(exported):
     trt = pytest.importorskip("tensorrt_rtx", reason="needs the extra aot")
-    axes = {"N": (1, 8, exported.manifest.max_batch)}
-    assert build_plan(trt, exported.bytes, name=exported.name, axes=axes, targets=TARGETS)
+    flavour, axes = Flavour("tensorrt_rtx", trt, TARGETS), axes_for(exported.manifest.max_batch)
+    assert build_plan(flavour, exported.bytes, name=exported.name, axes=axes).plan
 
 
 def test_the_torch_back_end_computes_in_half_precision_too(export, crops, tmp_path):

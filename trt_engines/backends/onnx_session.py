@@ -29,7 +29,10 @@ def open_onnxruntime(manifest_path: Path, config: OnnxRuntimeConfig) -> Backend:
     """
     manifest = load_manifest(manifest_path)
     path = verified_file(manifest_path, manifest.onnx, manifest.onnx_sha256)
-    first = OnnxRuntimeBackend(path, manifest.outputs, manifest.max_batch, config)
+    as_written = manifest.precision == "fp8"
+    first = OnnxRuntimeBackend(
+        path, manifest.outputs, manifest.max_batch, config, as_written=as_written
+    )
     if manifest.refinement is None:
         return first
     path = verified_file(manifest_path, manifest.refinement.onnx, manifest.refinement.onnx_sha256)
@@ -41,7 +44,13 @@ class OnnxRuntimeBackend:
     """Runs one ONNX graph."""
 
     def __init__(
-        self, path: Path, outputs: Collection[str], max_batch: int, config: OnnxRuntimeConfig
+        self,
+        model: Path | bytes,
+        outputs: Collection[str],
+        max_batch: int,
+        config: OnnxRuntimeConfig,
+        *,
+        as_written: bool = False,
     ) -> None:
         """Load a verified graph.
 
@@ -49,17 +58,18 @@ class OnnxRuntimeBackend:
             EngineError: ONNX Runtime refuses it.
             EngineMismatchError: it has other outputs than its manifest says.
         """
+        name = "a graph in memory" if isinstance(model, bytes) else model
         try:
-            self._session = open_session(path, config.threads)
+            self._session = open_session(model, config.threads, as_written=as_written)
         except Exception as error:  # onnxruntime's exceptions have no common public base
             raise EngineError(
-                f"{path}: ONNX Runtime can't load it: {error}; export it again"
+                f"{name}: ONNX Runtime can't load it: {error}; export it again"
             ) from error
         self.max_batch = max_batch
         self._outputs = [output.name for output in self._session.get_outputs()]
         if set(self._outputs) != set(outputs):
             raise EngineMismatchError(
-                f"{path}: expected outputs {sorted(outputs)}, as its manifest says, found "
+                f"{name}: expected outputs {sorted(outputs)}, as its manifest says, found "
                 f"{sorted(self._outputs)}; export it again"
             )
         (self._input,) = (node.name for node in self._session.get_inputs())
@@ -75,12 +85,23 @@ class OnnxRuntimeBackend:
         """See `Backend.close`; the session's memory goes with the object."""
 
 
-def open_session(model: Path | bytes, threads: int) -> ort.InferenceSession:
-    """Load an ONNX graph, from a file or from its bytes, to run on the CPU."""
+def open_session(
+    model: Path | bytes, threads: int, *, as_written: bool = False
+) -> ort.InferenceSession:
+    """Load an ONNX graph, from a file or from its bytes, to run on the CPU.
+
+    Args:
+        model: the graph.
+        threads: within one run.
+        as_written: fuse nothing. An fp8 graph needs that: ONNX Runtime 1.31 computes it in float32
+            between the roundings, and fails where it tries to fuse a Clip with one of them.
+    """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     # Idle threads must not spin: decoding shares the cores.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if as_written:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
     return ort.InferenceSession(model, sess_options=options, providers=["CPUExecutionProvider"])

@@ -36,7 +36,7 @@ def open_torch(manifest_path: Path, config: TorchConfig) -> Backend:
     """
     manifest = load_manifest(manifest_path)
     torch.set_num_threads(config.threads)
-    graph = _build(manifest_path, manifest).eval()
+    graph = build_network(manifest_path, manifest).eval()
     first = TorchBackend(graph, list(manifest.outputs), manifest.max_batch)
     if manifest.refinement is None:
         return first
@@ -67,7 +67,13 @@ class TorchBackend:
         """See `Backend.close`; the weights' memory goes with the object."""
 
 
-def _build(manifest_path: Path, manifest: Manifest) -> nn.Module:
+def build_network(manifest_path: Path, manifest: Manifest) -> nn.Module:
+    """Build the network that a manifest names, and load its weights in the manifest's precision.
+
+    Raises:
+        EngineError: no weights, or this code can't build the network.
+        EngineMismatchError: the weights are not the manifest's, or not this network's.
+    """
     if manifest.method is None:
         return load_network(manifest.name)
     if manifest.weights is None or manifest.weights_sha256 is None:
