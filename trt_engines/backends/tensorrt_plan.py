@@ -59,8 +59,12 @@ _capturing: Final = threading.Lock()  # torch captures one graph of a process at
 class PlanLoader(Protocol):
     """Finds plans, and checks them: they are executable, and TensorRT takes them as they are."""
 
-    def __call__(self, manifest: Manifest) -> Sequence[bytes]:
+    def __call__(self, manifest_path: Path, manifest: Manifest) -> Sequence[bytes]:
         """Return the plan of an engine for this machine and, if it has one, of its refinement.
+
+        Args:
+            manifest_path: of the engine; its plans lie beside it.
+            manifest: what stands there.
 
         Raises:
             EngineError: there is none, or its signature can't be checked.
@@ -69,10 +73,11 @@ class PlanLoader(Protocol):
         ...
 
 
-def no_plans(manifest: Manifest) -> Sequence[bytes]:
+def no_plans(manifest_path: Path, manifest: Manifest) -> Sequence[bytes]:
     """Refuse: nothing in this version checks plans, and none may be loaded unchecked."""
     raise EngineError(
-        f"{manifest.name}: there are no checked plans; use the back end torch or onnxruntime"
+        f"{manifest_path}: no checked plan of {manifest.name}; use the back end torch or "
+        "onnxruntime"
     )
 
 
@@ -116,7 +121,7 @@ def open_tensorrt(
         EngineMismatchError: a plan is not this engine's or not for this machine.
     """
     manifest = load_manifest(manifest_path)
-    first, *others = load_plans(manifest)
+    first, *others = load_plans(manifest_path, manifest)
     whole = TensorRTBackend(first, manifest.name, manifest.outputs, config, machine)
     if manifest.refinement is None:
         return whole

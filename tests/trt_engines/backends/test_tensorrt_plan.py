@@ -18,7 +18,7 @@ from trt_engines.backends import OnnxRuntimeConfig, TensorRTConfig, open_backend
 from trt_engines.backends.onnx_session import open_session
 from trt_engines.backends.tensorrt_plan import DTYPES, TensorRTBackend, open_tensorrt, this_machine
 from trt_engines.errors import EngineError, EngineMismatchError
-from trt_engines.manifest import SHIPPED, load_manifest
+from trt_engines.manifest import SHIPPED, Refinement, load_manifest, save_manifest
 from trt_engines.messages import messages_of
 
 OUTPUTS = ("explanation", "probability")
@@ -26,13 +26,13 @@ PLAIN, GRAPHS = TensorRTConfig(), TensorRTConfig(cuda_graphs=2)
 EVERY_WAY = pytest.mark.parametrize("config", [PLAIN, GRAPHS], ids=["plain", "cuda-graphs"])
 
 
-def _graph(nodes, outputs, kind=TensorProto.UINT8):
+def _graph(nodes, outputs, takes=TensorProto.UINT8):
     """An ONNX graph of images (N, 3, 4, 4), with a constant `scale` of 1/255."""
-    images = helper.make_tensor_value_info("images", kind, ["N", 3, 4, 4])
+    images = helper.make_tensor_value_info("images", takes, ["N", 3, 4, 4])
     values = [helper.make_tensor_value_info(name, kind, shape) for name, kind, shape in outputs]
     scale = numpy_helper.from_array(np.array(1 / 255, np.float32), "scale")
     graph = helper.make_graph(nodes, "graph", [images], values, [scale])
-    opset = [helper.make_opsetid("", 18)]
+    opset = [helper.make_opsetid("", 17)]
     return helper.make_model(graph, opset_imports=opset, ir_version=9).SerializeToString()
 
 
@@ -498,22 +498,59 @@ def test_the_detectors_networks_agree_with_onnxruntime(place, name):
     images = torch.rand((3, 3, size, size), generator=torch.Generator().manual_seed(2)) * 255
     graph = (path.parent / load_manifest(path).onnx).read_bytes()
     plan = place.plan(graph, N=(1, 2, 2), H=(12, 40, 64), W=(12, 40, 64))
-    backend = open_tensorrt(path, PLAIN, lambda _: [plan], place.machine)
+    backend = open_tensorrt(path, PLAIN, lambda *_: [plan], place.machine)
     expected = open_backend(path, OnnxRuntimeConfig()).infer(images)
     found = backend.infer(images.to(place.machine.device))
     found = {name: values.cpu() for name, values in found.items()}
     torch.testing.assert_close(found, dict(expected), rtol=0, atol=1e-2)
 
 
+def test_an_engine_with_a_refinement_has_two_plans(place, detector, tmp_path):
+    rnet = load_manifest(SHIPPED / "mtcnn" / "rnet.manifest.json")
+    second = Refinement(
+        onnx="x", onnx_sha256="0" * 64, lower=0.0, upper=1.0, onnx_torch_max_abs=0.0
+    )
+    outputs = dict.fromkeys(("probability", "feature"), "")
+    update = {"name": "tiny", "outputs": outputs, "refinement": second}
+    save_manifest(tmp_path / "tiny.manifest.json", rnet.model_copy(update=update))
+    node = helper.make_node
+    first_graph = _graph(
+        [
+            node("Cast", ["images"], ["feature"], to=TensorProto.FLOAT),
+            node("ReduceMean", ["feature"], ["mean"], axes=[1, 2, 3], keepdims=0),
+            node("Sigmoid", ["mean"], ["probability"]),
+        ],
+        [
+            ("feature", TensorProto.FLOAT, ["N", 3, 4, 4]),
+            ("probability", TensorProto.FLOAT, ["N"]),
+        ],
+    )
+    second_graph = _graph(
+        [
+            node("Mul", ["images", "scale"], ["light"]),
+            node("ReduceMean", ["light"], ["probability"], axes=[1, 2, 3], keepdims=0),
+        ],
+        [("probability", TensorProto.FLOAT, ["N"])],
+        takes=TensorProto.FLOAT,
+    )
+    plans = [place.plan(first_graph, N=(1, 2, 4)), place.plan(second_graph, N=(1, 1, 2))]
+    backend = open_tensorrt(tmp_path / "tiny.manifest.json", PLAIN, lambda *_: plans, place.machine)
+    images = _images(4, place)
+    expected = images.float().mean(dim=(1, 2, 3)) / 255  # all are undecided
+    torch.testing.assert_close(backend.infer(images)["probability"], expected)
+
+
 def test_a_plan_that_is_refused_never_reaches_tensorrt(place):
-    def refuse(manifest):
-        assert manifest.name == "rnet"
+    path = SHIPPED / "mtcnn" / "rnet.manifest.json"
+
+    def refuse(*asked):
+        assert asked == (path, load_manifest(path))
         raise EngineMismatchError("signed by nobody")
 
     spy = Spy()
     machine = altered(place.machine, Runtime=spy)
     with pytest.raises(EngineMismatchError, match="signed by nobody"):
-        open_tensorrt(SHIPPED / "mtcnn" / "rnet.manifest.json", PLAIN, refuse, machine)
+        open_tensorrt(path, PLAIN, refuse, machine)
     assert spy.calls == []
 
 
