@@ -226,6 +226,17 @@ def test_a_context_that_can_not_be_made_is_an_error(open_plan):
         open_plan(create_execution_context=lambda *_: None)
 
 
+def test_a_gpu_that_can_not_hold_a_plan_is_an_engine_error(place, open_plan):
+    log = messages_of(place.machine.trt).log
+    error = place.machine.trt.ILogger.ERROR
+
+    def refuse(*_):
+        log(error, "Error Code 2: OutOfMemory (no further information)")
+
+    with pytest.raises(EngineError, match="can't be loaded onto .*OutOfMemory"):
+        open_plan(create_execution_context=refuse)
+
+
 def test_a_size_that_depends_on_the_pixels_is_an_error(place, open_plan):
     backend = open_plan(get_tensor_shape=lambda *_: (-1, 3))
     with pytest.raises(EngineError, match="depends on the pixels"):
