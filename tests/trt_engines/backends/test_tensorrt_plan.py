@@ -233,7 +233,7 @@ def test_a_gpu_that_can_not_hold_a_plan_is_an_engine_error(place, open_plan):
     def refuse(*_):
         log(error, "Error Code 2: OutOfMemory (no further information)")
 
-    with pytest.raises(EngineError, match="can't be loaded onto .*OutOfMemory"):
+    with pytest.raises(EngineError, match=r"can't be loaded onto .*OutOfMemory"):
         open_plan(create_execution_context=refuse)
 
 
