@@ -151,6 +151,10 @@ class _Graph:
 class _Watch(TorchDispatchMode):
     """Sees what torch computes in a stream: it comes after what waits there."""
 
+    @classmethod
+    def _should_skip_dynamo(cls):
+        return False  # nothing is compiled here, and to import the compiler takes seconds
+
     def __init__(self, cuda):
         super().__init__()
         self._cuda = cuda
