@@ -42,7 +42,10 @@ def test_an_override_wins_over_the_file_and_a_later_one_over_an_earlier(tmp_path
         (("backend.kind", "onxruntime"), "backend: Input tag 'onxruntime'"),
         (("backend", "onxruntime"), "backend: Input tag 'onxruntime'"),
         (("backend", {"kind": "tensorrt", "cuda_graph": 2}), "did you mean 'cuda_graphs'?"),
-        (("backend", {"kind": "torch", "device": "gpu"}), "backend.torch.device: String should match"),
+        (
+            ("backend", {"kind": "torch", "device": "gpu"}),
+            "backend.torch.device: String should match",
+        ),
         (("fuse", {"enter": 0.4}), "fuse: enter is 0.4, expected 0.5 or more: a track of which"),
         (("fuse", {"enter": 0.7, "leave": 0.6}), "fuse: leave is 0.6, expected 0.5 or less"),
         (("sources.deeper", 1), "sources.deeper: sources is a value and has no keys"),
