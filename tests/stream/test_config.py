@@ -4,6 +4,7 @@ import pytest
 
 from stream.config import JsonlSinkConfig, RedisSinkConfig, load_config
 from stream.errors import ConfigError
+from trt_engines.backends import AutoConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("sources", [{"id": "cam", "uri": "clip.mp4"}])
@@ -39,6 +40,12 @@ def test_an_override_wins_over_the_file_and_a_later_one_over_an_earlier(tmp_path
         (("track.lost_after_s", -1), "track.lost_after_s: Input should be greater than 0"),
         (("track.lost_after_s", "soon"), "track.lost_after_s: Input should be a valid number"),
         (("backend.kind", "onxruntime"), "backend: Input tag 'onxruntime'"),
+        (("backend", "onxruntime"), "backend: Input tag 'onxruntime'"),
+        (("backend", {"kind": "tensorrt", "cuda_graph": 2}), "did you mean 'cuda_graphs'?"),
+        (
+            ("backend", {"kind": "torch", "device": "gpu"}),
+            "backend.torch.device: String should match",
+        ),
         (("fuse", {"enter": 0.4}), "fuse: enter is 0.4, expected 0.5 or more: a track of which"),
         (("fuse", {"enter": 0.7, "leave": 0.6}), "fuse: leave is 0.6, expected 0.5 or less"),
         (("sources.deeper", 1), "sources.deeper: sources is a value and has no keys"),
@@ -48,6 +55,11 @@ def test_a_wrong_key_or_value_is_named_with_what_to_do(override, message):
     with pytest.raises(ConfigError) as caught:
         load_config(None, [SOURCES, override])
     assert message in str(caught.value)
+
+
+def test_a_back_end_may_be_named_by_its_kind_alone():
+    assert load_config(None, [SOURCES, ("backend", "auto")]).backend == AutoConfig()
+    assert load_config(None, [SOURCES, ("backend", {"kind": "auto"})]).backend == AutoConfig()
 
 
 def test_two_sources_of_one_id_are_refused():

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Final, Literal, Protocol, TypeAlias
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from torch import Tensor
+
+_GPU: Final = r"^cuda(:\d+)?$"
 
 
 class OnnxRuntimeConfig(BaseModel, frozen=True, extra="forbid"):
@@ -21,13 +23,50 @@ class OnnxRuntimeConfig(BaseModel, frozen=True, extra="forbid"):
 
 
 class TorchConfig(BaseModel, frozen=True, extra="forbid"):
-    """Run the networks with torch, from their weights: slow, for comparison."""
+    """Run the networks with torch, from their weights: slow on a CPU, good on any NVIDIA GPU."""
 
     kind: Literal["torch"] = "torch"
-    threads: int = Field(1, ge=1, description="Threads within one network run (process-wide).")
+    device: str = Field(
+        "cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu, cuda (the first GPU) or cuda:1."
+    )
+    threads: int = Field(
+        1, ge=1, description="Threads within one network run on the CPU (process-wide)."
+    )
 
 
-BackendConfig = Annotated[OnnxRuntimeConfig | TorchConfig, Field(discriminator="kind")]
+class TensorRTConfig(BaseModel, frozen=True, extra="forbid"):
+    """Run plans that `python -m trt_engines build` made on this machine, on an NVIDIA GPU."""
+
+    kind: Literal["tensorrt"] = "tensorrt"
+    device: str = Field("cuda", pattern=_GPU, description="cuda (the first GPU) or cuda:1.")
+    cuda_graphs: int = Field(
+        0,
+        ge=0,
+        description="Shapes of batches, per network, whose work is recorded as a CUDA graph and "
+        "replayed; the one unused for longest gives way. Each costs memory of the GPU.",
+    )
+
+
+class AutoConfig(BaseModel, frozen=True, extra="forbid"):
+    """Run each network with the first of tensorrt, torch on a GPU and onnxruntime that can."""
+
+    kind: Literal["auto"] = "auto"
+    device: str = Field("cuda", pattern=_GPU, description="The GPU to try: cuda or cuda:1.")
+    threads: int = Field(1, ge=1, description="Threads within one network run on the CPU.")
+
+
+RuntimeConfig: TypeAlias = OnnxRuntimeConfig | TorchConfig | TensorRTConfig
+
+
+def _by_kind(value: object) -> object:
+    return {"kind": value} if isinstance(value, str) else value
+
+
+# In YAML either the options, or the kind alone: `backend: auto`.
+BackendConfig = Annotated[
+    Annotated[RuntimeConfig | AutoConfig, Field(discriminator="kind")],
+    BeforeValidator(_by_kind),
+]
 
 
 class Backend(Protocol):
@@ -39,14 +78,16 @@ class Backend(Protocol):
         """Run the network.
 
         Args:
-            images: (N, 3, H, W), N in 1..`max_batch`; dtype and size as the manifest's `InputSpec`
-            says.
+            images: (N, 3, H, W), N in 1..`max_batch`, on any device; dtype and size as the
+            manifest's `InputSpec` says.
 
         Returns:
-            The graph's outputs by name, first axis N; the tensors belong to the caller.
+            The graph's outputs by name, first axis N, on the device of the images; the tensors
+            belong to the caller. On a GPU they are ready for the stream that was current.
 
         Raises:
-            ValueError: more images than `max_batch`.
+            EngineError: the runtime fails.
+            ValueError: no images, or more than `max_batch` and the runtime does not split them.
         """
         ...
 
@@ -55,7 +96,7 @@ class Backend(Protocol):
         ...
 
 
-def open_backend(manifest_path: Path, config: OnnxRuntimeConfig | TorchConfig) -> Backend:
+def open_backend(manifest_path: Path, config: RuntimeConfig | AutoConfig) -> Backend:
     """Load the engine that a manifest describes into a runtime.
 
     Raises:
@@ -63,6 +104,17 @@ def open_backend(manifest_path: Path, config: OnnxRuntimeConfig | TorchConfig) -
         EngineMismatchError: the engine is not what its manifest describes.
     """
     match config:
+        case AutoConfig(device=device, threads=threads):
+            from trt_engines.backends.auto import open_first
+
+            on_gpu = (TensorRTConfig(device=device), TorchConfig(device=device))
+            return open_first(
+                manifest_path, on_gpu, OnnxRuntimeConfig(threads=threads), open_backend
+            )
+        case TensorRTConfig():
+            from trt_engines.backends.tensorrt_plan import no_plans, open_tensorrt, this_machine
+
+            return open_tensorrt(manifest_path, config, no_plans, this_machine(config.device))
         case OnnxRuntimeConfig():
             from trt_engines.backends.onnx_session import open_onnxruntime
 

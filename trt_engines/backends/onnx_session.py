@@ -78,8 +78,12 @@ class OnnxRuntimeBackend:
         """See `Backend.infer`."""
         if len(images) > self.max_batch:
             raise ValueError(f"at most {self.max_batch} images fit one run, got {len(images)}")
-        arrays = self._session.run(self._outputs, {self._input: images.contiguous().numpy()})
-        return {name: torch.from_numpy(a) for name, a in zip(self._outputs, arrays, strict=True)}
+        pixels = images.cpu().contiguous().numpy()
+        arrays = self._session.run(self._outputs, {self._input: pixels})
+        return {
+            name: torch.from_numpy(values).to(images.device)
+            for name, values in zip(self._outputs, arrays, strict=True)
+        }
 
     def close(self) -> None:
         """See `Backend.close`; the session's memory goes with the object."""

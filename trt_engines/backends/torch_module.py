@@ -1,4 +1,4 @@
-"""Torch, from a network's weights: slow, for comparison and for methods that ONNX can't hold."""
+"""Torch, from a network's weights: for a GPU without TensorRT, and on a CPU for comparison."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from models import build_model
+from trt_engines.backends.gpu import Portions, gpu
 from trt_engines.backends.refined import RefinedBackend
 from trt_engines.errors import EngineError, EngineMismatchError
 from trt_engines.graphs import AttackGraph, RefinementGraph
@@ -31,37 +32,65 @@ def open_torch(manifest_path: Path, config: TorchConfig) -> Backend:
     """Build the network that a manifest names and load its weights.
 
     Raises:
-        EngineError: no weights, or this code can't build the network.
+        EngineError: no such GPU, no weights, or this code can't build the network.
         EngineMismatchError: the weights are not the manifest's, or not this network's.
     """
     manifest = load_manifest(manifest_path)
-    torch.set_num_threads(config.threads)
+    if config.device == "cpu":
+        torch.set_num_threads(config.threads)
+        device = torch.device("cpu")
+    else:
+        device = gpu(config.device)
     graph = build_network(manifest_path, manifest).eval()
-    first = TorchBackend(graph, list(manifest.outputs), manifest.max_batch)
+    first = TorchBackend(graph, manifest.name, list(manifest.outputs), manifest.max_batch, device)
     if manifest.refinement is None:
         return first
-    second = RefinementGraph(cast("RefinedModel", graph.model)).eval()
-    return RefinedBackend(
-        first, TorchBackend(second, ["probability"], manifest.max_batch), manifest.refinement
-    )
+    refinement = RefinementGraph(cast("RefinedModel", graph.model)).eval()
+    name = f"{manifest.name}'s refinement"
+    second = TorchBackend(refinement, name, ["probability"], manifest.max_batch, device)
+    return RefinedBackend(first, second, manifest.refinement)
 
 
 class TorchBackend:
-    """Runs one network as a torch module."""
+    """Runs one network as a torch module; on a GPU in the stream that is current."""
 
-    def __init__(self, graph: nn.Module, outputs: Sequence[str], max_batch: int) -> None:
-        """Take a network in eval mode and the names of its outputs."""
+    def __init__(
+        self,
+        graph: nn.Module,
+        name: str,
+        outputs: Sequence[str],
+        max_batch: int,
+        device: torch.device,
+    ) -> None:
+        """Take a network in eval mode, and bring it to its device.
+
+        Raises:
+            EngineError: it does not fit the GPU, or the GPU fails.
+        """
         self.max_batch = max_batch
         self._outputs = outputs
-        self._graph = graph
+        self._device = device
+        self._portions = Portions(name, max_batch)
+        try:
+            self._graph = graph.to(device)
+        except RuntimeError as error:
+            raise EngineError(
+                f"{name}: can't be brought to {device}: {error}; look at `nvidia-smi`"
+            ) from error
 
     def infer(self, images: Tensor) -> Mapping[str, Tensor]:
         """See `Backend.infer`."""
         if len(images) > self.max_batch:
             raise ValueError(f"at most {self.max_batch} images fit one run, got {len(images)}")
+        if self._device.type == "cpu":
+            return self._infer(images)
+        return self._portions.run(images, self._infer, torch.cuda.empty_cache)
+
+    def _infer(self, images: Tensor) -> Mapping[str, Tensor]:
         with torch.inference_mode():
-            outputs: tuple[Tensor, ...] = self._graph(images)
-        return dict(zip(self._outputs, outputs, strict=True))
+            outputs: tuple[Tensor, ...] = self._graph(images.to(self._device))
+            here = [values.to(images.device) for values in outputs]
+        return dict(zip(self._outputs, here, strict=True))
 
     def close(self) -> None:
         """See `Backend.close`; the weights' memory goes with the object."""
