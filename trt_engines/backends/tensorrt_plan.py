@@ -164,9 +164,26 @@ class TensorRTBackend:
         self._messages = messages_of(machine.trt)
         self._graphs = config.cuda_graphs
         self._captured: dict[tuple[int, ...], _Captured] = {}  # the one used last is the last
+        self._engine: Any = None
+        self._context: Any = None
         try:
             with self._cuda.device(self._device):
-                self._load(plan, outputs)
+                self._messages.errors.clear()
+                runtime = self._trt.Runtime(self._messages)
+                runtime.engine_host_code_allowed = False
+                self._engine = runtime.deserialize_cuda_engine(plan)
+                if self._engine is None:
+                    raise EngineMismatchError(
+                        f"{self._name}: TensorRT {self._trt.__version__} can't load the plan: "
+                        f"{'; '.join(self._messages.errors)}; {_BUILD_AGAIN}"
+                    )
+                self._input, self._dtype, self._outputs = self._tensors(outputs)
+                least, _, most = self._engine.get_tensor_profile_shape(self._input, 0)
+                self._profile = f"{tuple(least)} to {tuple(most)}"
+                self._least, self.max_batch = least[0], most[0]
+                self._portions = Portions(self._name, self.max_batch, self._least)
+                self._stream = self._cuda.Stream(self._device)
+                self._context = self._new_context()
         except RuntimeError as error:  # of CUDA, or out of memory
             raise EngineError(
                 f"{name}: can't be loaded onto {self._device}: {error}; look at `nvidia-smi`"
@@ -186,24 +203,6 @@ class TensorRTBackend:
         if self._engine is not None:
             self._free()
             self._context = self._engine = None
-
-    def _load(self, plan: bytes, outputs: Collection[str]) -> None:
-        self._messages.errors.clear()
-        runtime = self._trt.Runtime(self._messages)
-        runtime.engine_host_code_allowed = False
-        self._engine = runtime.deserialize_cuda_engine(plan)
-        if self._engine is None:
-            raise EngineMismatchError(
-                f"{self._name}: TensorRT {self._trt.__version__} can't load the plan: "
-                f"{'; '.join(self._messages.errors)}; {_BUILD_AGAIN}"
-            )
-        self._input, self._dtype, self._outputs = self._tensors(outputs)
-        least, _, most = self._engine.get_tensor_profile_shape(self._input, 0)
-        self._profile = f"{tuple(least)} to {tuple(most)}"
-        self._least, self.max_batch = least[0], most[0]
-        self._portions = Portions(self._name, self.max_batch, self._least)
-        self._stream = self._cuda.Stream(self._device)
-        self._context = self._new_context()
 
     def _tensors(
         self, outputs: Collection[str]
