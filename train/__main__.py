@@ -20,12 +20,13 @@ from train.evaluation.options import AggregateName, NamedFile, ThresholdRule
 from trt_engines.errors import EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from stream.config import StreamConfig
     from train.config import Recipe
     from train.data.protocols import Threshold
     from train.data.selection import Data
+    from train.evaluation.recorded_looks import RecordedPart
     from train.evaluation.report import Report
     from train.evaluation.shipped_measures import Part
     from train.fit.ranks import Ranks
@@ -561,6 +562,16 @@ def _stream_config(*manifests: Path) -> StreamConfig:
     )
 
 
+def _configs(manifests: Mapping[str, Path]) -> dict[str, StreamConfig]:
+    """Return the configuration of a stream with each engine alone, on one thread."""
+    from trt_engines.backends import OnnxRuntimeConfig
+
+    one_thread = {"backend": OnnxRuntimeConfig(threads=1)}
+    return {
+        name: _stream_config(path).model_copy(update=one_thread) for name, path in manifests.items()
+    }
+
+
 @main.command("judge")
 @click.argument("labelled", type=_FILE)
 @click.option(
@@ -694,6 +705,7 @@ def evaluate_shipped_command(
         describe_engines,
         judge_ladder,
         judge_parts,
+        looked_at,
         looks_so_far,
         note_look,
         refuse_engine_folder,
@@ -702,7 +714,6 @@ def evaluate_shipped_command(
     )
     from train.evaluation.shipped_sets import load_shipped_sets
     from train.evaluation.shipped_table import table_of
-    from trt_engines.backends import OnnxRuntimeConfig
 
     refuse_engine_folder(out)
     sets, labelled = load_shipped_sets(listed)
@@ -710,11 +721,7 @@ def evaluate_shipped_command(
     manifests = dict(zip(column_names(paths), paths, strict=True))
     compared = list(manifests)[len(paths) - len(teachers) :]
     made = origin(datetime.now(UTC), sys.argv[1:], torch.device("cpu"))
-    one_thread = {"backend": OnnxRuntimeConfig(threads=1)}
-    configs = {
-        name: _stream_config(path).model_copy(update=one_thread) for name, path in manifests.items()
-    }
-    with opened_onlookers(configs, manifests) as onlookers:
+    with opened_onlookers(_configs(manifests), manifests) as onlookers:
         rows = judge_parts(sets, labelled, root, onlookers, parts=parts or PARTS, teachers=compared)
         rungs = judge_ladder(sets, labelled, root, onlookers) if ladder else []
         report = ShippedReport(
@@ -731,7 +738,79 @@ def evaluate_shipped_command(
     click.echo(table)
     click.echo(f"\nwritten to {out}")
     if note is not None:
-        click.echo(looks_so_far(note_look(looks, report, note)))
+        click.echo(looks_so_far(note_look(looks, looked_at(report, note))))
+
+
+@main.command("record-looks")
+@click.option("--root", type=_FOLDER, required=True, help="Folder of the clips and pictures.")
+@click.option(
+    "--model",
+    "models",
+    type=_FILE,
+    multiple=True,
+    required=True,
+    help="Manifest of an engine; all look at the same faces.",
+)
+@click.option("--out", type=_FILE, required=True, help="JSON Lines, one look each.")
+@click.option(
+    "--part",
+    "parts",
+    type=click.Choice(["dev", "degraded_dev", "clips", "stills", "measure"]),
+    multiple=True,
+    required=True,
+    help="What to look at. The last three are test data: say so with --look.",
+)
+@click.option(
+    "--collection",
+    type=_FILE,
+    default=Path("configs/train/faces.yaml"),
+    show_default=True,
+    help="Bona fide footage, of which split dev is looked at.",
+)
+@click.option(
+    "--sets",
+    "listed",
+    type=_FILE,
+    default=Path("configs/train/shipped_sets.yaml"),
+    show_default=True,
+    help="What the test data are, and how footage is degraded.",
+)
+@click.option("--look", "note", help="Note this look at test data in the log: who, and why.")
+@click.option(
+    "--looks",
+    type=_FILE,
+    default=Path("docs/detection-looks.jsonl"),
+    show_default=True,
+    help="The log of looks.",
+)
+def record_looks_command(
+    root: Path,
+    models: tuple[Path, ...],
+    out: Path,
+    parts: tuple[RecordedPart, ...],
+    collection: Path,
+    listed: Path,
+    note: str | None,
+    looks: Path,
+) -> None:
+    """Record what engines say of every look, with the quality gate open, for `gate-curves`."""
+    import torch
+
+    from train.evaluation.onlookers import opened_onlookers
+    from train.evaluation.provenance import origin
+    from train.evaluation.recorded_looks import describe, look_of, record_looks, write_looks
+    from train.evaluation.shipped import column_names, looks_so_far, note_look
+    from train.evaluation.shipped_sets import load_shipped_sets
+
+    sets, labelled = load_shipped_sets(listed)
+    manifests = dict(zip(column_names(models), models, strict=True))
+    made = origin(datetime.now(UTC), sys.argv[1:], torch.device("cpu"))
+    with opened_onlookers(_configs(manifests), manifests) as onlookers:
+        head = describe(onlookers, made, parts)
+        n = write_looks(out, head, record_looks(sets, labelled, collection, root, onlookers, parts))
+    click.echo(f"{out}: {n} looks")
+    if note is not None:
+        click.echo(looks_so_far(note_look(looks, look_of(head, note))))
 
 
 @main.command("report")

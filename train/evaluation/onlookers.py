@@ -235,15 +235,25 @@ def look_at(pictures: Sequence[Picture], onlookers: Onlookers) -> dict[str, list
     """
     looks: dict[str, list[Look]] = {name: [] for name in onlookers.of}
     for picture in pictures:
-        image = torch.from_numpy(_read(picture))
-        (faces,) = onlookers.detector.detect([image], [None])
-        largest = max(faces, key=_width, default=None)
+        image = torch.from_numpy(read(picture))
+        largest = largest_face(image, onlookers)
         for name, onlooker in onlookers.of.items():
             looks[name].append(_look(image, largest, onlooker))
     return looks
 
 
-def _read(picture: Picture) -> NDArray[np.uint8]:
+def largest_face(image: Tensor, onlookers: Onlookers) -> FaceDetection | None:
+    """Return the face of a picture (H, W, 3) that is looked at; None: it shows none."""
+    (faces,) = onlookers.detector.detect([image], [None])
+    return max(faces, key=_width, default=None)
+
+
+def read(picture: Picture) -> NDArray[np.uint8]:
+    """Return a picture (H, W, 3) RGB.
+
+    Raises:
+        TrainError: it is missing or damaged.
+    """
     try:
         return read_picture(picture.read())
     except (OSError, KeyError, BadZipFile) as error:

@@ -321,21 +321,25 @@ def write_shipped(report: ShippedReport, table: str, out: Path) -> None:
             whole.write_text(text + "\n", encoding="utf-8")
 
 
-def note_look(looks: Path, report: ShippedReport, note: str) -> Counter[str]:
-    """Add a line to the log of looks at test data; return how often each part was looked at.
-
-    Raises:
-        TrainError: the log is damaged.
-        OSError: it can't be written.
-    """
-    parts = list(dict.fromkeys(row.part for row in report.rows))
-    look = LookedAt(
+def looked_at(report: ShippedReport, note: str) -> LookedAt:
+    """Return the line of the log that tells of a report."""
+    parts = dict.fromkeys(row.part for row in report.rows)
+    return LookedAt(
         date=report.made.date.date().isoformat(),
         engines={engine.name: engine.onnx_sha256[:12] for engine in report.engines},
         parts=(*parts, *(["ladder"] if report.ladder else [])),
         code=report.made.code,
         note=note,
     )
+
+
+def note_look(looks: Path, look: LookedAt) -> Counter[str]:
+    """Add a line to the log of looks at test data; return how often each part was looked at.
+
+    Raises:
+        TrainError: the log is damaged.
+        OSError: it can't be written.
+    """
     with looks.open("a", encoding="utf-8") as lines:
         lines.write(look.model_dump_json() + "\n")
     try:
