@@ -22,9 +22,10 @@ from stream.stages.follow import Follower
 from stream.stages.quality import MAX_TURN, assess, window_share
 from train.data.datasets._registry import load_dataset
 from train.errors import TrainError
+from train.evaluation.clip_tracks import frames_of
 from train.evaluation.ladder import degraded
 from train.evaluation.measures import ReportPart
-from train.evaluation.onlookers import frames_of, largest_face, read
+from train.evaluation.onlookers import largest_face, read
 from train.evaluation.provenance import Origin
 from train.evaluation.shipped import LookedAt
 from train.evaluation.shipped_measures import BONA_FIDE
@@ -152,13 +153,13 @@ def _of_clips(
 ) -> Iterator[RecordedLook]:
     decode = next(iter(onlookers.of.values())).config.decode
     for clip in labelled.clips:
-        looks = list(look_over(frames_of(root / clip.path, decode), onlookers))
+        looks = [look for _, look in look_over(frames_of(root / clip.path, decode), onlookers)]
         # As `evaluate-shipped` has it: a track is where it was at its last look.
         right_of = {look.sighting.key: _centre_x(look.sighting) > 0.5 for look in looks}
         for look in looks:
             key = look.sighting.key
             label = clip.right if clip.right and right_of[key] else clip.label
-            yield _recorded(
+            yield recorded(
                 look,
                 onlookers,
                 part="clips",
@@ -181,8 +182,8 @@ def _of_dev(
     frames: Iterable[Frame],
     onlookers: Onlookers,
 ) -> Iterator[RecordedLook]:
-    for look in look_over(frames, onlookers):
-        yield _recorded(
+    for _, look in look_over(frames, onlookers):
+        yield recorded(
             look,
             onlookers,
             part=part,
@@ -203,8 +204,8 @@ def dev_videos(collection: Path, root: Path) -> list[ListedVideo]:
     return [video for video in listed if video.split == "dev" and video.kind == "video"]
 
 
-def look_over(frames: Iterable[Frame], onlookers: Onlookers) -> Iterator[ClipLook]:
-    """Yield every look that streaming would take at a clip.
+def look_over(frames: Iterable[Frame], onlookers: Onlookers) -> Iterator[tuple[Frame, ClipLook]]:
+    """Yield every look that streaming would take at a clip, with its frame.
 
     The gate is open, so that faces which streaming turns away are looked at, too, and at the same
     times: it takes a look that is turned away for one.
@@ -221,10 +222,10 @@ def look_over(frames: Iterable[Frame], onlookers: Onlookers) -> Iterator[ClipLoo
         for n in range(0, len(crops), len(views)):
             of_face = crops[n : n + len(views)]
             said = {
-                name: o.backend.infer(crop.image[None])["probability"].item()
+                name: o.probability(crop.image[None])
                 for crop, (name, o) in zip(of_face, onlookers.of.items(), strict=True)
             }
-            yield ClipLook(of_face[0].sighting, said)
+            yield frame, ClipLook(of_face[0].sighting, said)
 
 
 def _of_pictures(
@@ -238,7 +239,7 @@ def _of_pictures(
         said = {}
         for name, o in onlookers.of.items():
             crop = crop_faces(image, face.box[None], o.manifest.input)
-            said[name] = o.backend.infer(crop)["probability"].item()
+            said[name] = o.probability(crop)
         height, width = image.shape[:2]
         yield RecordedLook(
             part=part,
@@ -253,7 +254,8 @@ def _of_pictures(
         )
 
 
-def _recorded(look: ClipLook, onlookers: Onlookers, **what: Any) -> RecordedLook:
+def recorded(look: ClipLook, onlookers: Onlookers, **what: Any) -> RecordedLook:
+    """Return a look at a clip for the record; `what` are the other fields."""
     sighting = look.sighting
     frame_px = sighting.stamp.width, sighting.stamp.height
     return RecordedLook(
