@@ -800,50 +800,6 @@ def record_looks_command(
         click.echo(looks_so_far(note_look(looks, look_of(head, note))))
 
 
-@main.command("compare-decisions")
-@click.argument("record", type=_FILE)
-@click.option("--root", type=_FOLDER, required=True, help="Folder of the footage.")
-@click.option(
-    "--model", "models", type=_FILE, multiple=True, required=True, help="Those of RECORD."
-)
-@click.option(
-    "--open",
-    "open_record",
-    type=_FILE,
-    required=True,
-    help="Looks at open footage and attacks made of it; recorded there if it is absent.",
-)
-@click.option(
-    "--collection",
-    type=_FILE,
-    default=Path("configs/train/faces.yaml"),
-    show_default=True,
-    help="Bona fide footage; nothing but its split dev chooses.",
-)
-def compare_decisions_command(
-    record: Path, root: Path, models: tuple[Path, ...], open_record: Path, collection: Path
-) -> None:
-    """Decide on recorded looks at labelled clips (RECORD) by fusion and by Wald's test."""
-    import torch
-
-    from train.evaluation.decisions import compare, open_looks
-    from train.evaluation.onlookers import opened_onlookers
-    from train.evaluation.provenance import origin
-    from train.evaluation.recorded_looks import describe, read_looks, write_looks
-    from train.evaluation.shipped import column_names
-
-    if not open_record.exists():
-        manifests = dict(zip(column_names(models), models, strict=True))
-        made = origin(datetime.now(UTC), sys.argv[1:], torch.device("cpu"))
-        with opened_onlookers(_configs(manifests)) as onlookers:
-            head = describe(onlookers, made, ("dev",))
-            write_looks(open_record, head, open_looks(collection, root, onlookers))
-    head, footage = read_looks(open_record)
-    clips = [look for look in read_looks(record)[1] if look.part == "clips"]
-    for name, engine in head.engines.items():
-        click.echo(compare(footage, clips, name, engine.thresholds, ("print", "replay", "mask")))
-
-
 @main.command("gate-curves")
 @click.argument("record", type=_FILE)
 @click.option(

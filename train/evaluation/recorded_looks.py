@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RecordedPart: TypeAlias = Literal["clips", "stills", "measure", "dev", "degraded_dev"]
-TEST_PARTS: Final[tuple[RecordedPart, ...]] = ("clips", "stills", "measure")
-OPEN_GATE: Final = QualityConfig(
+_TEST_PARTS: Final[tuple[RecordedPart, ...]] = ("clips", "stills", "measure")
+_OPEN_GATE: Final = QualityConfig(
     min_face_px=1,
     min_sharpness=0,
     min_brightness=0,
@@ -77,7 +77,7 @@ class RecordedLook(ReportPart):
 
 
 @dataclass(frozen=True, slots=True)
-class ClipLook:
+class _ClipLook:
     """One look at a track of a clip."""
 
     sighting: Sighting
@@ -134,13 +134,13 @@ def record_looks(
             case "measure":
                 yield from _of_pictures(part, measured_pictures(sets.measure, root), onlookers)
             case "dev":
-                for video in dev_videos(collection, root):
+                for video in _dev_videos(collection, root):
                     frames = frames_of(root / video.path, decode)
                     yield from _of_dev(part, "as filmed", video, frames, onlookers)
             case "degraded_dev":
                 seconds = sets.ladder.seconds
                 for video, (how, rungs) in product(
-                    dev_videos(collection, root), sets.ladder.rungs.items()
+                    _dev_videos(collection, root), sets.ladder.rungs.items()
                 ):
                     for rung in rungs:
                         frames = degraded(root / video.path, decode, seconds, how, rung)
@@ -153,13 +153,13 @@ def _of_clips(
 ) -> Iterator[RecordedLook]:
     decode = next(iter(onlookers.of.values())).config.decode
     for clip in labelled.clips:
-        looks = [look for _, look in look_over(frames_of(root / clip.path, decode), onlookers)]
+        looks = list(_look_over(frames_of(root / clip.path, decode), onlookers))
         # As `evaluate-shipped` has it: a track is where it was at its last look.
         right_of = {look.sighting.key: _centre_x(look.sighting) > 0.5 for look in looks}
         for look in looks:
             key = look.sighting.key
             label = clip.right if clip.right and right_of[key] else clip.label
-            yield recorded(
+            yield _recorded(
                 look,
                 onlookers,
                 part="clips",
@@ -182,8 +182,8 @@ def _of_dev(
     frames: Iterable[Frame],
     onlookers: Onlookers,
 ) -> Iterator[RecordedLook]:
-    for _, look in look_over(frames, onlookers):
-        yield recorded(
+    for look in _look_over(frames, onlookers):
+        yield _recorded(
             look,
             onlookers,
             part=part,
@@ -194,7 +194,7 @@ def _of_dev(
         )
 
 
-def dev_videos(collection: Path, root: Path) -> list[ListedVideo]:
+def _dev_videos(collection: Path, root: Path) -> list[ListedVideo]:
     """Return the bona fide footage of split dev.
 
     Raises:
@@ -204,8 +204,8 @@ def dev_videos(collection: Path, root: Path) -> list[ListedVideo]:
     return [video for video in listed if video.split == "dev" and video.kind == "video"]
 
 
-def look_over(frames: Iterable[Frame], onlookers: Onlookers) -> Iterator[tuple[Frame, ClipLook]]:
-    """Yield every look that streaming would take at a clip, with its frame.
+def _look_over(frames: Iterable[Frame], onlookers: Onlookers) -> Iterator[_ClipLook]:
+    """Yield every look that streaming would take at a clip.
 
     The gate is open, so that faces which streaming turns away are looked at, too, and at the same
     times: it takes a look that is turned away for one.
@@ -215,7 +215,7 @@ def look_over(frames: Iterable[Frame], onlookers: Onlookers) -> Iterator[tuple[F
         onlookers.detector, config.track, detect_every_s=config.detect.detect_every_s
     )
     views = [View(o.manifest.input, config.score.interval_s) for o in onlookers.of.values()]
-    cropper = Cropper(views, OPEN_GATE)
+    cropper = Cropper(views, _OPEN_GATE)
     for frame in frames:
         (update,), _ = follower.follow([frame])
         crops = cropper.crop([frame], [update]).crops
@@ -225,7 +225,7 @@ def look_over(frames: Iterable[Frame], onlookers: Onlookers) -> Iterator[tuple[F
                 name: o.probability(crop.image[None])
                 for crop, (name, o) in zip(of_face, onlookers.of.items(), strict=True)
             }
-            yield frame, ClipLook(of_face[0].sighting, said)
+            yield _ClipLook(of_face[0].sighting, said)
 
 
 def _of_pictures(
@@ -249,13 +249,12 @@ def _of_pictures(
             sample=picture.name,
             pts_s=0.0,
             first_s=0.0,
-            **_measured(assess(image, face, OPEN_GATE), face, (width, height), onlookers),
+            **_measured(assess(image, face, _OPEN_GATE), face, (width, height), onlookers),
             probability=said,
         )
 
 
-def recorded(look: ClipLook, onlookers: Onlookers, **what: Any) -> RecordedLook:
-    """Return a look at a clip for the record; `what` are the other fields."""
+def _recorded(look: _ClipLook, onlookers: Onlookers, **what: Any) -> RecordedLook:
     sighting = look.sighting
     frame_px = sighting.stamp.width, sighting.stamp.height
     return RecordedLook(
@@ -304,7 +303,7 @@ def look_of(head: RecordHead, note: str) -> LookedAt:
     return LookedAt(
         date=head.made.date.date().isoformat(),
         engines={name: engine.onnx_sha256[:12] for name, engine in head.engines.items()},
-        parts=tuple(part for part in head.parts if part in TEST_PARTS),
+        parts=tuple(part for part in head.parts if part in _TEST_PARTS),
         code=head.made.code,
         note=note,
     )
