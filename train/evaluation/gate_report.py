@@ -84,7 +84,8 @@ def draw(curves: Sequence[GateCurves]) -> bytes:
     for of in curves:
         axes = grid[data.index(of.data), engines.index(of.engine)]
         _draw_one(axes, of)
-    grid[0, 0].legend(fontsize=7, frameon=False, loc="lower left")
+    handles, names = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
     stored = io.BytesIO()
     figure.savefig(stored, format="png", dpi=PIXELS_PER_INCH, metadata={"Software": None})
     return stored.getvalue()
