@@ -80,7 +80,7 @@ class Analyser(Closing):
     ) -> None:
         self._follower = follower
         self._cropper = cropper
-        self._classifiers = classifiers
+        self.classifiers = classifiers
         self._fuser = fuser
         self._resources = ExitStack()
 
@@ -128,7 +128,7 @@ class Analyser(Closing):
     def _score(self, looks: Sequence[_Look]) -> list[list[AttackScore]]:
         """Return the scores of each look, detector by detector."""
         scores: list[list[AttackScore]] = [[] for _ in looks]
-        for number, classifier in enumerate(self._classifiers):
+        for number, classifier in enumerate(self.classifiers):
             crops = [[c for c in look.crops if c.detector == number] for look in looks]
             found = (
                 score

@@ -20,12 +20,13 @@ from train.evaluation.options import AggregateName, NamedFile, ThresholdRule
 from trt_engines.errors import EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from stream.config import StreamConfig
     from train.config import Recipe
     from train.data.protocols import Threshold
     from train.data.selection import Data
+    from train.evaluation.recorded_looks import RecordedPart
     from train.evaluation.report import Report
     from train.evaluation.shipped_measures import Part
     from train.fit.ranks import Ranks
@@ -37,6 +38,28 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _RULES = "dev_eer, dev_bpcer=0.01 (at most that share of bona fide alarms) or fixed=0.5"
 _HOW = "Frames to video's score: logit_mean, mean, median, max, top<k> or confident."
+
+
+_PRECISION = click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="Of the graph; fp16 keeps float32 where the method needs it.",
+)
+
+
+def _false_alarms(
+    share: float, tracks: str
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the option by which thresholds are chosen."""
+    return click.option(
+        "--false-alarms",
+        type=click.FloatRange(0, 1),
+        default=share,
+        show_default=True,
+        help=f"Share of {tracks} that may alarm.",
+    )
 
 
 def _given(settings: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
@@ -300,13 +323,7 @@ def _train(recipe: Recipe, run: Path, data: Data, ranks: Ranks) -> None:
     help="The site's recordings: bona_fide/ and, if there are any, attack/<type>/.",
 )
 @click.option("--out", type=_FOLDER, required=True, help="Folder of the new engine.")
-@click.option(
-    "--false-alarms",
-    type=click.FloatRange(0, 1),
-    default=0.0,
-    show_default=True,
-    help="Share of the site's bona fide tracks that may alarm.",
-)
+@_false_alarms(0.0, "the site's bona fide tracks")
 def adapt_command(engine: Path, data: Path, out: Path, false_alarms: float) -> None:
     """Adapt an ENGINE to a site's cameras by ten minutes of its own bona fide footage.
 
@@ -411,20 +428,8 @@ def evaluate_command(
 @click.option("--out", type=_FOLDER, help="Folder of the engine; default: RUN/engine.")
 @click.option("--licence", default="not stated", show_default=True, help="Of the weights.")
 @click.option("--with-weights/--onnx-only", default=True, help="Write a safetensors file too.")
-@click.option(
-    "--false-alarms",
-    type=click.FloatRange(0, 1),
-    default=0.05,
-    show_default=True,
-    help="Share of dev's bona fide tracks that may alarm.",
-)
-@click.option(
-    "--precision",
-    type=click.Choice(["fp32", "fp16"]),
-    default="fp32",
-    show_default=True,
-    help="Of the graph; fp16 keeps float32 where the method needs it.",
-)
+@_false_alarms(0.05, "dev's bona fide tracks")
+@_PRECISION
 def export_command(
     run: Path,
     out: Path | None,
@@ -499,20 +504,8 @@ def _tell_engine(folder: Path, manifest: Manifest) -> None:
     type=click.Choice(["presentation", "digital"]),
     help="Of the attacks it was trained to see; default: that of the published weights, if known.",
 )
-@click.option(
-    "--false-alarms",
-    type=click.FloatRange(0, 1),
-    default=0.05,
-    show_default=True,
-    help="Share of the bona fide tracks that may alarm.",
-)
-@click.option(
-    "--precision",
-    type=click.Choice(["fp32", "fp16"]),
-    default="fp32",
-    show_default=True,
-    help="Of the graph; fp16 keeps float32 where the method needs it.",
-)
+@_false_alarms(0.05, "the bona fide tracks")
+@_PRECISION
 def import_command(
     method: str,
     weights: Path,
@@ -561,6 +554,16 @@ def _stream_config(*manifests: Path) -> StreamConfig:
     )
 
 
+def _configs(manifests: Mapping[str, Path]) -> dict[str, StreamConfig]:
+    """Return the configuration of a stream with each engine alone, on one thread."""
+    from trt_engines.backends import OnnxRuntimeConfig
+
+    one_thread = {"backend": OnnxRuntimeConfig(threads=1)}
+    return {
+        name: _stream_config(path).model_copy(update=one_thread) for name, path in manifests.items()
+    }
+
+
 @main.command("judge")
 @click.argument("labelled", type=_FILE)
 @click.option(
@@ -575,29 +578,24 @@ def _stream_config(*manifests: Path) -> StreamConfig:
 @click.option("--out", type=_FILE, required=True, help="JSON report.")
 def judge_command(labelled: Path, manifests: tuple[Path, ...], root: Path, out: Path) -> None:
     """Judge engines on LABELLED clips (YAML), per track, through the streaming path."""
-    from contextlib import ExitStack
-
     from stream.analyse import open_analyser
     from stream.stages.detect import open_detector
-    from stream.stages.infer import open_classifier
     from train.evaluation.clips import judge_clips, judge_stills, load_labelled, write_judgement
 
     config = _stream_config(*manifests)
     wanted = load_labelled(labelled)
-    with open_analyser(config) as analyser:
+    with (
+        open_detector(config.detect, config.backend) as face_detector,
+        open_analyser(config, face_detector) as analyser,
+    ):
         judged = judge_clips(wanted, root, analyser, config.decode)
-    with ExitStack() as opened:
-        face_detector = opened.enter_context(open_detector(config.detect, config.backend))
-        classifiers = [
-            opened.enter_context(open_classifier(manifest, config.backend))
-            for manifest in manifests
-        ]
-        stills = judge_stills(wanted, root, face_detector, classifiers)
+        stills = judge_stills(wanted, root, face_detector, analyser.classifiers)
+        engines = [classifier.manifest for classifier in analyser.classifiers]
     summary = write_judgement(
         out,
         judged,
         stills,
-        engines=[classifier.manifest for classifier in classifiers],
+        engines=engines,
         min_scores=config.fuse.min_scores,
     )
     for name, cell in summary["rates"].items():
@@ -694,6 +692,7 @@ def evaluate_shipped_command(
         describe_engines,
         judge_ladder,
         judge_parts,
+        looked_at,
         looks_so_far,
         note_look,
         refuse_engine_folder,
@@ -702,7 +701,6 @@ def evaluate_shipped_command(
     )
     from train.evaluation.shipped_sets import load_shipped_sets
     from train.evaluation.shipped_table import table_of
-    from trt_engines.backends import OnnxRuntimeConfig
 
     refuse_engine_folder(out)
     sets, labelled = load_shipped_sets(listed)
@@ -710,11 +708,7 @@ def evaluate_shipped_command(
     manifests = dict(zip(column_names(paths), paths, strict=True))
     compared = list(manifests)[len(paths) - len(teachers) :]
     made = origin(datetime.now(UTC), sys.argv[1:], torch.device("cpu"))
-    one_thread = {"backend": OnnxRuntimeConfig(threads=1)}
-    configs = {
-        name: _stream_config(path).model_copy(update=one_thread) for name, path in manifests.items()
-    }
-    with opened_onlookers(configs, manifests) as onlookers:
+    with opened_onlookers(_configs(manifests)) as onlookers:
         rows = judge_parts(sets, labelled, root, onlookers, parts=parts or PARTS, teachers=compared)
         rungs = judge_ladder(sets, labelled, root, onlookers) if ladder else []
         report = ShippedReport(
@@ -731,7 +725,97 @@ def evaluate_shipped_command(
     click.echo(table)
     click.echo(f"\nwritten to {out}")
     if note is not None:
-        click.echo(looks_so_far(note_look(looks, report, note)))
+        click.echo(looks_so_far(note_look(looks, looked_at(report, note))))
+
+
+@main.command("record-looks")
+@click.option("--root", type=_FOLDER, required=True, help="Folder of the clips and pictures.")
+@click.option(
+    "--model",
+    "models",
+    type=_FILE,
+    multiple=True,
+    required=True,
+    help="Manifest of an engine; all look at the same faces.",
+)
+@click.option("--out", type=_FILE, required=True, help="JSON Lines, one look each.")
+@click.option(
+    "--part",
+    "parts",
+    type=click.Choice(["dev", "degraded_dev", "clips", "stills", "measure"]),
+    multiple=True,
+    required=True,
+    help="What to look at. The last three are test data: say so with --look.",
+)
+@click.option(
+    "--collection",
+    type=_FILE,
+    default=Path("configs/train/faces.yaml"),
+    show_default=True,
+    help="Bona fide footage, of which split dev is looked at.",
+)
+@click.option(
+    "--sets",
+    "listed",
+    type=_FILE,
+    default=Path("configs/train/shipped_sets.yaml"),
+    show_default=True,
+    help="What the test data are, and how footage is degraded.",
+)
+@click.option("--look", "note", help="Note this look at test data in the log: who, and why.")
+@click.option(
+    "--looks",
+    type=_FILE,
+    default=Path("docs/detection-looks.jsonl"),
+    show_default=True,
+    help="The log of looks.",
+)
+def record_looks_command(
+    root: Path,
+    models: tuple[Path, ...],
+    out: Path,
+    parts: tuple[RecordedPart, ...],
+    collection: Path,
+    listed: Path,
+    note: str | None,
+    looks: Path,
+) -> None:
+    """Record what engines say of every look, with the quality gate open, for `gate-curves`."""
+    import torch
+
+    from train.evaluation.onlookers import opened_onlookers
+    from train.evaluation.provenance import origin
+    from train.evaluation.recorded_looks import describe, look_of, record_looks, write_looks
+    from train.evaluation.shipped import column_names, looks_so_far, note_look
+    from train.evaluation.shipped_sets import load_shipped_sets
+
+    sets, labelled = load_shipped_sets(listed)
+    manifests = dict(zip(column_names(models), models, strict=True))
+    made = origin(datetime.now(UTC), sys.argv[1:], torch.device("cpu"))
+    with opened_onlookers(_configs(manifests)) as onlookers:
+        head = describe(onlookers, made, parts)
+        n = write_looks(out, head, record_looks(sets, labelled, collection, root, onlookers, parts))
+    click.echo(f"{out}: {n} looks")
+    if note is not None:
+        click.echo(looks_so_far(note_look(looks, look_of(head, note))))
+
+
+@main.command("gate-curves")
+@click.argument("record", type=_FILE)
+@click.option(
+    "--out", type=_FOLDER, default=Path("runs/gate"), show_default=True, help="For the report."
+)
+def gate_curves_command(record: Path, out: Path) -> None:
+    """Set the error of what the quality gate lets pass against the share that it turns away.
+
+    RECORD is of `record-looks`, with the part dev; each of its other parts is judged.
+    """
+    from train.evaluation.gate import curves_of
+    from train.evaluation.gate_report import write_gate
+    from train.evaluation.recorded_looks import read_looks
+
+    click.echo(write_gate(curves_of(*read_looks(record)), out))
+    click.echo(f"\nwritten to {out}")
 
 
 @main.command("report")

@@ -16,7 +16,7 @@ import av  # noqa: TID251 - not a source: x264 damages footage as a camera's enc
 import torch
 from torch.nn import functional as F
 
-from train.evaluation.onlookers import frames_of
+from train.evaluation.clip_tracks import frames_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -16,29 +16,25 @@ import torch
 
 from models import crop_faces
 from stream.analyse import open_analyser
-from stream.config import SourceConfig
-from stream.decode import open_decoder
-from stream.records import Alert, TrackScore, Verdict
 from stream.stages.detect import open_detector
 from stream.stages.quality import assess, window_problem
 from train.data.frames import read_picture
 from train.errors import TrainError
-from trt_engines.backends import open_backend
-from trt_engines.manifest import load_manifest
+from train.evaluation.clip_tracks import tracks_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
     from torch import Tensor
 
     from stream.analyse import Analyser
-    from stream.config import DecodeConfig, StreamConfig
-    from stream.records import FaceDetection, Frame
+    from stream.config import StreamConfig
+    from stream.records import Alert, FaceDetection, Frame, TrackScore
     from stream.stages.detect import FaceDetector
+    from stream.stages.infer import Classifier
+    from train.evaluation.clip_tracks import ClipTrack
     from train.evaluation.shipped_sets import Picture
-    from trt_engines.backends import Backend
     from trt_engines.manifest import DecisionThresholds, Manifest
 
 NO_FACE = "no face"
@@ -48,10 +44,23 @@ NO_FACE = "no face"
 class Onlooker:
     """One engine, ready to look at clips and at pictures."""
 
-    manifest: Manifest
-    config: StreamConfig
+    config: StreamConfig  # of a stream with this engine alone
     analyser: Analyser
-    backend: Backend
+
+    @property
+    def manifest(self) -> Manifest:
+        """What it is."""
+        return self._classifier.manifest
+
+    def probability(self, crop: Tensor) -> float:
+        """Return what it says of one crop (1, 3, S, S), 0..1."""
+        (said,) = self._classifier.probabilities(crop)
+        return said
+
+    @property
+    def _classifier(self) -> Classifier:
+        (classifier,) = self.analyser.classifiers
+        return classifier
 
     @property
     def thresholds(self) -> DecisionThresholds:
@@ -66,29 +75,6 @@ class Onlookers:
 
     detector: FaceDetector
     of: Mapping[str, Onlooker]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WatchedTrack:
-    """What one engine made of one face of one clip."""
-
-    track_id: int
-    centre_x: float  # of the face, 0..1 of the frame's width, at the last look
-    first_s: float  # media time at which the track began
-    last_s: float  # ... and of the last look
-    n_scores: int
-    probability: float | None  # fused, at the end
-    verdict: Verdict  # at the end
-    changes: tuple[tuple[float, Verdict], ...]  # media time and new verdict
-
-    @property
-    def alarms(self) -> int:
-        """How often its verdict became ATTACK."""
-        return sum(verdict is Verdict.ATTACK for _, verdict in self.changes)
-
-    def seconds_to(self, verdict: Verdict) -> float | None:
-        """Return the time from its first sighting to a verdict; None: it never came."""
-        return next((at_s - self.first_s for at_s, to in self.changes if to is verdict), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,14 +122,11 @@ def _same_boxes(
 
 
 @contextmanager
-def opened_onlookers(
-    configs: Mapping[str, StreamConfig], manifests: Mapping[str, Path]
-) -> Iterator[Onlookers]:
+def opened_onlookers(configs: Mapping[str, StreamConfig]) -> Iterator[Onlookers]:
     """Load engines.
 
     Args:
-        configs: name -> configuration of a stream with that engine; nothing else differs.
-        manifests: name -> the engine's manifest.
+        configs: name -> configuration of a stream with that engine alone; nothing else differs.
 
     Raises:
         EngineError: an engine is missing, damaged, or no attack detector.
@@ -156,33 +139,11 @@ def opened_onlookers(
         of = {}
         for name, config in configs.items():
             analyser = resources.enter_context(open_analyser(config, shared))
-            backend = open_backend(manifests[name], config.backend)
-            resources.callback(backend.close)
-            of[name] = Onlooker(load_manifest(manifests[name]), config, analyser, backend)
+            of[name] = Onlooker(config, analyser)
         yield Onlookers(detector, of)
 
 
-def frames_of(path: Path, decode: DecodeConfig) -> Iterator[Frame]:
-    """Yield the frames of a clip that are due.
-
-    Raises:
-        TrainError: it is missing.
-        SourceError: it can't be read.
-    """
-    if not path.is_file():
-        raise TrainError(
-            f"{path}: missing; the list of labelled clips names it: check --root, or name the "
-            "parts that you have with --part"
-        )
-    source = SourceConfig.model_validate({"id": "clip", "uri": str(path.absolute())})
-    decoder = open_decoder(source, decode, session=0)
-    try:
-        yield from (frame for frame in decoder.frames() if frame is not None)
-    finally:
-        decoder.close()
-
-
-def watch(frames: Iterable[Frame], onlookers: Onlookers) -> dict[str, list[WatchedTrack]]:
+def watch(frames: Iterable[Frame], onlookers: Onlookers) -> dict[str, list[ClipTrack]]:
     """Run the frames of one source through every engine; returns its tracks by engine.
 
     Tracks that no look was taken at are not among them.
@@ -196,35 +157,7 @@ def watch(frames: Iterable[Frame], onlookers: Onlookers) -> dict[str, list[Watch
     if source_id is not None:
         for name, onlooker in onlookers.of.items():
             said[name] += onlooker.analyser.finish(source_id)
-    return {name: _tracks(messages) for name, messages in said.items()}
-
-
-def _tracks(messages: Sequence[TrackScore | Alert]) -> list[WatchedTrack]:
-    last: dict[int, TrackScore] = {}
-    changes: dict[int, list[tuple[float, Verdict]]] = {}
-    for message in messages:
-        score = message if isinstance(message, TrackScore) else message.track
-        number = score.sighting.key.track_id
-        last[number] = score
-        if isinstance(message, Alert):
-            changes.setdefault(number, []).append((score.sighting.stamp.pts_s, score.verdict))
-    return [_track(number, score, tuple(changes.get(number, ()))) for number, score in last.items()]
-
-
-def _track(
-    number: int, last: TrackScore, changes: tuple[tuple[float, Verdict], ...]
-) -> WatchedTrack:
-    stamp, box = last.sighting.stamp, last.sighting.detection.box
-    return WatchedTrack(
-        track_id=number,
-        centre_x=float(box[0] + box[2]) / 2 / stamp.width,
-        first_s=last.sighting.first_pts_s,
-        last_s=stamp.pts_s,
-        n_scores=last.n_scores,
-        probability=last.probability,
-        verdict=last.verdict,
-        changes=changes,
-    )
+    return {name: tracks_of(source_id or "", messages) for name, messages in said.items()}
 
 
 def look_at(pictures: Sequence[Picture], onlookers: Onlookers) -> dict[str, list[Look]]:
@@ -235,15 +168,25 @@ def look_at(pictures: Sequence[Picture], onlookers: Onlookers) -> dict[str, list
     """
     looks: dict[str, list[Look]] = {name: [] for name in onlookers.of}
     for picture in pictures:
-        image = torch.from_numpy(_read(picture))
-        (faces,) = onlookers.detector.detect([image], [None])
-        largest = max(faces, key=_width, default=None)
+        image = torch.from_numpy(read(picture))
+        largest = largest_face(image, onlookers)
         for name, onlooker in onlookers.of.items():
             looks[name].append(_look(image, largest, onlooker))
     return looks
 
 
-def _read(picture: Picture) -> NDArray[np.uint8]:
+def largest_face(image: Tensor, onlookers: Onlookers) -> FaceDetection | None:
+    """Return the face of a picture (H, W, 3) that is looked at; None: it shows none."""
+    (faces,) = onlookers.detector.detect([image], [None])
+    return max(faces, key=_width, default=None)
+
+
+def read(picture: Picture) -> NDArray[np.uint8]:
+    """Return a picture (H, W, 3) RGB.
+
+    Raises:
+        TrainError: it is missing or damaged.
+    """
     try:
         return read_picture(picture.read())
     except (OSError, KeyError, BadZipFile) as error:
@@ -269,4 +212,4 @@ def _look(image: Tensor, face: FaceDetection | None, onlooker: Onlooker) -> Look
     if problem is not None:
         return Look(None, problem.value.replace("_", " "))
     crop = crop_faces(image, face.box[None], spec)
-    return Look(onlooker.backend.infer(crop)["probability"].item(), None)
+    return Look(onlooker.probability(crop), None)

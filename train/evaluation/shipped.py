@@ -17,9 +17,10 @@ from pydantic import Field
 from models import InputSpec, file_sha256, whole_file
 from stream.records import Verdict
 from train.errors import TrainError
+from train.evaluation.clip_tracks import frames_of
 from train.evaluation.ladder import degraded, first_seconds
 from train.evaluation.measures import ReportPart
-from train.evaluation.onlookers import frames_of, look_at, watch
+from train.evaluation.onlookers import look_at, watch
 from train.evaluation.provenance import Origin
 from train.evaluation.shipped_measures import (
     BONA_FIDE,
@@ -42,8 +43,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from stream.records import Frame
+    from train.evaluation.clip_tracks import ClipTrack
     from train.evaluation.clips import LabelledClip, LabelledClips
-    from train.evaluation.onlookers import Onlooker, Onlookers, WatchedTrack
+    from train.evaluation.onlookers import Onlooker, Onlookers
     from train.evaluation.shipped_sets import Picture, ShippedSets
 
 log = logging.getLogger(__name__)
@@ -219,12 +221,14 @@ def _judge_clips(
 
 
 def _judge_tracks(
-    sets: ShippedSets, clip: LabelledClip, tracks: Sequence[WatchedTrack], onlooker: Onlooker
+    sets: ShippedSets, clip: LabelledClip, tracks: Sequence[ClipTrack], onlooker: Onlooker
 ) -> Iterator[Judged]:
     """Join the tracks of a clip with the truth."""
     labels = [clip.right if clip.right and t.centre_x > 0.5 else clip.label for t in tracks]
     spans = [
-        (t.first_s, t.last_s) for t, label in zip(tracks, labels, strict=True) if label == BONA_FIDE
+        (t.first_s, t.first_s + t.seen_s)
+        for t, label in zip(tracks, labels, strict=True)
+        if label == BONA_FIDE
     ]
     sum_s = sum(end - start for start, end in spans)
     share = _covered_s(spans) / sum_s / 3600 if sum_s else 0.0
@@ -238,11 +242,11 @@ def _judge_tracks(
             label=label,
             kind=label,
             person=sets.person(clip.path),
-            score=track.probability if scored else None,
+            score=track.last if scored else None,
             alarm=track.alarms > 0,
             problem="" if scored else "abstained" if abstains else "too few looks",
             alarms=track.alarms,
-            hours=share * (track.last_s - track.first_s) if bona_fide else 0.0,
+            hours=share * track.seen_s if bona_fide else 0.0,
             verdict_s=track.seconds_to(Verdict.BONA_FIDE if bona_fide else Verdict.ATTACK),
         )
 
@@ -321,21 +325,25 @@ def write_shipped(report: ShippedReport, table: str, out: Path) -> None:
             whole.write_text(text + "\n", encoding="utf-8")
 
 
-def note_look(looks: Path, report: ShippedReport, note: str) -> Counter[str]:
-    """Add a line to the log of looks at test data; return how often each part was looked at.
-
-    Raises:
-        TrainError: the log is damaged.
-        OSError: it can't be written.
-    """
-    parts = list(dict.fromkeys(row.part for row in report.rows))
-    look = LookedAt(
+def looked_at(report: ShippedReport, note: str) -> LookedAt:
+    """Return the line of the log that tells of a report."""
+    parts = dict.fromkeys(row.part for row in report.rows)
+    return LookedAt(
         date=report.made.date.date().isoformat(),
         engines={engine.name: engine.onnx_sha256[:12] for engine in report.engines},
         parts=(*parts, *(["ladder"] if report.ladder else [])),
         code=report.made.code,
         note=note,
     )
+
+
+def note_look(looks: Path, look: LookedAt) -> Counter[str]:
+    """Add a line to the log of looks at test data; return how often each part was looked at.
+
+    Raises:
+        TrainError: the log is damaged.
+        OSError: it can't be written.
+    """
     with looks.open("a", encoding="utf-8") as lines:
         lines.write(look.model_dump_json() + "\n")
     try:

@@ -39,6 +39,7 @@ def track(
             track_id=1,
             centre_x=0.5,
             centre_y=0.5,
+            first_s=0.0,
             seen_s=3.0,
             n_scores=n_scores,
             peak=last,
@@ -46,6 +47,7 @@ def track(
             alarmed=verdict is Verdict.ATTACK if alarmed is None else alarmed,
             family=family,
             verdict=verdict,
+            changes=(),
             detectors=detectors,
         ),
     )
