@@ -38,10 +38,11 @@ _SHRUNK: Final = {1.0: 0.65, 0.75: 0.2, 0.5: 0.15}  # share of that side which t
 _SMALLEST: Final = 48  # px, that a network draws
 _OTHER_FACE: Final = 0.3  # share of the swaps
 _WARPED: Final = 0.6  # share of the others
-_KEPT_DETAIL: Final = 0.85  # share of the pictures; the better a model, the more it keeps
+_KEPT_DETAIL: Final = 0.9  # share of the pictures; the better a model, the more it keeps
 _SHARPENED: Final = 0.4
 _TINTED: Final = 0.5
 _OUTLINES: Final = {"full_face": 0.5, "below_brows": 0.3, "inner_face": 0.2}
+_EVERYWHERE: Final = np.ones((1, 1, 1))
 _LARGEST_WHOLE: Final = 176  # px; a network's work grows with the square
 
 
@@ -103,7 +104,10 @@ def redrawn(
     size = len(face.image)
     side = round(size * rng.uniform(0.45, 0.9)) // STRIDE * STRIDE
     side = max(min(side, _LARGEST_WHOLE), _SMALLEST)
-    drawn = _drawn(resized(face.image, side, Image.Resampling.BILINEAR), networks, rng, note)
+    source = resized(face.image, side, Image.Resampling.BILINEAR)
+    drawn = _drawn(source, networks, rng, note)
+    # A young network is dull all over, which no generator of note is.
+    drawn = _recoloured(drawn, source.astype(np.float32), _EVERYWHERE, rng.uniform(0.6, 1.0))
     image = resized(rounded(drawn), size, Image.Resampling.BICUBIC)
     note["side_px"] = side
     return SyntheticAttack(image, "redrawn", note, None, None)
@@ -135,7 +139,7 @@ def _drawn(
     which = int(rng.integers(len(networks)))
     noise = rng.uniform(0, 0.12)
     drawn = _redrawn(small, networks[which], noise, rng)
-    kept = rng.uniform(0.3, 0.95) if rng.random() < _KEPT_DETAIL else 0.0
+    kept = rng.uniform(0.4, 0.95) if rng.random() < _KEPT_DETAIL else 0.0
     drawn = drawn + np.float32(kept) * (small - drawn)
     if drawn_px != side:
         drawn = resized(rounded(drawn), side, Image.Resampling.BICUBIC).astype(np.float32)
@@ -216,6 +220,7 @@ def _recoloured(
         weight: (S, S, 1), 0..1.
         strength: 1: wholly.
     """
+    weight = np.broadcast_to(weight, (*drawn.shape[:2], 1))
     total = weight.sum() + 1e-6
     (mean, spread), (wanted, wanted_spread) = (
         (
