@@ -42,6 +42,7 @@ _KEPT_DETAIL: Final = 0.9  # share of the pictures; the better a model, the more
 _SHARPENED: Final = 0.4
 _TINTED: Final = 0.5
 _OUTLINES: Final = {"full_face": 0.5, "below_brows": 0.3, "inner_face": 0.2}
+_FADE: Final = 0.06  # of the aligned side, from its border on
 _EVERYWHERE: Final = np.ones((1, 1, 1))
 _LARGEST_WHOLE: Final = 176  # px; a network's work grows with the square
 
@@ -76,14 +77,15 @@ def swap(
     outline = face_mask(face, either(rng, _OUTLINES), rng)
     softness = log_uniform(rng, 0.004, 0.05) * len(outline)
     # Twice the half that lies inside: eroded by its own softness.
-    mask = np.clip(2 * gaussian_filter(outline, softness) - 1, 0, 1)
+    mask = np.clip(2 * gaussian_filter(outline, softness) - 1, 0, 1).astype(np.float32)
     within = _sampled(rounded(255 * mask)[..., None].repeat(3, 2), to_crop, side)[..., :1] / 255
     drawn = _recoloured(drawn, target.astype(np.float32), within, rng.uniform(0.3, 1.0))
     if rng.random() < _TINTED:
         drawn = drawn * np.exp(rng.normal(0, 0.04, 3)) + rng.normal(0, 4)
     if rng.random() < 0.15:
         mask *= np.float32(rng.uniform(0.6, 0.95))
-    back = _put_back(rounded(drawn.astype(np.float32)), to_crop, len(outline), rng)
+    back, reach = _put_back(rounded(drawn.astype(np.float32)), to_crop, len(outline), rng)
+    mask *= reach
     note |= {"side_px": side, "softness_px": round(softness, 2)}
     return SyntheticAttack(blend(back, face.image, mask), "swap", note, mask, None)
 
@@ -181,15 +183,24 @@ def _sampled(
 
 def _put_back(
     drawn: NDArray[np.uint8], to_crop: NDArray[np.float64], size: int, rng: Generator
-) -> NDArray[np.uint8]:
-    """Return the drawn face at its place in the crop, (size, size, 3); black around it."""
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Return the drawn face at its place in the crop, and how far it reaches there.
+
+    Returns:
+        (size, size, 3), black around it; (size, size), 1 inside, falling off to 0 at its border.
+    """
     turn = np.linalg.inv(to_crop[:, :2])
     from_crop = np.hstack([turn, -turn @ to_crop[:, 2:]])
     resampling = Image.Resampling.BICUBIC if rng.random() < 0.5 else Image.Resampling.BILINEAR
     data = tuple(float(value) for value in from_crop.ravel())
-    return np.array(
-        Image.fromarray(drawn).transform((size, size), Image.Transform.AFFINE, data, resampling)
+    back = Image.fromarray(drawn).transform((size, size), Image.Transform.AFFINE, data, resampling)
+    side = len(drawn)
+    to_border = side / 2 - np.abs(np.arange(side) + 0.5 - side / 2)
+    fade = np.clip(np.minimum(to_border[:, None], to_border) / (_FADE * side) - 0.2, 0, 1)
+    reach = Image.fromarray(fade.astype(np.float32)).transform(
+        (size, size), Image.Transform.AFFINE, data, Image.Resampling.BILINEAR
     )
+    return np.array(back), np.array(reach)
 
 
 def _reshaped(image: NDArray[np.uint8], push_px: float, rng: Generator) -> NDArray[np.uint8]:
