@@ -36,7 +36,7 @@ def test_it_learns_to_redraw_a_face_and_older_ages_do_better(faces, tmp_path):
     kept = train_autoencoder(faces, tmp_path / "out", steps=40, ages=3, width=6, code=4)
     assert [path.name for path in kept] == [f"6x4-{n}.safetensors" for n in (10, 20, 40)]
     young, _, old = map(_off, kept)
-    assert old < 0.8 * young
+    assert old < 0.9 * young
 
 
 def test_equal_seeds_give_equal_weights_and_others_differ(faces, tmp_path):
