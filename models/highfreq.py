@@ -26,6 +26,10 @@ Differences from paper and code:
 - Kernels are whole numbers and their responses divided afterwards, so that a flat patch cancels
   exactly in any precision.
 - Other sizes than 256 px are ours: the attention's two linears are as wide as the map has places.
+- `encoder="efficientnet_lite0"`, for streaming on a CPU, is ours (`SmallHighFreq`): a Lite0 looks
+  at the pixels, a few plain convolutions at the filtered ones, four by four of them folded into
+  channels, so that nothing is thrown away. The streams meet as in the paper, but they are joined at
+  a sixteenth of the size, and what follows runs once.
 """
 
 from __future__ import annotations
@@ -39,6 +43,7 @@ from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models._backbones import EfficientNetLite0
 from models._calibration import Calibration
 from models._contract import ATTACK, BONA_FIDE, InputSpec, Layout, Method, Publication
 from models._precision import Float32Module, float32
@@ -79,9 +84,23 @@ _RESPONSE_LIMIT: Final = 3.0
 _CHANNELS: Final = 728  # of Xception's middle flow, where the streams attend to each other
 
 
+_SMALL_WIDTHS: Final = (64, 96, 80)  # of the small high-frequency stream, at S/4, S/8, S/16
+_SMALL_GAIN: Final = 4.0  # of the residual there: ImageNet's norms take as much for noise
+
+
 class HighFreqConfig(BaseModel, frozen=True, extra="forbid"):
     """Options; the defaults are the official network with the recommended loss."""
 
+    encoder: Literal["xception", "efficientnet_lite0"] = Field(
+        "xception", description="Of the pixels; efficientnet_lite0, for CPUs, is ours."
+    )
+    frozen_blocks: int = Field(
+        0,
+        ge=0,
+        le=5,
+        description="First blocks of an EfficientNet-Lite0, with its stem, that training leaves "
+        "as they are; saves a third of a step.",
+    )
     fusion_residual: bool = Field(True, description="F + F * a (official) or F * a.")
     head: Literal["linear", "cosine"] = Field(
         "linear",
@@ -113,13 +132,19 @@ class HighFreqConfig(BaseModel, frozen=True, extra="forbid"):
             raise ValueError("am_form 'arc' is a margin on angles: it needs head 'cosine'")
         return self
 
+    @model_validator(mode="after")
+    def _only_lite0_is_frozen(self) -> HighFreqConfig:
+        if self.frozen_blocks and self.encoder == "xception":
+            raise ValueError("frozen_blocks are those of encoder efficientnet_lite0")
+        return self
+
 
 class HighFreqOutputs(NamedTuple):
     """What one forward pass yields; sizes are those of 256 px crops."""
 
     logits: Tensor  # (N, 2), column 1 = attack; cosines, -1..1, with the cosine head
-    pooled: Tensor  # (N, 2048), >= 0: the face as the classifier sees it
-    fused: Tensor  # (N, 2048, 8, 8), >= 0
+    pooled: Tensor  # (N, 2048), >= 0: the face as the classifier sees it; small: (N, 1280)
+    fused: Tensor  # (N, 2048, 8, 8), >= 0; small: (N, 80, S/16, S/16)
     attention: Tensor  # (N, 1, 125, 125), 0..1: M, where the residual guides the RGB stream
 
 
@@ -163,11 +188,11 @@ class _ImageHighPass(_HighPass):
 class _MapHighPass(nn.Module):
     """SRM-sep: filter a map of the RGB stream for the high-frequency one."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, outputs: int) -> None:
         super().__init__()
         self.filters = _HighPass(channels)
         self.out_conv = nn.Sequential(
-            nn.Conv2d(3 * channels, channels, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()
+            nn.Conv2d(3 * channels, outputs, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -178,14 +203,17 @@ class _MapHighPass(nn.Module):
 class _ResidualAttention(nn.Module):
     """RSA: where in the crop the residual asks for attention."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, widths: tuple[int, int] = (32, 64), stride: int = 1, padding: int = 0
+    ) -> None:
         super().__init__()
+        first, second = widths
         self.conv = nn.Sequential(
-            nn.Conv2d(3, 32, 3, 2, bias=False),
-            nn.BatchNorm2d(32),
+            nn.Conv2d(3, first, 3, 2, padding, bias=False),
+            nn.BatchNorm2d(first),
             nn.ReLU(),
-            nn.Conv2d(32, 64, 3, bias=False),
-            nn.BatchNorm2d(64),
+            nn.Conv2d(first, second, 3, stride, padding, bias=False),
+            nn.BatchNorm2d(second),
             nn.ReLU(),
         )
         self.pa = nn.Conv2d(2, 1, 7, padding=3, bias=False)
@@ -205,18 +233,19 @@ class _DualAttention(nn.Module):
 
     Args:
         places: number of places of the map, which the two linears mix; fixes the crop's size.
+        channels: of both maps.
     """
 
-    def __init__(self, places: int) -> None:
+    def __init__(self, places: int, channels: int = _CHANNELS) -> None:
         super().__init__()
-        reduced = _CHANNELS // 8
+        reduced = channels // 8
         self.gamma1 = nn.Parameter(torch.zeros(1))  # attention fades in from nothing
         self.gamma2 = nn.Parameter(torch.zeros(1))
-        self.key_conv1 = nn.Conv2d(_CHANNELS, reduced, 1)
-        self.key_conv2 = nn.Conv2d(_CHANNELS, reduced, 1)
+        self.key_conv1 = nn.Conv2d(channels, reduced, 1)
+        self.key_conv2 = nn.Conv2d(channels, reduced, 1)
         self.key_conv_share = nn.Conv2d(reduced, reduced, 1)
-        self.value_conv1 = nn.Conv2d(_CHANNELS, _CHANNELS, 1)
-        self.value_conv2 = nn.Conv2d(_CHANNELS, _CHANNELS, 1)
+        self.value_conv1 = nn.Conv2d(channels, channels, 1)
+        self.value_conv2 = nn.Conv2d(channels, channels, 1)
         self.linear1 = _Float32Linear(places, places)
         self.linear2 = _Float32Linear(places, places)
 
@@ -239,16 +268,19 @@ class _DualAttention(nn.Module):
 
 
 class _Fusion(nn.Module):
-    """Join the streams and weigh the channels."""
+    """Join the streams, of equal channels, and weigh the joint ones."""
 
-    def __init__(self, *, residual: bool) -> None:
+    def __init__(self, channels: int = 2048, *, residual: bool) -> None:
         super().__init__()
         self.residual = residual
         self.convblk = nn.Sequential(
-            nn.Conv2d(4096, 2048, 1, bias=False), nn.BatchNorm2d(2048), nn.ReLU()
+            nn.Conv2d(2 * channels, channels, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()
         )
+        reduced = channels // 16
         self.shared_mlp = nn.Sequential(
-            nn.Conv2d(2048, 128, 1, bias=False), nn.ReLU(), nn.Conv2d(128, 2048, 1, bias=False)
+            nn.Conv2d(channels, reduced, 1, bias=False),
+            nn.ReLU(),
+            nn.Conv2d(reduced, channels, 1, bias=False),
         )
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
@@ -272,49 +304,24 @@ class CosineHead(Float32Module):
         return F.linear(F.normalize(x), F.normalize(self.weight)).clamp(-1, 1)
 
 
-class HighFreq(nn.Module):
-    """Two Xceptions, one on the pixels and one on their high frequencies."""
+class _TwoStreams(nn.Module):
+    """What both sizes of the network promise and learn by."""
 
     def __init__(self, config: HighFreqConfig) -> None:
         super().__init__()
         self.config = config
         self.input_spec = InputSpec(size_px=config.size_px, margin=config.margin)
-        self.xception_rgb = Xception()
-        self.xception_srm = Xception()
-        self.srm_conv0 = _ImageHighPass()
-        self.srm_conv1 = _MapHighPass(32)
-        self.srm_conv2 = _MapHighPass(64)
-        self.srm_sa = _ResidualAttention()
-        self.srm_sa_post = nn.Sequential(nn.BatchNorm2d(64), nn.ReLU())
-        places = (config.size_px // 16) ** 2
-        self.dual_cma0 = _DualAttention(places)
-        self.dual_cma1 = _DualAttention(places)
-        self.fusion = _Fusion(residual=config.fusion_residual)
-        self.dropout = nn.Dropout(config.dropout)
-        self.head: nn.Module = nn.Linear(2048, 2) if config.head == "linear" else CosineHead(2048)
         self.calibration = Calibration()
-        self._initialise()
-
-    def _initialise(self) -> None:
-        """Draw what the official code draws in its own way; the rest is torch's default."""
-        for attention in (self.dual_cma0, self.dual_cma1):
-            for module in attention.modules():
-                if isinstance(module, nn.Conv2d | nn.Linear):
-                    nn.init.xavier_normal_(module.weight, gain=0.02)
-        for part in (self.srm_conv1, self.srm_conv2, self.srm_sa):
-            for module in part.modules():
-                if isinstance(module, nn.Conv2d):
-                    nn.init.kaiming_normal_(module.weight, a=1)
 
     def normalise(self, images: Tensor) -> Tensor:
         """See `AttackModel.normalise`: -1..1."""
         return images.float() / 127.5 - 1
 
-    def forward(self, images: Tensor) -> HighFreqOutputs:
-        """Return logits and maps of normalised (N, 3, S, S).
+    def check_size(self, images: Tensor) -> None:
+        """Refuse crops of another size than the network was built for.
 
         Raises:
-            ValueError: S is not the size the network was built for.
+            ValueError: (N, 3, H, W) are not of that size.
         """
         size = self.config.size_px
         if images.shape[2:] != (size, size):
@@ -323,29 +330,6 @@ class HighFreq(nn.Module):
                 f"{images.shape[3]}: the attention's linears fix the size; scale the crops, or "
                 "train a network of another size_px"
             )
-        rgb, srm = self.xception_rgb, self.xception_srm
-        # Filtered in float32 both times: in float16 the second pass would amplify rounding.
-        residual = self.srm_conv0(images)  # (N, 3, S, S)
-        attention = self.srm_sa(self.srm_conv0(residual).to(images.dtype))
-
-        x = F.relu(rgb.stem1(images))  # (N, 32, 127, 127)
-        y = F.relu(srm.stem1(residual.to(images.dtype))) + self.srm_conv1(x)
-        x = F.relu(rgb.stem2(x))  # (N, 64, 125, 125)
-        y = F.relu(srm.stem2(y)) + self.srm_conv2(x)
-        x = self.srm_sa_post(x * attention + x)
-
-        x, y = self.dual_cma0(rgb.blocks(x, 1, 3), srm.blocks(y, 1, 3))  # (N, 728, 16, 16)
-        x, y = self.dual_cma1(rgb.blocks(x, 4, 7), srm.blocks(y, 4, 7))
-        x, y = rgb.tail(rgb.blocks(x, 8, 12)), srm.tail(srm.blocks(y, 8, 12))  # (N, 2048, 8, 8)
-
-        fused = self.fusion(x, y)
-        pooled = fused.mean(dim=(2, 3))
-        return HighFreqOutputs(
-            logits=self.head(self.dropout(pooled)),
-            pooled=pooled,
-            fused=fused,
-            attention=attention,
-        )
 
     def attack_logit(self, outputs: HighFreqOutputs) -> Tensor:
         """See `AttackModel.attack_logit`: z1 - z0, whose sigmoid is the official softmax."""
@@ -371,6 +355,139 @@ class HighFreq(nn.Module):
                 focal_gamma=config.focal_gamma,
             )
         }
+
+
+class HighFreq(_TwoStreams):
+    """Two Xceptions, one on the pixels and one on their high frequencies."""
+
+    def __init__(self, config: HighFreqConfig) -> None:
+        super().__init__(config)
+        self.xception_rgb = Xception()
+        self.xception_srm = Xception()
+        self.srm_conv0 = _ImageHighPass()
+        self.srm_conv1 = _MapHighPass(32, 32)
+        self.srm_conv2 = _MapHighPass(64, 64)
+        self.srm_sa = _ResidualAttention()
+        self.srm_sa_post = nn.Sequential(nn.BatchNorm2d(64), nn.ReLU())
+        places = (config.size_px // 16) ** 2
+        self.dual_cma0 = _DualAttention(places)
+        self.dual_cma1 = _DualAttention(places)
+        self.fusion = _Fusion(residual=config.fusion_residual)
+        self.dropout = nn.Dropout(config.dropout)
+        self.head: nn.Module = nn.Linear(2048, 2) if config.head == "linear" else CosineHead(2048)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Draw what the official code draws in its own way; the rest is torch's default."""
+        for attention in (self.dual_cma0, self.dual_cma1):
+            for module in attention.modules():
+                if isinstance(module, nn.Conv2d | nn.Linear):
+                    nn.init.xavier_normal_(module.weight, gain=0.02)
+        for part in (self.srm_conv1, self.srm_conv2, self.srm_sa):
+            for module in part.modules():
+                if isinstance(module, nn.Conv2d):
+                    nn.init.kaiming_normal_(module.weight, a=1)
+
+    def forward(self, images: Tensor) -> HighFreqOutputs:
+        """Return logits and maps of normalised (N, 3, S, S).
+
+        Raises:
+            ValueError: S is not the size the network was built for.
+        """
+        self.check_size(images)
+        rgb, srm = self.xception_rgb, self.xception_srm
+        # Filtered in float32 both times: in float16 the second pass would amplify rounding.
+        residual = self.srm_conv0(images)  # (N, 3, S, S)
+        attention = self.srm_sa(self.srm_conv0(residual).to(images.dtype))
+
+        x = F.relu(rgb.stem1(images))  # (N, 32, 127, 127)
+        y = F.relu(srm.stem1(residual.to(images.dtype))) + self.srm_conv1(x)
+        x = F.relu(rgb.stem2(x))  # (N, 64, 125, 125)
+        y = F.relu(srm.stem2(y)) + self.srm_conv2(x)
+        x = self.srm_sa_post(x * attention + x)
+
+        x, y = self.dual_cma0(rgb.blocks(x, 1, 3), srm.blocks(y, 1, 3))  # (N, 728, 16, 16)
+        x, y = self.dual_cma1(rgb.blocks(x, 4, 7), srm.blocks(y, 4, 7))
+        x, y = rgb.tail(rgb.blocks(x, 8, 12)), srm.tail(srm.blocks(y, 8, 12))  # (N, 2048, 8, 8)
+
+        fused = self.fusion(x, y)
+        pooled = fused.mean(dim=(2, 3))
+        return HighFreqOutputs(
+            logits=self.head(self.dropout(pooled)),
+            pooled=pooled,
+            fused=fused,
+            attention=attention,
+        )
+
+
+class SmallHighFreq(_TwoStreams):
+    """EfficientNet-Lite0 on the pixels, a few convolutions on their high frequencies; ours."""
+
+    _MEETS: Final = (3, 5, 8)  # blocks of Lite0 before which the streams meet: at S/4, S/8, S/16
+    _CHANNELS: Final = (24, 40, 80)  # of its maps there
+
+    def __init__(self, config: HighFreqConfig) -> None:
+        super().__init__(config)
+        self.rgb = EfficientNetLite0(top=True)
+        self.residual = _ImageHighPass()
+        first, second, third = _SMALL_WIDTHS
+        self.srm1 = nn.Sequential(
+            nn.PixelUnshuffle(4), nn.Conv2d(48, first, 3, 1, 1, bias=False), nn.BatchNorm2d(first)
+        )
+        self.srm2, self.srm3 = (
+            nn.Sequential(nn.Conv2d(i, o, 3, 2, 1, bias=False), nn.BatchNorm2d(o))
+            for i, o in ((first, second), (second, third))
+        )
+        self.srm_conv1 = _MapHighPass(self._CHANNELS[0], first)
+        self.srm_conv2 = _MapHighPass(self._CHANNELS[1], second)
+        self.srm_sa = _ResidualAttention((8, 16), stride=2, padding=1)
+        self.dual_cma = _DualAttention((config.size_px // 16) ** 2, third)
+        self.fusion = _Fusion(third, residual=config.fusion_residual)
+        self.dropout = nn.Dropout(config.dropout)
+        width = EfficientNetLite0.top_channels
+        self.head: nn.Module = nn.Linear(width, 2) if config.head == "linear" else CosineHead(width)
+        for module in self.dual_cma.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.xavier_normal_(module.weight, gain=0.02)
+        self.train()
+
+    def train(self, mode: bool = True) -> SmallHighFreq:
+        """Set the mode of all but the frozen blocks, whose norms keep their statistics."""
+        super().train(mode)
+        if self.config.frozen_blocks:
+            self.rgb.freeze(self.config.frozen_blocks)
+        return self
+
+    def forward(self, images: Tensor) -> HighFreqOutputs:
+        """Return logits and maps of normalised (N, 3, S, S).
+
+        Raises:
+            ValueError: S is not the size the network was built for.
+        """
+        self.check_size(images)
+        quarter, eighth, sixteenth = self._MEETS
+        residual = self.residual(images)  # (N, 3, S, S)
+        attention = self.srm_sa(self.residual(residual).to(images.dtype))  # (N, 1, S/4, S/4)
+
+        x = self.rgb.blocks(self.rgb.stem(images), 0, quarter)
+        y = F.relu(self.srm1(_SMALL_GAIN * residual.to(images.dtype))) + self.srm_conv1(x)
+        x = self.rgb.blocks(x * attention + x, quarter, eighth)
+        y = F.relu(self.srm2(y)) + self.srm_conv2(x)
+        x = self.rgb.blocks(x, eighth, sixteenth)
+        x, y = self.dual_cma(x, F.relu(self.srm3(y)))  # (N, 80, S/16, S/16)
+        fused = self.fusion(x, y)
+        pooled = self.rgb.summarise(self.rgb.blocks(x + fused, sixteenth, 16))
+        return HighFreqOutputs(
+            logits=self.head(self.dropout(pooled)),
+            pooled=pooled,
+            fused=fused,
+            attention=attention,
+        )
+
+
+def build(config: HighFreqConfig) -> HighFreq | SmallHighFreq:
+    """Return the network of the configured size, its weights random."""
+    return HighFreq(config) if config.encoder == "xception" else SmallHighFreq(config)
 
 
 def am_softmax(
@@ -439,7 +556,7 @@ def _both_streams(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 METHOD = Method(
     config=HighFreqConfig,
-    build=HighFreq,
+    build=build,
     layouts=(
         Layout(
             name="official",

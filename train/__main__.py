@@ -169,16 +169,69 @@ def smoke_faces_command(out: Path, window: Literal["pad", "inside"]) -> None:
     write_smoke_faces(out, window=window)
 
 
+@main.command("autoencoder")
+@click.argument("prepared", type=_FOLDER)
+@click.option("--out", type=_FOLDER, required=True, help="Folder for the weights.")
+@click.option("--steps", type=click.IntRange(min=1), default=3000, show_default=True)
+@click.option(
+    "--ages",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="How many are kept: after all steps, half of them, a quarter, ...",
+)
+@click.option(
+    "--width", type=click.IntRange(min=1), default=28, show_default=True, help="Of its layers."
+)
+@click.option(
+    "--code", type=click.IntRange(min=1), default=12, show_default=True, help="Channels between."
+)
+@click.option(
+    "--split",
+    type=click.Choice(["train", "dev"]),
+    default="train",
+    show_default=True,
+    help="Whose faces; dev's for attacks that training must not know.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+def autoencoder_command(
+    prepared: Path, out: Path, steps: int, ages: int, width: int, code: int, split: str, seed: int
+) -> None:
+    """Train an autoencoder on the bona fide faces in PREPARED, for synthetic face swaps.
+
+    The files go into a recipe's `data.autoencoders`, or `data.autoencoders_dev`.
+    """
+    from train.fit.autoencoder import train_autoencoder
+
+    kept = train_autoencoder(
+        prepared, out, steps=steps, ages=ages, width=width, code=code, split=split, seed=seed
+    )
+    for path in kept:
+        click.echo(path)
+
+
 @main.command("attack-sheet")
 @click.option("--picture", type=_FILE, help="Any picture with a face.")
 @click.option("--prepared", type=_FOLDER, help="Faces that a run will learn from.")
+@click.option(
+    "--autoencoder",
+    "autoencoders",
+    type=_FILE,
+    multiple=True,
+    help="Draw what needs one, too; may be repeated.",
+)
 @click.option("--out", type=_FILE, required=True, help="PNG to write; beside it a .jsonl.")
 @click.option(
     "--rows", type=click.IntRange(min=1), default=4, show_default=True, help="Draws of each."
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 def attack_sheet_command(
-    picture: Path | None, prepared: Path | None, out: Path, rows: int, seed: int
+    picture: Path | None,
+    prepared: Path | None,
+    autoencoders: tuple[Path, ...],
+    out: Path,
+    rows: int,
+    seed: int,
 ) -> None:
     """Draw every synthetic attack of a few faces: look at it before a run.
 
@@ -188,7 +241,9 @@ def attack_sheet_command(
 
     if picture is not None and prepared is not None:
         raise click.UsageError("give --picture or --prepared, not both")
-    write_attack_sheet(out, picture=picture, prepared=prepared, rows=rows, seed=seed)
+    write_attack_sheet(
+        out, picture=picture, prepared=prepared, autoencoders=autoencoders, rows=rows, seed=seed
+    )
     click.echo(f"look at {out}")
 
 

@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 from models import lay_over, load_method, one_line
-from train.attacks import FAMILIES, SCENES
+from train.attacks import FAMILIES, REDRAWN, SCENES
 from train.data.loaders import AugmentConfig, LoaderConfig, TorchLoaderConfig
 from train.errors import TrainError
 from train.evaluation.published import PublishedMeasure
@@ -57,30 +57,49 @@ class DataConfig(_Part):
         description="The same for dev, so that it holds attacks of makers that training does not "
         "know. Empty: as `synthetic`.",
     )
+    autoencoders: tuple[Path, ...] = Field(
+        (),
+        description="Made by `python -m train autoencoder`: what the families `swap` and `redrawn` "
+        "are drawn by. With them all pairs are filmed as swapped video is.",
+    )
+    autoencoders_dev: tuple[Path, ...] = Field(
+        (), description="The same for dev. Empty: as `autoencoders`."
+    )
 
     @model_validator(mode="after")
     def _known_families(self) -> Self:
         if self.synthetic_dev and not self.synthetic:
             raise ValueError("synthetic_dev needs synthetic: the attacks to learn from")
         together = self.synthetic.keys() | self.synthetic_dev.keys()
-        if together & FAMILIES.keys() and together & SCENES.keys():
+        if together & (FAMILIES.keys() | REDRAWN.keys()) and together & SCENES.keys():
             raise ValueError(
-                f"synthetic: {[*SCENES]} are scenes and need other faces than {[*FAMILIES]}; take "
+                f"synthetic: {[*SCENES]} are scenes and need other faces than "
+                f"{[*FAMILIES, *REDRAWN]}; take "
                 "one or the other"
             )
         for name in ("synthetic", "synthetic_dev"):
             weights: dict[str, float] = getattr(self, name)
-            if unknown := sorted(weights.keys() - FAMILIES.keys() - SCENES.keys()):
-                known = [*FAMILIES, *SCENES]
+            if unknown := sorted(weights.keys() - FAMILIES.keys() - REDRAWN.keys() - SCENES.keys()):
+                known = [*FAMILIES, *REDRAWN, *SCENES]
                 raise ValueError(f"{name}: no family {', '.join(unknown)}; known: {known}")
             if weights and not min(weights.values()) >= 0 < max(weights.values()):
                 raise ValueError(f"{name}: weights are 0 or more, and one of them is more")
+        if together & REDRAWN.keys() and not self.autoencoders:
+            raise ValueError(
+                f"synthetic: {[*REDRAWN]} need autoencoders; train some with `python -m train "
+                "autoencoder`, and name the files"
+            )
         return self
 
     @property
     def dev_attacks(self) -> dict[str, float]:
         """What dev's attacks are made by; empty: they are the data sets'."""
         return self.synthetic_dev or self.synthetic
+
+    @property
+    def dev_autoencoders(self) -> tuple[Path, ...]:
+        """What draws dev's attacks."""
+        return self.autoencoders_dev or self.autoencoders
 
     @model_validator(mode="after")
     def _quotas_need_groups(self) -> Self:

@@ -64,6 +64,11 @@ VARIANTS: Final = (
     Variant("highfreq", "highfreq"),
     Variant("highfreq-deepfakebench", "highfreq", {"fusion_residual": False}),
     Variant("highfreq-cosine", "highfreq", {"head": "cosine"}),
+    Variant(
+        "highfreq-digital",  # ours: configs/train/highfreq_digital.yaml
+        "highfreq",
+        {"encoder": "efficientnet_lite0", "frozen_blocks": 3, "size_px": 160},
+    ),
     Variant("recce", "recce"),
     Variant("recce-deepfakebench", "recce", {"num_classes": 2, "size_px": 256}),
     Variant("udr-effb4", "udr"),

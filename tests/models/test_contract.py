@@ -45,6 +45,7 @@ VARIANTS: dict[str, list[dict[str, object]]] = {
             "am_form": "arc",
             "focal_gamma": 2.0,
         },
+        {"size_px": 64, "encoder": "efficientnet_lite0"},
     ],
     "minifasnet": [{}, {"variant": "v1se"}],
     "recce": [{"size_px": 64}, {"size_px": 64, "num_classes": 2}],

@@ -8,18 +8,20 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from models import FaceBatch, import_state_dict, to_half
+from models import FaceBatch, import_state_dict, load_imagenet_encoders, to_half
 from models._xception import Xception
 from models.highfreq import (
     CosineHead,
     HighFreq,
     HighFreqConfig,
     HighFreqOutputs,
+    SmallHighFreq,
     _DualAttention,
     _Fusion,
     _HighPass,
     _ImageHighPass,
     am_softmax,
+    build,
 )
 
 SIZE = 64
@@ -335,3 +337,70 @@ def test_an_imagenet_xception_fills_both_streams():
 SEEDED_LOGITS = [-0.02767, -0.52579]
 SEEDED_POOLED = [0.57149, 0.75296, 0.61387]
 SEEDED_ATTENTION = [0.80091, 0.81223, 0.77146]
+
+
+# ---- the small network, ours
+
+
+def _small(**options):
+    torch.manual_seed(7)
+    return build(HighFreqConfig(encoder="efficientnet_lite0", size_px=SIZE, **options))
+
+
+def test_the_small_network_learns_from_each_of_its_parts():
+    network = _small().train()
+    assert isinstance(network, SmallHighFreq)
+    network.dual_cma.gamma1.data.fill_(0.5)
+    network.dual_cma.gamma2.data.fill_(0.5)
+    network(_faces(4)).logits[:, 1].sum().backward()
+    idle = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
+    assert idle == []
+
+
+def test_frozen_blocks_keep_weights_and_statistics_and_the_others_learn():
+    network = _small(frozen_blocks=3).train()
+    before = copy.deepcopy(network.state_dict())
+    optimiser = torch.optim.SGD(network.parameters(), 0.1)
+    network(_faces(4)).logits.square().sum().backward()
+    optimiser.step()
+    frozen = ("rgb._conv_stem.", "rgb._bn0.", *(f"rgb._blocks.{block}." for block in range(3)))
+    for name, value in network.state_dict().items():
+        if name.startswith(frozen):
+            torch.testing.assert_close(value, before[name], atol=0, rtol=0, msg=name)
+    learned = network.state_dict()["rgb._blocks.3._expand_conv.weight"]
+    assert not torch.equal(learned, before["rgb._blocks.3._expand_conv.weight"])
+
+
+def test_frozen_blocks_stay_frozen_after_a_validation():
+    network = _small(frozen_blocks=3).eval().train()
+    assert network.training
+    assert not network.rgb._blocks[2].training
+    assert network.rgb._blocks[3].training
+
+
+def test_the_small_network_starts_with_imagenets_top():
+    network = _small()
+    top = network.rgb._conv_head.weight.clone()
+    assert load_imagenet_encoders(network) == 1
+    assert not torch.equal(network.rgb._conv_head.weight, top)
+
+
+def test_no_pixel_is_lost_to_the_small_networks_high_frequencies():
+    """Four by four pixels go into channels; a stride would drop three of four."""
+    network = _small().eval()
+    flat = torch.zeros(1, 3, SIZE, SIZE)
+    calm = network.srm1(network.residual(flat))
+    for place in range(16):
+        dotted = flat.clone()
+        dotted[0, :, 32 + place // 4, 32 + place % 4] = 1.0
+        assert not torch.equal(network.srm1(network.residual(dotted)), calm)
+
+
+def test_the_small_network_refuses_crops_of_another_size():
+    with pytest.raises(ValueError, match=f"expected crops of {SIZE} x {SIZE} px"):
+        _small()(torch.zeros(1, 3, 96, 96))
+
+
+def test_xception_has_no_blocks_to_freeze():
+    with pytest.raises(ValidationError, match="frozen_blocks"):
+        HighFreqConfig(frozen_blocks=1)

@@ -25,7 +25,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "configs" / "train"
 OTHERS = ("faces.yaml", "real_clips.yaml", "shipped_sets.yaml")  # faces; what is judged on
 RECIPES = sorted(path for path in FOLDER.rglob("*.yaml") if path.name not in OTHERS)
 IMPORTED = {"minifasnet"}  # nobody else has what it was trained on: no recipe of ours repeats that
-SHIPPED = {"lgsc_lite0", "lgsc_presentation", "lgsc_presentation_2"}
+SHIPPED = {"lgsc_lite0", "lgsc_presentation", "lgsc_presentation_2", "highfreq_digital"}
 NAMES = [str(path.relative_to(FOLDER)) for path in RECIPES]
 
 
@@ -121,6 +121,15 @@ def test_the_collection_and_the_labelled_clips_load(tmp_path):
         ({"options": {"size_px": 65}}, "options of lgsc: size_px: .*multiple of 32"),
         ({"data": {"prepared": ["x"], "synthetic": {"sbl": 1}}}, "no family sbl; known: "),
         ({"data": {"prepared": ["x"], "quotas": {"a": 1}}}, "set it"),
+        ({"data": {"prepared": ["x"], "synthetic": {"swap": 1}}}, "need autoencoders"),
+        (
+            {"data": {"prepared": ["x"], "synthetic": {"sbi": 1}, "synthetic_dev": {"swap": 1}}},
+            "need autoencoders",
+        ),
+        (
+            {"data": {"prepared": ["x"], "synthetic": {"swap": 1, "phone": 1}}},
+            "are scenes and need other faces than",
+        ),
     ],
 )
 def test_a_wrong_key_or_value_is_an_error_that_names_file_and_key(change, message, tmp_path):

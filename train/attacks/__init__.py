@@ -13,18 +13,23 @@ from train.attacks._random_fields import either
 from train.attacks._samples import FaceInScene, LooseCrop, SyntheticAttack
 from train.attacks.print_attack import print_attack
 from train.attacks.replay import replay
+from train.attacks.restyle import restyle
 from train.attacks.scene import held, paper_mask, whole_view
 from train.attacks.sdsc import sdsc
 from train.attacks.self_blend import self_blend
 from train.attacks.spsc import moire, print_jitter, spsc
+from train.attacks.swap import redrawn, swap
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.random import Generator
 
+    from train.attacks.autoencoder import FaceAutoencoder
+
 __all__ = [
     "FAMILIES",
+    "REDRAWN",
     "SCENES",
     "UNIATTACKDATA_SCHEDULES",
     "FaceInScene",
@@ -37,12 +42,21 @@ __all__ = [
 FAMILIES: Final[Mapping[str, Callable[[LooseCrop, Generator], SyntheticAttack]]] = {
     "sbi": self_blend,
     "sdsc": sdsc,
+    "restyle": restyle,
     "moire": moire,
     "print_jitter": print_jitter,
     "spsc": spsc,
     "replay": replay,
     "print": print_attack,
 }
+
+REDRAWN: Final[
+    Mapping[
+        str,
+        Callable[[LooseCrop, LooseCrop, Sequence[FaceAutoencoder], Generator], SyntheticAttack],
+    ]
+] = {"swap": swap, "redrawn": redrawn}
+"""Attacks drawn by autoencoders: of a face, at times with another one in its place."""
 
 SCENES: Final[Mapping[str, Callable[[FaceInScene, FaceInScene, Generator], SyntheticAttack]]] = {
     **{kind: partial(held, kind) for kind in ("phone", "tablet", "monitor", "paper", "photo")},

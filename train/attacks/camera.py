@@ -30,7 +30,9 @@ _SHRINK = (
 _ENLARGE = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)
 
 
-def degrade(image: NDArray[np.uint8], rng: Generator, *, mirror: bool = True) -> NDArray[np.uint8]:
+def degrade(
+    image: NDArray[np.uint8], rng: Generator, *, mirror: bool = True, severest: float = 1.0
+) -> NDArray[np.uint8]:
     """Film the picture with a random camera: flip, lens, light, sensor, tone curve, codec, scaler.
 
     No draw depends on the pixels, so two pictures of one size given equal generators change alike.
@@ -41,13 +43,14 @@ def degrade(image: NDArray[np.uint8], rng: Generator, *, mirror: bool = True) ->
         image: (S, S, 3) RGB, S even.
         rng: Source of every draw.
         mirror: Flip half of the pictures.
+        severest: The worst camera, 0..1; tone is not tied to it.
 
     Returns:
         A new picture of the same shape.
     """
     size = image.shape[0]
     # One severity for all steps: a good camera is good in everything, and few pictures are ruined.
-    severity = float(rng.beta(1.1, 1.8))
+    severity = severest * float(rng.beta(1.1, 1.8))
     if rng.random() < 0.5 and mirror:
         image = np.ascontiguousarray(image[:, ::-1])
     small = size

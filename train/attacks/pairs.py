@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 import numpy as np
 
-from train.attacks import SCENES, LooseCrop, synthesise
+from train.attacks import FAMILIES, REDRAWN, SCENES, LooseCrop, synthesise
 from train.attacks._random_fields import either
-from train.attacks.camera import degrade
+from train.attacks.autoencoder import load_autoencoder
+from train.attacks.camera import degrade, recompress_h264
 from train.attacks.scene import beside
 from train.errors import TrainError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from numpy.random import Generator
     from numpy.typing import NDArray
@@ -29,6 +31,7 @@ _MARGINS: Final = (1.8, 2.2)  # the attack makers expect the face to fill about 
 _SCENE_MARGIN: Final = 3.5  # least margin of the stored crops: less is no scene
 _LARGEST_FACE: Final = 0.4  # of the side of a picture that is a background
 _TRIES: Final = 4  # at a background
+_GOOD: Final = 0.3  # how severe a good camera may be
 
 
 class SyntheticPairs:
@@ -88,6 +91,58 @@ class SyntheticDev(SyntheticPairs):
     """
 
     tone_matched = 0.0
+
+
+class DigitalPairs(SyntheticPairs):
+    """Pairs for a detector of what was made in the picture, some of it by autoencoders.
+
+    Fine texture is most of the evidence, so half of the pairs see a good camera; and whatever was
+    pasted is encoded with the rest afterwards, as the recordings of a swapped face are.
+    """
+
+    good_camera: ClassVar[float] = 0.5  # share of the pairs
+
+    def __init__(self, weights: Mapping[str, float], autoencoders: Sequence[Path]) -> None:
+        """Take the families of `train.attacks` with their weights, and what some are drawn by.
+
+        Raises:
+            TrainError: a file is no autoencoder.
+        """
+        super().__init__(weights)
+        self._networks = [load_autoencoder(path) for path in autoencoders]
+
+    def __call__(
+        self, face: FaceInScene, other: Callable[[], FaceInScene], rng: Generator
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Return the bona fide picture and the attack.
+
+        Args:
+            face: a bona fide face in a padded window.
+            other: draws another one, for swaps.
+            rng: source of every draw.
+        """
+        crop = LooseCrop(face.image, face.landmarks)
+        family = either(rng, self._weights)
+        if family in REDRAWN:
+            source = other()
+            attack = REDRAWN[family](
+                crop, LooseCrop(source.image, source.landmarks), self._networks, rng
+            )
+        else:
+            attack = FAMILIES[family](crop, rng)
+        bona_fide = face.image if attack.reference is None else attack.reference
+        good = bool(rng.random() < self.good_camera)
+        camera = int(rng.integers(2**63))
+        return _recorded(bona_fide, camera, good=good), _recorded(attack.image, camera, good=good)
+
+
+def _recorded(image: NDArray[np.uint8], camera: int, *, good: bool) -> NDArray[np.uint8]:
+    """Return the picture (S, S, 3) as a camera of this number, good or any, and a link show it."""
+    draws = np.random.default_rng(camera)
+    if not good:
+        return degrade(image, draws)
+    filmed = degrade(image, draws, severest=_GOOD)
+    return recompress_h264(filmed, int(draws.integers(17, 29)), draws.integers(-2, 3, 2))
 
 
 class ScenePairs:
@@ -152,14 +207,27 @@ class SceneDev(ScenePairs):
     as_taken = 0.0
 
 
-def training_pairs(weights: Mapping[str, float]) -> SyntheticPairs | ScenePairs:
-    """Return what makes the pairs to learn from, of families or of scenes, by weight."""
-    return ScenePairs(weights) if weights.keys() <= SCENES.keys() else SyntheticPairs(weights)
+def training_pairs(
+    weights: Mapping[str, float], autoencoders: Sequence[Path] = ()
+) -> SyntheticPairs | ScenePairs:
+    """Return what makes the pairs to learn from, of families or of scenes, by weight.
+
+    Args:
+        weights: family -> share.
+        autoencoders: what swaps are drawn by; with them the pairs are `DigitalPairs`.
+    """
+    if weights.keys() <= SCENES.keys():
+        return ScenePairs(weights)
+    return DigitalPairs(weights, autoencoders) if autoencoders else SyntheticPairs(weights)
 
 
-def dev_pairs(weights: Mapping[str, float]) -> SyntheticDev | SceneDev:
+def dev_pairs(
+    weights: Mapping[str, float], autoencoders: Sequence[Path] = ()
+) -> SyntheticPairs | SceneDev:
     """Return what makes the pairs to choose, calibrate and set thresholds with."""
-    return SceneDev(weights) if weights.keys() <= SCENES.keys() else SyntheticDev(weights)
+    if weights.keys() <= SCENES.keys():
+        return SceneDev(weights)
+    return DigitalPairs(weights, autoencoders) if autoencoders else SyntheticDev(weights)
 
 
 def match_tone(image: NDArray[np.uint8], like: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -6,7 +6,8 @@ gives it away. Official code: mapooon/SelfBlendedImages (research-only licence; 
 Differences from the paper:
 - the mask is an outline in face coordinates fitted to 5 landmarks and roughened, not a hull of 81;
 - mouth and eyes may be swapped alone; those small masks are eroded less and never faint;
-- hue and saturation change visibly, and a soft blur is a third change of sharpness;
+- hue and saturation change visibly; soft blur and JPEG are further changes of sharpness, and the
+  scales, 1.5 to 4, are resampled by several kernels;
 - the shared post-transform is left to `train.attacks.camera.degrade`: give it equal generators for
   both.
 """
@@ -22,12 +23,15 @@ from train.attacks._face_mask import face_mask, kernel_blur, warped
 from train.attacks._pictures import blend, moved, resized, rounded, sharpened
 from train.attacks._random_fields import either, smooth_field
 from train.attacks._samples import LooseCrop, SyntheticAttack
+from train.attacks.camera import recompress_jpeg
 
 if TYPE_CHECKING:
     from numpy.random import Generator
     from numpy.typing import NDArray
 
 _STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.0, 1.0)
+_DOWN = {"NEAREST": 0.4, "BOX": 0.3, "BICUBIC": 0.3}
+_UP = {"BILINEAR": 0.6, "BICUBIC": 0.2, "LANCZOS": 0.2}
 _SMALL = frozenset({"mouth", "eyes"})
 _NOT_ONE = 1e-3  # float blurs of a full mask end this close below 1
 _OUTLINE_SHARES = {
@@ -93,17 +97,21 @@ def _changed(
     tinted += (shift + brightness + 128 * (1 - contrast)).astype(np.float32)
     result = rounded(tinted)
 
-    detail = either(rng, {"scale": 0.4, "sharpen": 0.35, "blur": 0.25})
+    detail = either(rng, {"scale": 0.4, "sharpen": 0.3, "blur": 0.15, "jpeg": 0.15})
     size = image.shape[0]
     if detail == "scale":
-        factor = int(rng.choice([2, 4]))
-        small = resized(result, size // factor, Image.Resampling.NEAREST)
-        result = resized(small, size, Image.Resampling.BILINEAR)
-        amount: float = factor
+        amount = float(rng.choice([2, 4])) if rng.random() < 0.5 else rng.uniform(1.5, 4)
+        down, up = (either(rng, kernels) for kernels in (_DOWN, _UP))
+        small = resized(result, round(size / amount), Image.Resampling[down])
+        result = resized(small, size, Image.Resampling[up])
+        note |= {"down": down, "up": up}
     elif detail == "sharpen":
         amount, lightness = rng.uniform(0.2, 0.5), rng.uniform(0.5, 1)
         result = sharpened(result, amount, lightness)
         note["lightness"] = round(lightness, 3)
+    elif detail == "jpeg":
+        amount = int(rng.integers(30, 91))
+        result = recompress_jpeg(result, int(amount))
     else:
         amount = rng.uniform(0.6, 1.6) * size / 256
         result = np.array(Image.fromarray(result).filter(ImageFilter.GaussianBlur(amount)))

@@ -12,7 +12,8 @@ from PIL import Image, ImageDraw
 from models import BONA_FIDE, InputSpec, crop_faces, crop_window, whole_file
 from stream.config import DetectConfig
 from stream.stages.detect import open_detector
-from train.attacks import FAMILIES, SCENES, FaceInScene, LooseCrop, SyntheticAttack
+from train.attacks import FAMILIES, REDRAWN, SCENES, FaceInScene, LooseCrop, SyntheticAttack
+from train.attacks.autoencoder import load_autoencoder
 from train.attacks.camera import degrade
 from train.data.frames import read_picture
 from train.data.manifest import read_prepared
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from train.attacks.autoencoder import FaceAutoencoder
+
 _SPEC = InputSpec(size_px=256, margin=2.0)  # of a face cut from a picture
 _CAPTION_PX = 16
 
@@ -35,6 +38,7 @@ def write_attack_sheet(
     *,
     picture: Path | None = None,
     prepared: Path | None = None,
+    autoencoders: Sequence[Path] = (),
     rows: int = 4,
     seed: int = 0,
 ) -> None:
@@ -45,20 +49,23 @@ def write_attack_sheet(
         picture: with a face; the best one is taken.
         prepared: folder of faces instead; with windows inside the frame, of attacks in scenes.
             Neither: the astronaut of scikit-image.
+        autoencoders: draw the families that need them, too.
         rows: draws of each family.
         seed: of every draw.
 
     Raises:
-        TrainError: no face, or a file can't be read or written.
+        TrainError: no face, one of the `autoencoders` is none, or a file can't be read or written.
     """
     rng = np.random.default_rng(seed)
+    networks = [load_autoencoder(path) for path in autoencoders]
     if prepared is None:
-        made = _with_families([_best_face(_picture(picture))] * rows, rng)
+        made = _with_families([_best_face(_picture(picture))] * rows, networks, rng)
     elif read_prepared(prepared).window == "inside":
         made = _with_scenes(_prepared_faces(prepared, rows, rng), rng)
     else:
         faces = _prepared_faces(prepared, rows, rng)
-        made = _with_families([LooseCrop(face.image, face.landmarks) for face in faces], rng)
+        crops = [LooseCrop(face.image, face.landmarks) for face in faces]
+        made = _with_families(crops, networks, rng)
     sheet, lines = draw_sheet(made, rng)
     try:
         with whole_file(out) as path:
@@ -76,8 +83,17 @@ class Attacked(NamedTuple):
     attacks: list[SyntheticAttack]
 
 
-def _with_families(faces: Sequence[LooseCrop], rng: np.random.Generator) -> list[Attacked]:
-    return [Attacked(face.image, [make(face, rng) for make in FAMILIES.values()]) for face in faces]
+def _with_families(
+    faces: Sequence[LooseCrop], networks: Sequence[FaceAutoencoder], rng: np.random.Generator
+) -> list[Attacked]:
+    """Attack each face; where networks redraw, perhaps by the next one."""
+    made = []
+    for face, other in zip(faces, [*faces[1:], faces[0]], strict=True):
+        attacks = [make(face, rng) for make in FAMILIES.values()]
+        if networks:
+            attacks += [make(face, other, networks, rng) for make in REDRAWN.values()]
+        made.append(Attacked(face.image, attacks))
+    return made
 
 
 def _with_scenes(faces: Sequence[FaceInScene], rng: np.random.Generator) -> list[Attacked]:

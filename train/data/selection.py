@@ -88,7 +88,11 @@ class Data:
             spec: of the network.
             first_step: finished optimiser steps; each takes `recipe.accumulate` batches.
         """
-        pairs = training_pairs(recipe.data.synthetic) if recipe.data.synthetic else None
+        pairs = (
+            training_pairs(recipe.data.synthetic, recipe.data.autoencoders)
+            if recipe.data.synthetic
+            else None
+        )
         if pairs is not None:
             pairs.check(self.shards.prepared)
         loaded = open_loader(

@@ -109,7 +109,9 @@ def part_batches(
         batch=_BATCH,
         rank=ranks.rank,
         world=ranks.world,
-        transform=dev_pairs(recipe.data.dev_attacks) if synthetic else None,
+        transform=(
+            dev_pairs(recipe.data.dev_attacks, recipe.data.dev_autoencoders) if synthetic else None
+        ),
     )
     for step in loaded:
         images = step.batch.images
