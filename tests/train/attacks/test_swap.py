@@ -14,7 +14,7 @@ from train.attacks.swap import _ALIGNED, _from_aligned, _recoloured, redrawn, sw
 from train.errors import TrainError
 
 SWAP = import_module("train.attacks.swap")  # the package has the function under this name
-POINTS = np.float32([[109, 108], [150, 108], [132, 130], [111, 148], [147, 148]])
+POINTS = np.array([[109, 108], [150, 108], [132, 130], [111, 148], [147, 148]], np.float32)
 SEEDS = range(24)
 
 

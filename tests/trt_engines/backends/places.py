@@ -7,8 +7,8 @@ import torch
 
 from tests.trt_engines.backends.stand_in_cuda import StandInCuda
 from tests.trt_engines.backends.stand_in_tensorrt import StandInTensorRT, stand_in_plan
-from trt_engines.aot import build_plan
 from trt_engines.backends.tensorrt_plan import Machine, this_machine
+from trt_engines.builder import build_plan, open_flavour
 
 
 class StandIns:
@@ -41,7 +41,7 @@ class Gpu:
         self.machine = this_machine("cuda")
 
     def plan(self, graph, **axes):
-        return build_plan(self.machine.trt, graph, name="test", axes=axes)
+        return build_plan(open_flavour("tensorrt"), graph, name="test", axes=axes).plan
 
     def late(self, values):
         copy = torch.full_like(values, 7)
