@@ -164,7 +164,8 @@ class _Watch(TorchDispatchMode):
         if stream.capturing is not None:
             stream.capturing.broken = True
             raise RuntimeError("CUDA error: operation not permitted when stream is capturing (900)")
-        stream.finish()
+        if not func.is_view:  # to look at memory from another side is no work
+            stream.finish()
         try:
             result = func(*args, **kwargs or {})
         except RuntimeError as error:
