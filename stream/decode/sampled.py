@@ -11,7 +11,7 @@ passed over.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from av.packet import Packet
 
@@ -31,7 +31,11 @@ if TYPE_CHECKING:
 MAX_GROUP_BYTES: Final = 64 * 2**20
 # Formats whose packets don't say when their pictures are shown: `PyAVDecoder` reads them.
 _UNTIMED: Final = {"avi", "mpjpeg", "h264", "hevc", "m4v", "mpegvideo", "obu"}
-_SKIPPED: Final = {"due": "DEFAULT", "reference": "NONREF", "keyframes": "NONKEY"}
+_SKIPPED: Final[dict[str, Literal["DEFAULT", "NONREF", "NONKEY"]]] = {
+    "due": "DEFAULT",
+    "reference": "NONREF",
+    "keyframes": "NONKEY",
+}
 
 
 class SampledDecoder(PyAVDecoder):
@@ -149,5 +153,7 @@ class SampledDecoder(PyAVDecoder):
     def _nothing_more(self) -> Packet[Stream]:
         """Return the packet that makes the decoder give what it holds."""
         packet: Packet[Stream] = Packet()
-        packet.stream, packet.time_base = self._stream, self._stream.time_base
+        packet.stream = self._stream
+        if self._stream.time_base is not None:
+            packet.time_base = self._stream.time_base
         return packet

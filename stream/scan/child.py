@@ -21,11 +21,11 @@ from pydantic import SecretStr
 
 from stream.config import DecodeConfig, SourceConfig
 from stream.decode import open_decoder
-from stream.decode.still import read_still
 from stream.errors import SourceError
 from stream.records import SourceCode
 from stream.scan.confine import confine
 from stream.scan.policy import ScanLimits
+from stream.scan.still import read_still
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -149,7 +149,7 @@ def _send(pipe: Connection, frame: Frame, seen: int) -> None:
         decoder=stamp.decoder,
         seen=seen,
     )
-    pipe.send_bytes(memoryview(frame.image.numpy()).cast("B"))
+    pipe.send_bytes(frame.image.numpy().data.cast("B"))
 
 
 def _tell(pipe: Connection, what: str, **facts: Any) -> None:

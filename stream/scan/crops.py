@@ -38,8 +38,7 @@ class CropKeeper:
         """Return (3, S, S) uint8 RGB of the look that a score was made at, or None."""
         if score.probability is None or score.probability < self._above:
             return None
-        (crop,) = crop_faces(frame.image, score.sighting.detection.box[None], self._spec)
-        return crop
+        return crop_faces(frame.image, score.sighting.detection.box[None], self._spec)[0]
 
     def keep(self, path: bytes, track: int, crop: Tensor) -> str:
         """Write the crop of a track of a file; return the name it has in the folder."""

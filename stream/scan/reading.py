@@ -137,7 +137,7 @@ class Reading:
 
     def _frame(self, said: _Said) -> Frame:
         image = np.empty((said.height, said.width, 3), np.uint8)
-        n = self.pipe.recv_bytes_into(memoryview(image).cast("B"))
+        n = self.pipe.recv_bytes_into(image.data.cast("B"))
         if n != image.nbytes or not math.isfinite(said.pts_s):
             raise OSError("pixels are missing")
         stamp = FrameStamp(

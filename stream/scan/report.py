@@ -22,8 +22,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from stream.scan.rows import FileRow, TrackRow
     from trt_engines.backends import Backend
+
+    _Pixels = NDArray[np.uint8]  # (H, W, 3) RGB
 
 MOST_FILES: Final = 2000  # rows of the table; a page with a million opens in no browser
 MOST_CROPS: Final = 60
@@ -229,16 +233,19 @@ def _figure(path: str, track: TrackRow, crop: Path, detector: Backend | None) ->
     )
 
 
-def _overlaid(picture: np.ndarray, evidence: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+def _overlaid(picture: _Pixels, evidence: NDArray[np.float32]) -> _Pixels:
     """Lay evidence, 0..1 of any size, over a picture in red."""
     height, width = picture.shape[:2]
     grey = Image.fromarray((evidence.clip(0, 1) * 255).astype(np.uint8))
     share = np.asarray(grey.resize((width, height)), np.float32)[..., None] / 255 * 0.7
     red = np.array([255, 0, 0], np.float32)
-    return (picture.mean(axis=2, keepdims=True) * (1 - share) + red * share).astype(np.uint8)
+    mixed: _Pixels = (picture.mean(axis=2, keepdims=True) * (1 - share) + red * share).astype(
+        np.uint8
+    )
+    return mixed
 
 
-def _inline(picture: np.ndarray) -> str:  # type: ignore[type-arg]
+def _inline(picture: _Pixels) -> str:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=85)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -174,12 +174,11 @@ class Scanner:
 
     def _hear(self) -> tuple[list[tuple[_Job, Frame]], list[tuple[_Job, ReadEnd]]]:
         """Listen to all children; return at most one frame of each, and those that ended."""
-        by_pipe = {job.reading.pipe: job for job in self._jobs.values()}
         frames: list[tuple[_Job, Frame]] = []
         ended: list[tuple[_Job, ReadEnd]] = []
-        ready = {by_pipe[pipe] for pipe in wait(list(by_pipe), _POLL_S)} if by_pipe else set()
+        ready = wait([job.reading.pipe for job in self._jobs.values()], _POLL_S)
         for job in self._jobs.values():
-            heard = job.reading.hear() if job in ready else job.reading.overdue()
+            heard = job.reading.hear() if job.reading.pipe in ready else job.reading.overdue()
             if isinstance(heard, Frame):
                 frames.append((job, heard))
             elif isinstance(heard, ReadEnd):
@@ -235,7 +234,7 @@ class Scanner:
         if reason is None and tally.frames_failed:
             reason = f"{tally.frames_failed} frames could not be analysed; the log has the stacks"
         attacks = sum(map(was_attack, tracks))
-        others = Counter(track.verdict for track in tracks if not was_attack(track))
+        others = Counter(str(track.verdict) for track in tracks if not was_attack(track))
         stamp = None if tally.last_frame is None else tally.last_frame.stamp
         path = shown(item.path)
         row = FileRow(

@@ -1,10 +1,11 @@
-"""Scans of small archives, as people run them: what is read, what is written, what is gone on with."""
+"""Scans of small archives, as people run them: what is read and written, and how it goes on."""
 
 from __future__ import annotations
 
 import json
 import os
 import random
+import signal
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,8 +25,8 @@ ROOT = Path(__file__).parents[3]
 PROGRAM = ROOT / "run_stream.py"
 
 
-# Children are forked from the program itself, not from a process that has to import all of it again:
-# `test_started_as_people_do` is the true way. What is read may be told to go wrong, by its name.
+# Children are forked from the program itself, not from one that has to import all of it again;
+# `test_started_as_people_do` is the true way. What is read goes wrong if its name says so.
 FORKING = """
 import sys, multiprocessing, os, socket, time
 import stream.scan.child, stream.scan.scanner
@@ -177,7 +178,7 @@ def test_odd_names_from_a_list_are_taken_to_the_letter(scan, clip, tmp_path):
         b"-x.mp4",
     ]
     for name in names:
-        os.link(clip, os.path.join(os.fsencode(tmp_path), name))
+        os.link(clip, os.fsencode(tmp_path) + b"/" + name)
     (tmp_path / "list").write_bytes(b"\0".join(names))
     done = scan("--from", "list", "--null", "--mode", "keyframes")
     rows = read_rows(tmp_path / "out")
@@ -265,7 +266,7 @@ def test_a_file_that_misbehaves_costs_itself_alone(scan, clip, tmp_path):
     ]
     for name in names:
         (tmp_path / name).hardlink_to(clip)
-    limits = ["--limit", "cpu_s=1", "--limit", "silent_s=2"]
+    limits = ["--limit", "cpu_s=1", "--limit", "silent_s=10"]
     done = scan(*names, *limits, "--mode", "keyframes")
     assert done.code == 3
     ends = {name: (row["status"], row["attempts"]) for name, row in done.rows.items()}
@@ -276,7 +277,7 @@ def test_a_file_that_misbehaves_costs_itself_alone(scan, clip, tmp_path):
         "greedy.mp4": ("too_large", 1),
         "hang.mp4": ("timeout", 2),
         "phone.mp4": ("unreadable", 1),
-        "write.mp4": ("crashed", 2),
+        "write.mp4": ("unreadable", 1),
     }
     assert "SIGABRT" in done.rows["abort.mp4"]["reason"]
     assert "Operation not permitted" in done.rows["phone.mp4"]["reason"]
@@ -338,7 +339,7 @@ def test_two_hundred_damaged_files_are_two_hundred_rows_and_no_good_file_is_lost
         (archive / f"{number}{whole.suffix}").write_bytes(content)
     for whole in wholes:
         (archive / f"good-{whole.name}").hardlink_to(whole)
-    done = scan(archive, "--mode", "keyframes", "--limit", "silent_s=20")
+    done = scan(archive, "--mode", "keyframes", "--limit", "silent_s=60")
     assert len(done.rows) == len(read_rows(tmp_path / "out")) == 205, done.log
     good = [row for name, row in done.rows.items() if name.startswith("good-")]
     assert [(row["status"], row["frames_analysed"]) for row in good] == [("ok", 1)] * 5
@@ -354,8 +355,12 @@ def test_a_file_is_judged_as_the_live_stream_judges_it(
     rows = scan(path, "--mode", "full").rows["faces.mp4"]["tracks"]
     messages = tmp_path / "live.jsonl"
     with rtsp_camera(path) as camera:
-        live = [f"cam={camera.url}", "--model", tiny_engine, "--sink", f"jsonl:{messages}"]
-        with warm.start(PROGRAM, *live, "--duration", 2.9) as process:
+        once = camera.url.replace("play_count=0", "play_count=1")
+        live = [f"cam={once}", "--model", tiny_engine, "--sink", f"jsonl:{messages}"]
+        with warm.start(PROGRAM, *live) as process:
+            while not (messages.exists() and messages.read_text().count('"track.end"') >= 2):
+                time.sleep(0.05)
+            process.send_signal(signal.SIGTERM)
             process.communicate()
     said = [json.loads(line) for line in messages.read_text(encoding="utf-8").splitlines()]
     ends = {m["track"]["id"]: m for m in said if m["event"]["type"] == "track.end"}
