@@ -53,6 +53,7 @@ class Task:
     source_id: str
     is_still: bool
     follow_links: bool
+    known_sha256: str | None  # of the content that is finished already; None: none is
     decode: DecodeConfig
     limits: ScanLimits
 
@@ -70,7 +71,11 @@ def read_file(task: Task, pipe: Connection) -> None:
     confine(task.limits)
     status, reason = ReadStatus.OK, None
     try:
-        _tell(pipe, "digest", sha256=_digest(task))
+        sha256 = _digest(task)
+        _tell(pipe, "digest", sha256=sha256)
+        if sha256 == task.known_sha256:
+            _tell(pipe, "same")
+            return
         if task.is_still:
             _read_still(task, pipe)
         else:

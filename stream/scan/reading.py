@@ -55,6 +55,7 @@ class ReadEnd:
     status: ReadStatus
     reason: str | None
     may_retry: bool  # it was no answer of the child's own
+    is_known: bool = False  # the content is that of before; nothing was read
 
 
 Heard: TypeAlias = Frame | ReadEnd | None
@@ -63,7 +64,8 @@ Heard: TypeAlias = Frame | ReadEnd | None
 def reading_context() -> ForkServerContext:
     """Return what starts the children: a process that has their imports, and forks for each."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["stream.scan.child", "stream.decode.sampled"])
+    # The main module, too, which each child would import otherwise.
+    context.set_forkserver_preload(["__main__", "stream.scan.child", "stream.decode.sampled"])
     return context
 
 
@@ -110,6 +112,8 @@ class Reading:
                     self.sha256 = said.sha256
                 case "about":
                     self.description = printable(said.description or "")[:200]
+                case "same":
+                    return ReadEnd(ReadStatus.OK, None, may_retry=False, is_known=True)
                 case "end":
                     reason = None if said.reason is None else printable(said.reason)[:500]
                     return ReadEnd(said.status or ReadStatus.CRASHED, reason, may_retry=False)
@@ -131,9 +135,11 @@ class Reading:
 
     def close(self) -> None:
         """End the child, if it has not ended; a second call does nothing."""
-        self.pipe.close()
-        self._process.kill()
-        self._process.join()
+        if not self.pipe.closed:
+            self.pipe.close()
+            self._process.kill()
+            self._process.join()
+            self._process.close()
 
     def _frame(self, said: _Said) -> Frame:
         image = np.empty((said.height, said.width, 3), np.uint8)

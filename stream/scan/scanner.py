@@ -130,7 +130,7 @@ class Scanner:
         """
         waiting: deque[tuple[Item, int]] = deque()
         for item in items:
-            if self._is_known(item):
+            if self._finished(item, same_time=True) is not None:
                 self.progress.files_known += 1
             else:
                 waiting.append((item, 1))
@@ -152,20 +152,22 @@ class Scanner:
                         waiting.appendleft((job.item, job.attempt + 1))
                 report(self.progress)
 
-    def _is_known(self, item: Item) -> bool:
+    def _finished(self, item: Item, *, same_time: bool) -> Finished | None:
+        """Return what is known of a file that was finished in this way, if it looks unchanged."""
         known = self._journal.finished.get(item.path)
-        return known is not None and self._same(item, known) and known.mtime_ns == item.mtime_ns
-
-    def _same(self, item: Item, known: Finished) -> bool:
-        return known.run_key == self._plan.run_key and known.size == item.size
+        if known is None or (known.run_key, known.size) != (self._plan.run_key, item.size):
+            return None
+        return known if known.mtime_ns == item.mtime_ns or not same_time else None
 
     def _start(self, item: Item, attempt: int) -> None:
         self._started += 1
+        known = self._finished(item, same_time=False)
         task = Task(
             path=item.path,
             source_id=f"file-{self._started}",
             is_still=item.is_still,
             follow_links=self._plan.follow_links,
+            known_sha256=None if known is None else known.sha256,
             decode=self._plan.decode,
             limits=self._plan.limits,
         )
@@ -214,6 +216,11 @@ class Scanner:
         job.reading.close()
         del self._jobs[job.source_id]
         job.tally.add_records(self._analyser(job.item.is_still).finish(job.source_id))
+        if end.is_known:
+            self.progress.files_known += 1
+            self.progress.files_due -= 1
+            self.progress.bytes_due -= job.item.size
+            return False
         if end.may_retry and job.attempt < _ATTEMPTS:
             log.warning("%s: %s; once more", shown(job.item.path), end.reason)
             return True

@@ -78,7 +78,8 @@ def test_due_pictures_are_those_of_full_decoding_to_the_bit(
 def two_groups(write_clip, tmp_path_factory) -> Path:
     """Pictures of 4 s at 25 fps, a key frame every 2 s, three in four of them not referred to."""
     folder = tmp_path_factory.mktemp("clip")
-    return write_clip(folder / "clip.mp4", n=100, options=B_FRAMES | {"g": "50"})
+    path: Path = write_clip(folder / "clip.mp4", n=100, options=B_FRAMES | {"g": "50"})
+    return path
 
 
 def test_reference_pictures_are_bit_exact_and_the_first_at_or_after_their_time(two_groups):

@@ -136,6 +136,8 @@ def test_a_finished_file_is_scanned_again_only_if_it_or_the_options_changed(
     (archive / "b.mp4").write_bytes(clip.read_bytes())
     assert "2 files scanned, 0 known" in scan(archive, "--mode", "keyframes").log
     assert "0 files scanned, 2 known" in scan(archive, "--mode", "keyframes").log
+    os.utime(archive / "b.mp4", (1, 1))
+    assert "0 files scanned, 2 known" in scan(archive, "--mode", "keyframes").log
     (archive / "a.mp4").write_bytes(two_faces.read_bytes())
     again = scan(archive, "--mode", "keyframes")
     assert "1 files scanned, 1 known" in again.log
