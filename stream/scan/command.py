@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from stream.analyse import Analyser
     from stream.config import StreamConfig
+    from stream.scan.inputs import Listing
     from stream.scan.policy import Mode, ScanLimits
     from stream.scan.scanner import ScanPlan, ScanProgress
     from trt_engines.backends import Backend
@@ -255,7 +256,7 @@ class _Run:
     def scan(
         self,
         plan: ScanPlan,
-        listing: Any,
+        listing: Listing,
         part: tuple[int, int],
         signals: StopSignals,
         *,
@@ -278,6 +279,8 @@ class _Run:
         leave = 0.5 if first.thresholds is None else first.thresholds.leave
         keeper = CropKeeper(self._out / "crops", first.input, leave) if crops else None
         with Journal(self._out / "journal" / f"{name}.jsonl") as journal:
+            for is_still in {item.is_still for item in listing.items}:
+                self.analyser(is_still)  # what can't be used is said before anything is scanned
             scanner = Scanner(plan, self.analyser, journal, keeper, stop=signals.stop)
             signals.drain_from_now()
             with _reporter() as report:
