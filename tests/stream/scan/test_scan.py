@@ -46,7 +46,7 @@ def misbehaving(source, *more, **how):
     if "phone" in path:
         socket.create_connection(("127.0.0.1", 9))
     if "write" in path:
-        open(path, "ab").write(b"more")
+        os.write(os.open(path, os.O_WRONLY | os.O_APPEND), b"more")
     return opens(source, *more, **how)
 stream.scan.child.open_decoder = misbehaving
 from stream.scan.command import main

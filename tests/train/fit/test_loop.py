@@ -340,9 +340,7 @@ def test_weights_that_are_named_learn_at_a_rate_of_their_own(recipe_of):
 
 
 def test_a_rate_of_weights_that_are_not_there_is_refused(recipe_of):
-    with pytest.raises(
-        TrainError, match=r"rates: no weight's name begins with 'head'.*first, last"
-    ):
+    with pytest.raises(TrainError, match=r"rates: no weight's name begins with 'head'.*first, last"):
         open_optimiser(recipe_of(rates={"head": 2.0}), build_model("tiny", {}))
 
 
