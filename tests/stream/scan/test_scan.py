@@ -226,6 +226,7 @@ def test_shards_share_no_file_leave_none_out_and_merge(scan, warm, clip, tmp_pat
     assert pq.read_table(tmp_path / "merged" / "files").num_rows == 7
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_goes_on_without_a_loss_or_a_repetition(
     scan, warm, tiny_engine, clip, tmp_path
 ):
@@ -323,6 +324,7 @@ def damage(kind: int, whole: bytes, generator: random.Random) -> bytes:
     return bytes(data)
 
 
+@pytest.mark.slow
 def test_two_hundred_damaged_files_are_two_hundred_rows_and_no_good_file_is_lost(
     scan, write_clip, tmp_path
 ):
@@ -349,6 +351,7 @@ def test_two_hundred_damaged_files_are_two_hundred_rows_and_no_good_file_is_lost
     assert {"ok", "unreadable"} <= ends <= {"ok", "unreadable", "too_large"}, done.log
 
 
+@pytest.mark.rtsp
 def test_a_file_is_judged_as_the_live_stream_judges_it(
     scan, warm, write_two_faces, tiny_engine, rtsp_camera, tmp_path
 ):
