@@ -22,6 +22,7 @@ import click
 from models import Setting, one_line
 from stream import __version__
 from stream.console import hide_in_logs, open_standard_streams, progress_reporter, set_up_logging
+from stream.engine_paths import manifest_of
 from stream.errors import ConfigError, StreamError
 from stream.redact import printable, secrets_of
 from stream.signals import StopSignals
@@ -38,6 +39,7 @@ Examples:
   run_stream.py lobby=rtsp://user:password@camera-1/stream --redis redis://localhost
   run_stream.py clip.mp4 --sink jsonl:messages.jsonl
   run_stream.py --config cameras.yaml --set track.lost_after_s=3 --check
+  run_stream.py scan archive/ --out results        (see run_stream.py scan --help)
 """
 
 
@@ -139,7 +141,7 @@ def main(
     open_standard_streams()
     set_up_logging(log_format, verbose=verbose)
     try:
-        engines = [{"manifest": _manifest(model)} for model in models]
+        engines = [{"manifest": manifest_of(model)} for model in models]
         overrides = [*([("score.engines", engines)] if engines else []), *settings]
         config = _resolve(
             sources, config_path, redis_url, namespace, sinks, overrides, allow_http=allow_http
@@ -163,19 +165,6 @@ def main(
 def _fail(error: Exception, code: int) -> None:
     log.error("%s", error)
     sys.exit(code)
-
-
-def _manifest(model: Path) -> Path:
-    """Return the manifest of an engine's folder; a path that is no folder is the manifest."""
-    try:
-        found = sorted(model.glob("*.manifest.json")) if model.is_dir() else [model]
-    except OSError as error:
-        raise ConfigError(f"--model {model}: {error.strerror}") from error
-    if len(found) != 1:
-        raise ConfigError(
-            f"--model {model}: expected a folder with one *.manifest.json, found {len(found)}"
-        )
-    return found[0]
 
 
 def _resolve(
@@ -336,4 +325,8 @@ def _run(config: StreamConfig, duration: float | None, signals: StopSignals) -> 
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["scan"]:  # a file of that name is ./scan
+        from stream.scan.command import main as scan
+
+        scan(sys.argv[2:])
     main()

@@ -146,7 +146,18 @@ class SourceConfig(Options):
 class DecodeConfig(Options):
     """Decoding, common to all sources."""
 
-    kind: Literal["pyav"] = "pyav"
+    kind: Literal["pyav", "sampled"] = Field(
+        "pyav",
+        description="`pyav` decodes every picture; `sampled` only what frames that are due need, "
+        "see `pictures`: for recordings, since it gives them late by a group of pictures.",
+    )
+    pictures: Literal["due", "reference", "keyframes"] = Field(
+        "reference",
+        description="What `sampled` decodes. `due`: the pictures up to the last due one of each "
+        "group that holds one; the frames are those of `pyav`. `reference`: of these, only those "
+        "that others are made from; a frame is the first such picture at or after its time. "
+        "`keyframes`: only pictures that need no other, at most `analyse_fps` a second.",
+    )
     analyse_fps: float = Field(
         5.0,
         gt=0,

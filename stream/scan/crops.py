@@ -1,0 +1,49 @@
+"""Pictures of the likeliest attacks, as the first detector saw them; for people, in the report."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Final
+
+from PIL import Image
+
+from models import crop_faces, whole_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from models import InputSpec
+    from stream.records import Frame, TrackScore
+
+MOST_OF_A_FILE: Final = 4
+
+
+class CropKeeper:
+    """Cuts the worst look at a track, and keeps those of a file that look worst.
+
+    Args:
+        folder: where to; made when the first is kept.
+        spec: what the first detector is shown of a face.
+        above: looks at tracks of a lower probability are not cut, 0..1.
+    """
+
+    def __init__(self, folder: Path, spec: InputSpec, above: float) -> None:
+        self._folder = folder
+        self._spec = spec.model_copy(update={"dtype": "uint8"})
+        self._above = above
+
+    def cut(self, frame: Frame, score: TrackScore) -> Tensor | None:
+        """Return (3, S, S) uint8 RGB of the look that a score was made at, or None."""
+        if score.probability is None or score.probability < self._above:
+            return None
+        return crop_faces(frame.image, score.sighting.detection.box[None], self._spec)[0]
+
+    def keep(self, path: bytes, track: int, crop: Tensor) -> str:
+        """Write the crop of a track of a file; return the name it has in the folder."""
+        name = f"{hashlib.sha256(path).hexdigest()[:24]}-{track}.png"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with whole_file(self._folder / name) as partial:
+            Image.fromarray(crop.permute(1, 2, 0).numpy()).save(partial, "PNG")
+        return name

@@ -1,0 +1,95 @@
+"""What a scan does otherwise than the live stream: which frames it looks at, and how far apart."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+from pydantic import Field
+
+from stream.config import Options, StreamConfig
+
+# Cameras send a key frame every one to five seconds, mostly; nothing says so before decoding.
+_KEY_FRAMES_APART_S: Final = 5.0
+
+
+class Mode(StrEnum):
+    """Which frames of a video are looked at."""
+
+    KEYFRAMES = "keyframes"
+    SAMPLE = "sample"
+    FULL = "full"  # as the live stream
+
+
+class ScanLimits(Options):
+    """What one file may cost before it is given up, each in a process of its own."""
+
+    cpu_s: float = Field(7200.0, gt=0, description="Processor time to read a file, seconds.")
+    wall_s: float = Field(
+        21600.0, gt=0, description="Time to read a file, seconds; waiting for the analysis counts."
+    )
+    silent_s: float = Field(
+        120.0, gt=0, description="Longest time in which reading gets nowhere, seconds."
+    )
+    memory_mb: int = Field(
+        2048, ge=64, description="Memory to read a file, MiB, beside that of the program."
+    )
+    max_pixels: int = Field(
+        4096 * 2304, gt=0, description="Width times height of a video; larger ones are refused."
+    )
+    still_pixels: int = Field(
+        100_000_000, gt=0, description="The same of a still picture, as stored."
+    )
+    duration_s: float = Field(
+        86400.0, gt=0, description="Longest video, seconds of media time; what follows is left out."
+    )
+
+
+def for_videos(config: StreamConfig, mode: Mode, fps: float) -> StreamConfig:
+    """Return the configuration for videos.
+
+    With looks far apart, a face counts from its first sighting, and durations that were chosen for
+    several looks a second grow with the step.
+
+    Args:
+        config: of the live stream; `full` leaves it as it is.
+        mode: which frames.
+        fps: frames a second of media time that `sample` looks at, and `keyframes` at most.
+    """
+    if mode is Mode.FULL:
+        return config
+    pictures = "reference" if mode is Mode.SAMPLE else "keyframes"
+    step_s = 1 / fps if mode is Mode.SAMPLE else max(1 / fps, _KEY_FRAMES_APART_S)
+    track, fuse = config.track, config.fuse
+    return config.model_copy(
+        update={
+            "decode": config.decode.model_copy(
+                update={"kind": "sampled", "pictures": pictures, "analyse_fps": fps}
+            ),
+            "track": track.model_copy(
+                update={
+                    "confirm_hits": 1,
+                    "confirm_s": 0.0,
+                    "lost_after_s": max(track.lost_after_s, 2.5 * step_s),
+                }
+            ),
+            "fuse": fuse.model_copy(
+                update={
+                    "memory_s": max(fuse.memory_s, 8 * step_s),
+                    "reach_s": max(fuse.reach_s, 10 * step_s),
+                }
+            ),
+        }
+    )
+
+
+def for_stills(config: StreamConfig) -> StreamConfig:
+    """Return the configuration for still pictures: one look decides, or the face abstains."""
+    return config.model_copy(
+        update={
+            "track": config.track.model_copy(update={"confirm_hits": 1, "confirm_s": 0.0}),
+            "fuse": config.fuse.model_copy(
+                update={"min_scores": 1, "min_effective": 1.0, "abstain_after_s": 0.0}
+            ),
+        }
+    )
