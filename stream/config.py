@@ -277,7 +277,7 @@ class ScoreConfig(Options):
     """The attack detectors, and how often they look at a face."""
 
     engines: tuple[EngineConfig, ...] = Field(
-        (EngineConfig(manifest=SHIPPED / "lgsc_lite0" / "lgsc.manifest.json"),),
+        (EngineConfig(manifest=SHIPPED / "lgsc_presentation" / "lgsc.manifest.json"),),
         min_length=1,
         description="Detectors that judge every face together.",
     )
