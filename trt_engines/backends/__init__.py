@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal, Protocol, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, Field
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from torch import Tensor
 
@@ -39,6 +39,11 @@ class TensorRTConfig(BaseModel, frozen=True, extra="forbid"):
 
     kind: Literal["tensorrt"] = "tensorrt"
     device: str = Field("cuda", pattern=_GPU, description="cuda (the first GPU) or cuda:1.")
+    key_file: Path | None = Field(
+        None,
+        description="File with the key that signed the plans; default: the environment's "
+        "FACEWARDEN_ENGINE_KEY_FILE or FACEWARDEN_ENGINE_KEY.",
+    )
     cuda_graphs: int = Field(
         0,
         ge=0,
@@ -112,9 +117,15 @@ def open_backend(manifest_path: Path, config: RuntimeConfig | AutoConfig) -> Bac
                 manifest_path, on_gpu, OnnxRuntimeConfig(threads=threads), open_backend
             )
         case TensorRTConfig():
-            from trt_engines.backends.tensorrt_plan import no_plans, open_tensorrt, this_machine
+            from trt_engines.backends.tensorrt_plan import (
+                open_tensorrt,
+                signed_plans,
+                this_machine,
+            )
 
-            return open_tensorrt(manifest_path, config, no_plans, this_machine(config.device))
+            machine = this_machine(config.device)
+            plans = signed_plans(config.key_file, machine)
+            return open_tensorrt(manifest_path, config, plans, machine)
         case OnnxRuntimeConfig():
             from trt_engines.backends.onnx_session import open_onnxruntime
 

@@ -24,9 +24,10 @@ import torch
 
 from trt_engines.backends.gpu import Portions, gpu
 from trt_engines.backends.refined import RefinedBackend
+from trt_engines.builder import Flavour, load_tensorrt, messages_of
 from trt_engines.errors import EngineError, EngineMismatchError
 from trt_engines.manifest import load_manifest
-from trt_engines.messages import messages_of
+from trt_engines.plans import SUFFIX, read_key, read_plans
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -73,14 +74,6 @@ class PlanLoader(Protocol):
         ...
 
 
-def no_plans(manifest_path: Path, manifest: Manifest) -> Sequence[bytes]:
-    """Refuse: nothing in this version checks plans, and none may be loaded unchecked."""
-    raise EngineError(
-        f"{manifest_path}: no checked plan of {manifest.name}; use the back end torch or "
-        "onnxruntime"
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class Machine:
     """What plans run on.
@@ -102,13 +95,30 @@ def this_machine(device: str) -> Machine:
     Raises:
         EngineError: either is missing.
     """
-    try:
-        import tensorrt
-    except ImportError as error:  # its libraries may be missing as well
-        raise EngineError(
-            f"TensorRT can't be imported ({error}); install the extra `gpu` of pyproject.toml"
-        ) from error
-    return Machine(tensorrt, torch.cuda, gpu(device))
+    return Machine(load_tensorrt("tensorrt"), torch.cuda, gpu(device))
+
+
+def signed_plans(key_file: Path | None, machine: Machine) -> PlanLoader:
+    """Return what reads the plans that `python -m trt_engines build` laid beside a manifest.
+
+    Args:
+        key_file: see `read_key`.
+        machine: that the plans must be for.
+    """
+
+    def load(manifest_path: Path, manifest: Manifest) -> Sequence[bytes]:
+        major, minor = machine.cuda.get_device_capability(machine.device)
+        name = machine.cuda.get_device_name(machine.device)
+        flavour = Flavour("tensorrt", machine.trt, (f"SM{major}{minor}",), name)
+        path = manifest_path.parent / f"{manifest.name}{SUFFIX}"
+        page, plans = read_plans(path, read_key(key_file), flavour)
+        if page.engine.model_copy(update={"max_batch": manifest.max_batch}) != manifest:
+            raise EngineMismatchError(
+                f"{path}: of another engine than {manifest_path.name}; {_BUILD_AGAIN}"
+            )
+        return plans
+
+    return load
 
 
 def open_tensorrt(

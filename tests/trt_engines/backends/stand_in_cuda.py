@@ -78,6 +78,12 @@ class StandInCuda:
         if cuda_graph.broken or capture_error_mode != "thread_local":
             raise RuntimeError("CUDA error: operation failed due to a previous error (901)")
 
+    def get_device_capability(self, device=None):
+        return (8, 9)
+
+    def get_device_name(self, device=None):
+        return "a GPU"
+
     # What the stand-in for TensorRT needs
 
     def current_device(self):

@@ -89,6 +89,8 @@ def test_functions_and_arguments_are_torchs():
         StandInCuda.stream: real.stream,
         StandInCuda.device: real.device.__init__,
         StandInCuda.empty_cache: real.empty_cache,
+        StandInCuda.get_device_capability: real.get_device_capability,
+        StandInCuda.get_device_name: real.get_device_name,
         StandInCuda.graph: real.graph.__init__,
         type(stream).wait_stream: real.Stream.wait_stream,
         type(stream).synchronize: real.Stream.synchronize,

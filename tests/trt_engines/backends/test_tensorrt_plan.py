@@ -3,7 +3,9 @@
 The nine things that bite in back ends like this one (docs/decisions/0044) each have a test here.
 """
 
+import hashlib
 import logging
+import shutil
 import sys
 import threading
 
@@ -16,10 +18,17 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.trt_engines.backends.places import altered
 from trt_engines.backends import OnnxRuntimeConfig, TensorRTConfig, open_backend
 from trt_engines.backends.onnx_session import open_session
-from trt_engines.backends.tensorrt_plan import DTYPES, TensorRTBackend, open_tensorrt, this_machine
+from trt_engines.backends.tensorrt_plan import (
+    DTYPES,
+    TensorRTBackend,
+    open_tensorrt,
+    signed_plans,
+    this_machine,
+)
+from trt_engines.builder import messages_of
 from trt_engines.errors import EngineError, EngineMismatchError
 from trt_engines.manifest import SHIPPED, Refinement, load_manifest, save_manifest
-from trt_engines.messages import messages_of
+from trt_engines.plans import PlanPage, private_folder, write_plans
 
 OUTPUTS = ("explanation", "probability")
 PLAIN, GRAPHS = TensorRTConfig(), TensorRTConfig(cuda_graphs=2)
@@ -563,6 +572,63 @@ def test_a_plan_that_is_refused_never_reaches_tensorrt(place):
     with pytest.raises(EngineMismatchError, match="signed by nobody"):
         open_tensorrt(path, PLAIN, refuse, machine)
     assert spy.calls == []
+
+
+@pytest.fixture
+def signed(stand_ins, tmp_path, monkeypatch):
+    """The manifest of R-Net with a signed plan beside it, as `build` lays them."""
+    key = "0123456789abcdef" * 4
+    monkeypatch.setenv("FACEWARDEN_ENGINE_KEY", key)
+    folder = tmp_path / "fp32-tensorrt-SM89"
+    private_folder(folder)
+    for path in (SHIPPED / "mtcnn").glob("rnet.*"):
+        shutil.copy(path, folder)
+    manifest = load_manifest(folder / "rnet.manifest.json")
+    plan = stand_ins.plan((folder / manifest.onnx).read_bytes(), N=(1, 2, 4))
+    page = PlanPage(
+        engine=manifest.model_copy(update={"max_batch": 4}),
+        flavour="tensorrt",
+        version=stand_ins.machine.trt.__version__,
+        targets=("SM89",),
+        gpu="a GPU",
+        profile={"N": (1, 2, 4)},
+        plan="rnet.plan",
+        plan_sha256=hashlib.sha256(plan).hexdigest(),
+        key="of no meaning here",
+        build_s=0.0,
+    )
+    write_plans(folder, page, {"rnet.plan": plan}, key.encode())
+    return folder / "rnet.manifest.json"
+
+
+def test_a_plan_that_was_built_here_is_loaded(stand_ins, signed):
+    plans = signed_plans(None, stand_ins.machine)
+    backend = open_tensorrt(signed, PLAIN, plans, stand_ins.machine)
+    assert backend.max_batch == 4
+    assert backend.infer(torch.zeros((2, 3, 24, 24)))["probability"].shape == (2,)
+
+
+def test_a_plan_that_was_changed_is_not_loaded(stand_ins, signed):
+    path = signed.with_name("rnet.plan")
+    path.write_bytes(path.read_bytes() + b" ")
+    plans = signed_plans(None, stand_ins.machine)
+    with pytest.raises(EngineMismatchError, match="expected sha256"):
+        open_tensorrt(signed, PLAIN, plans, stand_ins.machine)
+
+
+def test_a_plan_of_another_gpu_is_not_loaded(stand_ins, signed):
+    stand_ins.cuda.get_device_name = lambda device: "another GPU"
+    plans = signed_plans(None, stand_ins.machine)
+    with pytest.raises(EngineMismatchError, match="built for a GPU, found another GPU"):
+        open_tensorrt(signed, PLAIN, plans, stand_ins.machine)
+
+
+def test_a_plan_of_another_engine_is_not_loaded(stand_ins, signed):
+    manifest = load_manifest(signed)
+    save_manifest(signed, manifest.model_copy(update={"onnx_sha256": "0" * 64}))
+    plans = signed_plans(None, stand_ins.machine)
+    with pytest.raises(EngineMismatchError, match="of another engine"):
+        open_tensorrt(signed, PLAIN, plans, stand_ins.machine)
 
 
 def test_missing_tensorrt_is_an_error_that_says_what_to_install(monkeypatch):
