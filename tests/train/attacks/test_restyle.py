@@ -7,7 +7,7 @@ import skimage.data
 from train.attacks import LooseCrop
 from train.attacks.restyle import restyle
 
-POINTS = np.float32([[109, 108], [150, 108], [132, 130], [111, 148], [147, 148]])
+POINTS = np.array([[109, 108], [150, 108], [132, 130], [111, 148], [147, 148]], np.float32)
 
 
 @pytest.fixture(scope="module")

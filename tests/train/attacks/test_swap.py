@@ -14,7 +14,7 @@ from train.attacks.swap import _ALIGNED, _from_aligned, _recoloured, redrawn, sw
 from train.errors import TrainError
 
 SWAP = import_module("train.attacks.swap")  # the package has the function under this name
-POINTS = np.float32([[109, 108], [150, 108], [132, 130], [111, 148], [147, 148]])
+POINTS = np.array([[109, 108], [150, 108], [132, 130], [111, 148], [147, 148]], np.float32)
 SEEDS = range(24)
 
 
@@ -83,6 +83,17 @@ def test_a_faithful_network_gives_back_the_face_where_it_was(face, other, monkey
         attack = swap(face, other, [_Faithful()], np.random.default_rng(seed))
         apart = np.abs(attack.image.astype(int) - face.image)[attack.mask > 0.5]
         assert apart.mean() < 9
+
+
+def test_a_swap_ends_where_the_drawn_face_does(monkeypatch):
+    """A chin may lie below what was aligned: nothing black is put over it."""
+    monkeypatch.setattr(SWAP, "_TINTED", 0.0)
+    monkeypatch.setattr(SWAP, "_SHARPENED", 0.0)
+    long_face = np.array([[109, 96], [150, 96], [130, 140], [112, 146], [147, 146]], np.float32)
+    bright = LooseCrop(np.full((256, 256, 3), 220, np.uint8), long_face)
+    for seed in range(40):
+        attack = swap(bright, bright, [_Faithful()], np.random.default_rng(seed))
+        assert attack.image.min() > 200
 
 
 def test_another_face_is_put_in_place_at_times(face, other, monkeypatch):
