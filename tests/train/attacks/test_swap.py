@@ -85,6 +85,17 @@ def test_a_faithful_network_gives_back_the_face_where_it_was(face, other, monkey
         assert apart.mean() < 9
 
 
+def test_a_swap_ends_where_the_drawn_face_does(monkeypatch):
+    """A chin may lie below what was aligned: nothing black is put over it."""
+    monkeypatch.setattr(SWAP, "_TINTED", 0.0)
+    monkeypatch.setattr(SWAP, "_SHARPENED", 0.0)
+    long_face = np.array([[109, 96], [150, 96], [130, 140], [112, 146], [147, 146]], np.float32)
+    bright = LooseCrop(np.full((256, 256, 3), 220, np.uint8), long_face)
+    for seed in range(40):
+        attack = swap(bright, bright, [_Faithful()], np.random.default_rng(seed))
+        assert attack.image.min() > 200
+
+
 def test_another_face_is_put_in_place_at_times(face, other, monkeypatch):
     monkeypatch.setattr(SWAP, "_OTHER_FACE", 1.0)
     attack = swap(face, other, [_Faithful()], np.random.default_rng(1))
