@@ -219,7 +219,7 @@ def annotate(clip: Path, tracks: Sequence[TrackHistory], path: Path) -> None:
 def contact_sheet(
     clip: Path, tracks: Sequence[TrackHistory], manifests: Sequence[Path], path: Path
 ) -> None:
-    """Draw a PNG with a row per track: what each detector is shown, its cue map, score curves.
+    """Draw a PNG with a row per track: what each detector is shown, its evidence map, score curves.
 
     The crops are those of the clearest sighting. Cue maps share one scale, 0..1, steeper at its low
     end, so that they can be compared. Of many tracks, the ones seen longest are drawn.
@@ -269,7 +269,7 @@ def contact_sheet(
             by = f", {engine.name}" if n > 1 else ""
             left.set_title(f"#{track.number} at {shown.pts_s:.1f} s{by}", size="medium")
             drawn = middle.imshow(cue, cmap="inferno", norm=PowerNorm(CUE_POWER, vmin=0, vmax=1))
-            middle.set_title(f"cue map, largest {cue.max():.2f}", size="medium")
+            middle.set_title(f"evidence map, largest {cue.max():.2f}", size="medium")
             figure.colorbar(drawn, ax=middle, ticks=(0, 0.01, 0.1, 0.5, 1))
             for picture in (left, middle):
                 picture.set_xticks([])

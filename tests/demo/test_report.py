@@ -79,7 +79,7 @@ def tracks(written, records):
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A detector whose cue map is `CUES`, whatever it looks at."""
+    """A detector whose evidence map is `CUES`, whatever it looks at."""
     folder = tmp_path_factory.mktemp("engine")
     spec = InputSpec(size_px=32)
     images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", 3, 32, 32])
