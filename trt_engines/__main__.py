@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 import click
+from pydantic_core import to_jsonable_python
 
 from trt_engines.errors import EngineError
 
@@ -254,7 +255,8 @@ def bench(
             "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "results": results,
         }
-        json_path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        text = json.dumps(to_jsonable_python(content), indent=2)
+        json_path.write_text(text + "\n", encoding="utf-8")
         click.echo(f"wrote {json_path}")
 
 

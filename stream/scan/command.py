@@ -141,6 +141,7 @@ def scan(
         if not paths and not lists:
             raise ConfigError("expected PATH... or --from FILE, found neither")
         part = (0, 1) if shard is None else parse_shard(shard)
+        allowed = _limits(limits)
         named = [*paths, *(path for each in lists for path in _listed(each, null=null))]
         config = _config(config_path, models, settings)
         listing = list_items(named, Selection(include, exclude, follow_links), shard=part)
@@ -149,7 +150,7 @@ def scan(
             len(listing.items), listing.left_out, listing.links,
         )  # fmt: skip
         with ExitStack() as resources:
-            run = _Run(config, _mode(mode), fps, _limits(limits), out, resources)
+            run = _Run(config, _mode(mode), fps, allowed, out, resources)
             plan = run.plan(follow_links=follow_links, readers=readers or os.cpu_count() or 1)
             progress = run.scan(plan, listing, part, signals, crops=not no_crops)
         _say(progress)
