@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import resource
 import signal
@@ -30,6 +31,8 @@ def confine(limits: ScanLimits) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent decides
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() == 1:  # whoever started this had died before
+        os._exit(1)
     used = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
     memory = used * resource.getpagesize() + limits.memory_mb * 2**20
     cpu_s = max(1, round(limits.cpu_s))
