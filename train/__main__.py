@@ -36,6 +36,24 @@ log = logging.getLogger("train")
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 _FILE = click.Path(dir_okay=False, path_type=Path)
+_sets_option = click.option(
+    "--sets",
+    "listed",
+    type=_FILE,
+    default=Path("configs/train/shipped_sets.yaml"),
+    show_default=True,
+    help="What the test data are, and how footage is degraded.",
+)
+_note_option = click.option(
+    "--look", "note", help="Note this look at test data in the log: who, and why."
+)
+_looks_option = click.option(
+    "--looks",
+    type=_FILE,
+    default=Path("docs/detection-looks.jsonl"),
+    show_default=True,
+    help="The log of looks.",
+)
 _RULES = "dev_eer, dev_bpcer=0.01 (at most that share of bona fide alarms) or fixed=0.5"
 _HOW = "Frames to video's score: logit_mean, mean, median, max, top<k> or confident."
 
@@ -708,22 +726,9 @@ def _echo_areas(of: str, areas: dict[str, dict[str, Any]]) -> None:
     help="What to judge on; default: all parts.",
 )
 @click.option("--ladder", is_flag=True, help="Degrade the bona fide clips, too: far longer.")
-@click.option(
-    "--sets",
-    "listed",
-    type=_FILE,
-    default=Path("configs/train/shipped_sets.yaml"),
-    show_default=True,
-    help="What the parts are.",
-)
-@click.option("--look", "note", help="Note this look at test data in the log: who, and why.")
-@click.option(
-    "--looks",
-    type=_FILE,
-    default=Path("docs/detection-looks.jsonl"),
-    show_default=True,
-    help="The log of looks.",
-)
+@_sets_option
+@_note_option
+@_looks_option
 def evaluate_shipped_command(
     root: Path,
     models: tuple[Path, ...],
@@ -809,22 +814,9 @@ def evaluate_shipped_command(
     show_default=True,
     help="Bona fide footage, of which split dev is looked at.",
 )
-@click.option(
-    "--sets",
-    "listed",
-    type=_FILE,
-    default=Path("configs/train/shipped_sets.yaml"),
-    show_default=True,
-    help="What the test data are, and how footage is degraded.",
-)
-@click.option("--look", "note", help="Note this look at test data in the log: who, and why.")
-@click.option(
-    "--looks",
-    type=_FILE,
-    default=Path("docs/detection-looks.jsonl"),
-    show_default=True,
-    help="The log of looks.",
-)
+@_sets_option
+@_note_option
+@_looks_option
 def record_looks_command(
     root: Path,
     models: tuple[Path, ...],
