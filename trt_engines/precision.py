@@ -91,12 +91,15 @@ def half_graph(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
         for place, value in enumerate(node.output):
             if is_half and types.get(value, TensorProto.FLOAT) == TensorProto.FLOAT:
                 if value in outputs:
-                    node.output[place] = f"{value}_half"
-                    half.add(f"{value}_half")
-                    cast = helper.make_node(
-                        "Cast", [f"{value}_half"], [value], f"cast_{value}", to=TensorProto.FLOAT
+                    # Not `_half`: so `casts` names the copy for nodes that go on from here.
+                    inner = f"{value}_computed"
+                    node.output[place] = inner
+                    half.add(inner)
+                    nodes.append(
+                        helper.make_node(
+                            "Cast", [inner], [value], f"cast_{value}", to=TensorProto.FLOAT
+                        )
                     )
-                    nodes.append(cast)
                 else:
                     half.add(value)
     return _rebuilt(model, nodes)

@@ -73,6 +73,15 @@ def test_float16_lies_between_the_first_and_the_last_product(images):
         assert 0 < np.abs(found - wanted).max() < 5e-3
 
 
+def test_a_result_that_other_nodes_go_on_from_may_be_given_out_too(images):
+    model = _graph()
+    shown = helper.make_tensor_value_info("map", FLOAT, ["N", 4, 6, 6])
+    model.graph.output.append(shown)
+    found, wanted = (_run(graph, images)[2] for graph in (half_graph(model, "net"), model))
+    assert found.dtype == np.float32
+    assert 0 < np.abs(found - wanted).max() < 5e-3
+
+
 def test_a_float16_graph_holds_each_weight_once_and_casts_each_value_once():
     half = half_graph(_graph(), "net")
     assert sorted(t.name for t in half.graph.initializer) == [
