@@ -28,7 +28,9 @@ STREAM_FILES = [
 def listed(name: str) -> set[str]:
     """Return the names in a file of requirements/, without those of the files it includes."""
     lines = (ROOT / "requirements" / name).read_text(encoding="utf-8").splitlines()
-    return {canonicalize_name(Requirement(line).name) for line in lines if re.match(r"[A-Za-z]", line)}
+    return {
+        canonicalize_name(Requirement(line).name) for line in lines if re.match(r"[A-Za-z]", line)
+    }
 
 
 def extras(*groups: str) -> set[str]:

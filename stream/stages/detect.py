@@ -34,6 +34,7 @@ from torch.nn import functional as F
 
 from stream.closing import Closing
 from stream.records import FaceDetection
+from stream.stages.batch import common_device
 from stream.stages.summed_areas import SummedAreas
 from trt_engines.backends import open_backend
 
@@ -76,7 +77,7 @@ class _Picture:
     """What the cascade looks at: a frame or a window of it, perhaps shrunk."""
 
     frame: int
-    pixels: NDArray[np.uint8]  # (h, w, 3)
+    pixels: Tensor  # (h, w, 3) uint8
     corner: tuple[int, int]  # x y of its top left corner, frame pixels
     scale: tuple[float, float]  # frame pixels per picture pixel, along x and y
 
@@ -109,7 +110,8 @@ class FaceDetector(Closing):
         """Return the faces of each frame, best first.
 
         Args:
-            images: frames, (H, W, 3) uint8 RGB; sizes may differ.
+            images: frames, (H, W, 3) uint8 RGB; sizes may differ. The cascade runs where they
+                are; beside frames of a GPU those of the host go there, shrunk.
             expected: per frame, None to search all of it, or (M, 4) boxes x1 y1 x2 y2 in its
                 pixels: then only these are looked at, and one without a face yields nothing.
 
@@ -130,7 +132,8 @@ class FaceDetector(Closing):
                     windows.append(_cut(frame, image, extent, WINDOW_PX))
                     known.append(_into(windows[-1], box))
         pictures = [*whole, *windows]
-        areas = SummedAreas([picture.pixels for picture in pictures])
+        device = common_device(images)
+        areas = SummedAreas([picture.pixels.to(device) for picture in pictures], device)
         candidates = [
             self._reject(areas, _joined(list(self._propose(areas, len(whole))))),
             self._centre(areas, len(whole), np.vstack(known)),
@@ -162,15 +165,16 @@ class FaceDetector(Closing):
                 proposals = _joined(levels)
                 yield proposals[_best(proposals, MAX_PROPOSALS)]
 
-    def _search(self, level: FloatArray, scale: float) -> _Candidates:
+    def _search(self, level: Tensor, scale: float) -> _Candidates:
         """Run P-Net over one level of some pictures, (N, 3, h, w); `picture` is the index in it."""
-        outputs = self._pnet.infer(torch.from_numpy(level))
-        probability = outputs["probability"].numpy()
-        picture, row, column = np.nonzero(probability >= self._config.pnet_threshold)
+        outputs = self._pnet.infer(level)
+        likely = (outputs["probability"] >= self._config.pnet_threshold).nonzero(as_tuple=True)
+        scores = outputs["probability"][likely].cpu().numpy()
+        offsets = outputs["offsets"].permute(0, 2, 3, 1)[likely].cpu().numpy()
+        picture, row, column = (index.cpu().numpy() for index in likely)
         first = np.column_stack([column, row]).astype(np.float32) * STRIDE_PX + 1
         cells = np.hstack([first, first + (CELL_PX - 1)]) / np.float32(scale)
-        hits = _Candidates(picture, np.floor(cells), probability[picture, row, column])
-        offsets = outputs["offsets"].numpy()[picture, :, row, column]
+        hits = _Candidates(picture, np.floor(cells), scores)
         kept = _best(hits, MAX_PER_LEVEL)
         kept = kept[_nms(hits.picture[kept], hits.boxes[kept], hits.scores[kept], PNET_NMS)]
         hits, offsets = hits[kept], offsets[kept]
@@ -281,7 +285,7 @@ def _cut(frame: int, image: Tensor, extent: tuple[int, int, int, int], limit: in
         planes = part.permute(2, 0, 1)[None]
         part = F.interpolate(planes, size, mode="bilinear", antialias=True)[0].permute(1, 2, 0)
     scale = width / part.shape[1], height / part.shape[0]
-    return _Picture(frame, part.numpy(), (x1, y1), scale)
+    return _Picture(frame, part, (x1, y1), scale)
 
 
 def _into(picture: _Picture, box: FloatArray) -> FloatArray:
@@ -317,11 +321,11 @@ def _look(
     scores, offsets, points = (np.empty(shape, np.float32) for shape in (n, (n, 4), (n, 10)))
     for rows in _chunks(np.arange(n), network.max_batch):
         crops = areas.resized(candidates.picture[rows], windows[rows], size, size)
-        outputs = network.infer(torch.from_numpy(crops))
-        scores[rows] = outputs["probability"].numpy()
-        offsets[rows] = outputs["offsets"].numpy()
+        outputs = network.infer(crops)
+        scores[rows] = outputs["probability"].cpu().numpy()
+        offsets[rows] = outputs["offsets"].cpu().numpy()
         if "landmarks" in outputs:
-            points[rows] = outputs["landmarks"].numpy()
+            points[rows] = outputs["landmarks"].cpu().numpy()
     return _Candidates(candidates.picture, candidates.boxes, scores), offsets, points
 
 

@@ -7,6 +7,10 @@ from torch.nn import functional as F
 from stream.stages.summed_areas import SummedAreas
 
 
+def summed(pictures):
+    return SummedAreas([torch.from_numpy(p) for p in pictures], torch.device("cpu"))
+
+
 def _torch_area(picture, window, height, width):
     x1, y1, x2, y2 = window
     part = torch.from_numpy(picture[y1:y2, x1:x2].copy()).permute(2, 0, 1)[None].float()
@@ -22,7 +26,8 @@ def test_windows_are_resized_as_torch_does_at_every_ratio(data):
     size = data.draw(st.integers(1, 50)), data.draw(st.integers(1, 50))
     picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
-    (found,) = SummedAreas([picture]).resized(np.array([0]), np.array([[x1, y1, x2, y2]]), *size)
+    areas = summed([picture])
+    (found,) = areas.resized(np.array([0]), np.array([[x1, y1, x2, y2]]), *size)
 
     np.testing.assert_allclose(found, _torch_area(picture, (x1, y1, x2, y2), *size), atol=1e-3)
 
@@ -35,7 +40,7 @@ def test_windows_come_from_their_own_pictures_of_several_sizes():
     which = np.array([2, 0, 1, 0])
     windows = np.array([[3, 5, 30, 60], [0, 0, 50, 30], [1, 1, 9, 7], [10, 2, 11, 29]])
 
-    found = SummedAreas(pictures).resized(which, windows, 12, 10)
+    found = summed(pictures).resized(which, windows, 12, 10)
 
     for result, picture, window in zip(found, which, windows, strict=True):
         expected = _torch_area(pictures[picture], window, 12, 10)
@@ -44,11 +49,11 @@ def test_windows_come_from_their_own_pictures_of_several_sizes():
 
 def test_white_picture_stays_white_although_its_sum_overflows():
     picture = np.full((2910, 2910, 3), 255, np.uint8)  # 255 * 2910**2 > 2**31
-    areas = SummedAreas([picture])
+    areas = summed([picture])
     found = areas.resized(np.array([0]), np.array([[0, 0, 2910, 2910]]), 24, 24)
     np.testing.assert_array_equal(found, 255.0)
 
 
 def test_no_pictures_and_no_windows_give_an_empty_batch():
-    found = SummedAreas([]).resized(np.empty(0, np.intp), np.empty((0, 4), np.intp), 24, 24)
+    found = summed([]).resized(np.empty(0, np.intp), np.empty((0, 4), np.intp), 24, 24)
     assert found.shape == (0, 3, 24, 24)
