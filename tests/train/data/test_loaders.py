@@ -102,6 +102,17 @@ def _always(value):
 
 
 @needs_dali
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_dali_on_a_gpu_gives_nearly_the_faces_of_the_cpu(shards):
+    by_cpu, by_gpu = (
+        _load(shards, DaliLoaderConfig(kind="dali", device=device)) for device in ("cpu", "gpu")
+    )
+    assert [loaded.rows for loaded in by_cpu] == [loaded.rows for loaded in by_gpu]
+    assert _differences(by_cpu, by_gpu).float().mean() < 1  # another JPEG decoder
+
+
+@needs_dali
 @pytest.mark.parametrize("spec", [SPEC, SMALL], ids=["enlarged", "reduced"])
 @pytest.mark.parametrize("augment", [{}, WITHOUT_JPEG], ids=["plain", "augmented"])
 def test_both_loaders_give_the_same_faces_within_a_grey_level(shards, spec, augment):
