@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+import gc
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -36,7 +39,9 @@ from stream.records import (
     TrackScore,
     Verdict,
 )
+from tests.kept_exports import KeptExports
 from tests.skip_watch import pytest_configure
+from trt_engines import export as exporting
 from trt_engines.export import export_engine
 from trt_engines.manifest import DecisionThresholds
 
@@ -56,6 +61,60 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="write what the code says now to tests/golden instead of comparing; review the diff",
     )
+
+
+def pytest_collection_finish() -> None:
+    """Spare the collector what imports and tests are made of, a million objects."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of this run of the tests, one for all workers."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@pytest.fixture(scope="session")
+def made_once(shared_folder: Path) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Return the function that makes a folder for all workers, by a name and what fills it."""
+
+    def made(name: str, fill: Callable[[Path], object]) -> Path:
+        folder = shared_folder / "made_once" / name
+        folder.parent.mkdir(exist_ok=True)
+        with folder.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.exists():
+                partial = folder.with_suffix(".part")
+                shutil.rmtree(partial, ignore_errors=True)  # of a worker that failed
+                fill(partial)
+                partial.rename(folder)
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def kept_exports(shared_folder: Path) -> KeptExports:
+    """Return what keeps the graphs that torch exported, for all workers."""
+    return KeptExports(exporting.to_onnx, shared_folder / "kept_exports")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def export_each_network_once(kept_exports: KeptExports) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporting, "to_onnx", kept_exports)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_wait_for_the_disk() -> Iterator[None]:
+    """Spare the disk: no test pulls the plug, and checkpoints have hundreds of megabytes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
 
 
 @pytest.fixture

@@ -462,17 +462,25 @@ def test_an_engine_that_fails_ends_the_run_after_what_was_said_was_published(
 # --- overload ---
 
 
-def test_a_live_source_drops_and_counts_frames_while_analysis_is_busy(open_analyser, two_faces):
+def test_a_live_source_drops_and_counts_frames_while_analysis_is_busy(
+    open_analyser, two_faces, monkeypatch
+):
     over = threading.Event()
-
-    def release_at_the_end(message):
-        if isinstance(message, StatusMessage) and message.status.state is SourceState.ENDED:
-            over.set()
-
     fake = FakeTime()
-    sink = ListSink(release_at_the_end)
+    camera = source(two_faces, fake, realtime=True)
+    events = camera.events
+
+    def watched(fates):
+        frames = 0
+        for event in events(fates):
+            yield event
+            frames += isinstance(event, Frame)
+            if frames == 15:  # the pipeline has taken the last one, too
+                over.set()
+
+    monkeypatch.setattr(camera, "events", watched)
     busy = Watched(open_analyser(), lambda step: over.wait(WAIT_S))
-    run = pipeline([source(two_faces, fake, realtime=True)], busy, [sink], fake)
+    run = pipeline([camera], busy, [ListSink()], fake)
     run.run()
     ended = run.progress().sources["cam"]
     assert over.is_set()

@@ -101,7 +101,7 @@ def test_a_stream_looks_up_no_name_and_leaves_nothing_in_a_new_home_folder(
     config = tmp_path / "config.yaml"
     sink = {"kind": "jsonl", "path": str(tmp_path / "messages.jsonl")}
     config.write_text(yaml.safe_dump({"sources": [source | {"realtime": True}], "sinks": [sink]}))
-    done = watched(sys.executable, "run_stream.py", "--config", config, "--duration", 15)
+    done = watched(sys.executable, "run_stream.py", "--config", config, "--duration", 10)
     assert done.returncode == 0, done.stderr
     assert "asked for" not in done.stderr
     assert list(Path(environment["HOME"]).rglob("*")) == []

@@ -502,11 +502,9 @@ def write_shards() -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def faces(made_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
     """32 drawn faces of each class for dev and for test, three times as many to train on."""
-    folder = tmp_path_factory.mktemp("smoke") / "faces"
-    write_smoke_faces(folder)
-    return folder
+    return made_once("smoke_faces", write_smoke_faces)
 
 
 @pytest.fixture(scope="session")

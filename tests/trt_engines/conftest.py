@@ -8,6 +8,7 @@ import torch
 
 import models
 from models import build_model
+from trt_engines import lower
 from trt_engines.export import export_engine
 from trt_engines.faces import save_faces
 from trt_engines.manifest import DecisionThresholds
@@ -23,6 +24,13 @@ def _add_tiny_method(patch):
 def tiny_method(monkeypatch):
     """Make `models.tiny` a method while a test runs; other tests list all methods."""
     _add_tiny_method(monkeypatch)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def lower_each_network_once(kept_exports):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lower, "to_onnx", kept_exports)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -6,14 +6,18 @@ no public index has. They only have to be there, not to work, for the docstrings
 ones are compiled on the spot (gcc).
 """
 
+import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
+from importlib import import_module
 from pathlib import Path
 
 TABLE = Path(__file__).parent / "tensorrt_signatures.json"
+READ = "--read"  # in a process of its own, the bindings that are found there
 LIBRARIES = ("nvinfer", "nvinfer_plugin", "nvonnxparser")
 FUNCTIONS = (
     "createInferBuilder_INTERNAL", "createInferRefitter_INTERNAL", "createInferRuntime_INTERNAL",
@@ -21,7 +25,8 @@ FUNCTIONS = (
     "getBuilderPluginRegistry", "getNvOnnxParserVersion", "getPluginRegistry",
     "initLibNvInferPlugins",
 )  # fmt: skip
-# What trt_engines calls. A call that is missing here fails the tests until it is recorded.
+# What building calls, and all there is of the classes that stand_in_tensorrt.py stands for. A call
+# that is missing here fails the tests until it is recorded.
 CALLED = {
     "Builder": ["__init__", "create_network", "create_builder_config", "build_serialized_network",
                 "create_optimization_profile"],
@@ -33,27 +38,32 @@ CALLED = {
                        "create_timing_cache", "set_timing_cache"],
     "ITimingCache": ["serialize"],
     "IOptimizationProfile": ["set_shape"],
-    "Runtime": ["__init__", "deserialize_cuda_engine", "engine_host_code_allowed"],
 }  # fmt: skip
-ENUMS = ["NetworkDefinitionCreationFlag", "BuilderFlag", "MemoryPoolType"]
-READ = """
-import json, re, sys, tensorrt_bindings as trt
-called, enums = json.loads(sys.argv[1])
-def member(thing):
-    if isinstance(thing, property):
-        return {"property": True, "settable": thing.fset is not None}
-    name = thing.__name__
-    heads = re.findall(rf"^(?:\\d+\\. )?{name}\\((self.*)\\) -> ", thing.__doc__, re.M)
-    takes = [re.findall(r"(\\w+): ([\\w.\\[\\]|]+)( = )?", head)[1:] for head in heads]
-    return {"takes": [[[n, t.split(".")[-1], bool(d)] for n, t, d in take] for take in takes]}
-print(json.dumps({
-    "version": trt.__version__,
-    "classes": {
-        c: {m: member(getattr(getattr(trt, c), m)) for m in ms} for c, ms in called.items()
-    },
-    "enums": {e: sorted(getattr(trt, e).__members__) for e in enums},
-}))
-"""
+WHOLE = ("ILogger", "Runtime", "ICudaEngine", "IExecutionContext")
+ENUMS = (
+    "NetworkDefinitionCreationFlag", "BuilderFlag", "MemoryPoolType", "DataType", "TensorIOMode",
+    "TensorLocation", "ExecutionContextAllocationStrategy",
+)  # fmt: skip
+
+
+def signatures(trt):
+    """Return what a module of bindings says of itself, as it is recorded."""
+    classes = {cls: {m: _member(getattr(trt, cls), m) for m in ms} for cls, ms in CALLED.items()}
+    for cls in WHOLE:
+        public = (m for m in dir(getattr(trt, cls)) if m == "__init__" or not m.startswith("_"))
+        classes[cls] = {m: _member(getattr(trt, cls), m) for m in public}
+    enums = {enum: sorted(getattr(trt, enum).__members__) for enum in ENUMS}
+    return {"version": trt.__version__, "classes": classes, "enums": enums}
+
+
+def _member(cls, name):
+    """Return a property as one, and else the arguments of each overload: name, type, default."""
+    member = inspect.getattr_static(cls, name)
+    if isinstance(member, property):
+        return {"property": True, "settable": member.fset is not None}
+    heads = re.findall(rf"^(?:\d+\. )?{name}\(self: [\w.]+(.*)\) -> ", member.__doc__ or "", re.M)
+    takes = [re.findall(r", (\w+): ([\w.\[\]|]+)( = )?", head) for head in heads]
+    return {"takes": [[[n, kind.split(".")[-1], bool(d)] for n, kind, d in take] for take in takes]}
 
 
 def recorded(wheel):
@@ -67,11 +77,12 @@ def recorded(wheel):
             command = ["gcc", "-shared", "-fPIC", source, "-o", Path(folder) / file]
             subprocess.run([*command, f"-Wl,-soname,{file}"], check=True)
         environment = {**os.environ, "LD_LIBRARY_PATH": folder, "PYTHONPATH": str(wheel)}
-        what = json.dumps([CALLED, ENUMS])
-        command = [sys.executable, "-c", READ, what]
+        command = [sys.executable, __file__, READ]
         return json.loads(subprocess.check_output(command, env=environment))
 
 
-if __name__ == "__main__":
+if __name__ == "__main__" and sys.argv[1:] == [READ]:
+    json.dump(signatures(import_module("tensorrt_bindings")), sys.stdout)
+elif __name__ == "__main__":
     tables = [recorded(Path(folder)) for folder in sys.argv[1:]]
     TABLE.write_text(json.dumps(tables, indent=1) + "\n", encoding="utf-8")

@@ -1,10 +1,14 @@
+import copy
 import logging
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
 
+import models
+import trt_engines.export
 from models import build_model, file_sha256
 from trt_engines.errors import EngineError
 from trt_engines.export import MAX_DIFFERENCE, export_engine, write_engine
@@ -39,18 +43,53 @@ def test_graph_takes_bytes_in_batches_of_any_size(exported):
     assert sizes == ["N", 3, 16, 16]
 
 
-def test_same_model_gives_the_same_bytes_without_this_machines_paths(exported, export, tmp_path):
-    export(tmp_path, options={"width": 6}, max_batch=8)
-    onnx_bytes = (tmp_path / "tiny.onnx").read_bytes()
+METHODS = Path(__file__).parent / "methods"
+
+
+@pytest.fixture(scope="module")
+def traced_again(crops, kept_exports, tmp_path_factory):
+    """Trace the network of `exported` once more: its folder, the network, what was logged."""
+    folder = tmp_path_factory.mktemp("again")
+    records = []
+    handler = logging.Handler()
+    handler.emit = records.append
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "__path__", [*models.__path__, str(METHODS)])
+        torch.manual_seed(0)
+        model = build_model("tiny", {"width": 6})
+        model.train()
+        before = copy.deepcopy(model.state_dict())
+        patch.setattr(trt_engines.export, "to_onnx", kept_exports.real)
+        patch.setattr(logging.getLogger(), "handlers", [handler])
+        patch.setattr(logging.getLogger(), "level", logging.INFO)
+        export_engine(
+            model,
+            method="tiny",
+            options={"width": 6},
+            examples=crops,
+            folder=folder,
+            licence="Apache-2.0",
+            thresholds=None,
+        )
+        logging.getLogger("onnx_ir.passes").info("as before")
+    return folder, model, before, [record.getMessage() for record in records]
+
+
+def test_same_model_gives_the_same_bytes_without_this_machines_paths(exported, traced_again):
+    onnx_bytes = (traced_again[0] / "tiny.onnx").read_bytes()
     assert onnx_bytes == (exported / "tiny.onnx").read_bytes()
     assert b".py" not in onnx_bytes
 
 
-def test_exporting_says_nothing_of_every_node(export, tmp_path, caplog):
-    with caplog.at_level(logging.INFO):
-        export(tmp_path)
-        logging.getLogger("onnx_ir.passes").info("as before")
-    assert [record.getMessage() for record in caplog.records] == ["as before"]
+def test_exporting_says_nothing_of_every_node(traced_again):
+    assert traced_again[3] == ["as before"]
+
+
+def test_model_is_left_as_it_was(traced_again):
+    _, model, before, _ = traced_again
+    assert model.training
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
 
 
 def test_an_engine_that_cannot_be_written_is_an_error_that_names_its_folder(exported, tmp_path):
@@ -63,24 +102,6 @@ def test_an_engine_that_cannot_be_written_is_an_error_that_names_its_folder(expo
         write_engine(tmp_path / "out", manifest, b"graph", b"weights")
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["tiny.onnx", "tiny.safetensors"]  # no manifest, so no engine
-
-
-def test_model_is_left_as_it_was(export, tmp_path, crops):
-    model = build_model("tiny", {})
-    model.train()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    export_engine(
-        model,
-        method="tiny",
-        options={},
-        examples=crops,
-        folder=tmp_path,
-        licence="none",
-        thresholds=None,
-    )
-    assert model.training
-    for name, value in model.state_dict().items():
-        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("flaw", ["looks_at_the_batch", "other_when_traced", "squeezes"])

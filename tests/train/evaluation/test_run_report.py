@@ -119,7 +119,7 @@ def smoke_run(tmp_path_factory, faces):
         tmp_path_factory.mktemp("smoke") / "run",
         faces,
         steps=8,
-        data={"prepared": [faces], "bona_fide_per_step": 8, "attacks_per_step": 8},
+        data={"prepared": [faces], "bona_fide_per_step": 4, "attacks_per_step": 4},
         validate_every=4,
     )
 

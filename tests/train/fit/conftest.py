@@ -9,6 +9,7 @@ import yaml
 import models
 from train.config import Recipe
 from train.data.selection import open_data
+from train.fit import journal
 from train.fit.loop import fit
 from train.fit.ranks import Ranks
 
@@ -21,6 +22,14 @@ def tiny_methods():
     """Make the networks of tests/trt_engines/methods known; real ones write 70 MB and more."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(models, "__path__", [*models.__path__, str(METHODS)])
+        yield
+
+
+@pytest.fixture(scope="package", autouse=True)
+def no_picture_of_the_losses():
+    """Drawing takes longer than six steps; test_ranks.py has a run with its picture."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(journal, "_draw", lambda *_: None)
         yield
 
 

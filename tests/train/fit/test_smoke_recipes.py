@@ -4,7 +4,6 @@ A loop that learns nothing must fail here, so the bound is checked from the othe
 """
 
 import json
-from functools import cache
 from pathlib import Path
 
 import av
@@ -33,24 +32,25 @@ LEARNED = 0.8  # area under the ROC curve; seeds 0 to 4 gave 0.88 and more, no l
 
 
 @pytest.fixture(scope="module")
-def faces_inside(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("smoke") / "faces-inside"
-    command("smoke-faces", "--window", "inside", "--out", folder)
-    return folder
+def faces_inside(made_once):
+    return made_once(
+        "smoke_faces_inside",
+        lambda folder: command("smoke-faces", "--window", "inside", "--out", folder),
+    )
 
 
 @pytest.fixture(scope="module")
-def train(faces, faces_inside, tmp_path_factory):
+def train(faces, faces_inside, made_once):
     """Train a method's smoke recipe by the command, once; give the run's folder."""
 
-    @cache
     def run(method):
-        folder = tmp_path_factory.mktemp("runs") / method
-        recipe = RECIPES / f"{method}.yaml"
-        prepared = faces_inside if method == "minifasnet" else faces
-        command("fit", recipe, "--prepared", prepared, "--out", folder)
-        (folder / "checkpoint.pt").unlink()  # up to 600 MB
-        return folder
+        def fill(folder):
+            recipe = RECIPES / f"{method}.yaml"
+            prepared = faces_inside if method == "minifasnet" else faces
+            command("fit", recipe, "--prepared", prepared, "--out", folder)
+            (folder / "checkpoint.pt").unlink()  # up to 600 MB
+
+        return made_once(f"smoke_run_{method}", fill)
 
     return run
 
@@ -77,6 +77,7 @@ def test_a_network_that_does_not_move_stays_below_the_bound_and_is_not_exported(
         update={
             "data": recipe.data.model_copy(update={"prepared": (faces,)}),
             "optimiser": recipe.optimiser.model_copy(update={"learning_rate": 1e-9}),
+            "steps": 4,
         }
     )
     fit(still, tmp_path, open_data((faces,), None), ALONE)

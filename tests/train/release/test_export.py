@@ -1,7 +1,6 @@
 """From a run to an engine by the command; the network is tiny, and its weights are set by hand."""
 
 import json
-import logging
 from pathlib import Path
 
 import click
@@ -105,13 +104,6 @@ def test_half_precision_is_an_option_of_the_command(run):
     manifest = export(run(), "--precision", "fp16")
     assert manifest.precision == "fp16"
     assert manifest.onnx_torch_max_abs > 1e-6
-
-
-def test_exporting_says_nothing_of_every_node(run, caplog):
-    folder = run()
-    with caplog.at_level(logging.INFO):
-        export(folder)
-    assert [r.getMessage() for r in caplog.records if r.name.startswith(("onnx", "torch"))] == []
 
 
 def test_the_engines_weights_are_read_again_with_their_options(run):

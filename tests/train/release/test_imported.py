@@ -30,13 +30,6 @@ def tiny_method():
         yield
 
 
-@pytest.fixture(scope="module")
-def faces(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("smoke") / "faces"
-    write_smoke_faces(folder)
-    return folder
-
-
 @pytest.fixture
 def weights(tmp_path):
     """Write a network's weights with their options; return the file."""

@@ -1,79 +1,59 @@
 """What stands for TensorRT and torch.cuda has the real ones' names and arguments.
 
-`tensorrt_signatures.json` was read from the docstrings of the bindings' wheels with
-`signatures_of`: tensorrt_cu12_bindings 10.16.1.11 and tensorrt_cu13_bindings 11.4.0.106.
+They were read from the docstrings of the bindings' wheels (record_tensorrt_signatures.py).
 """
 
 import inspect
-import json
-import re
-from pathlib import Path
 
 import pytest
 import torch
 
 from tests.trt_engines.backends import stand_in_tensorrt
 from tests.trt_engines.backends.stand_in_cuda import StandInCuda
+from tests.trt_engines.record_tensorrt_signatures import WHOLE, signatures
+from tests.trt_engines.tensorrt_calls import TABLES
 from trt_engines.backends.tensorrt_plan import DTYPES
 
-CLASSES = ("ILogger", "Runtime", "ICudaEngine", "IExecutionContext")
 ENUMS = ("DataType", "TensorIOMode", "TensorLocation", "ExecutionContextAllocationStrategy")
-SIGNATURES = json.loads(Path(__file__).with_name("tensorrt_signatures.json").read_text())
+RECORDED = {table["version"]: table for table in TABLES}
 
 
-def signatures_of(trt):
-    """Return each class's methods with the arguments of each overload (a property has none)."""
-    found = {name: sorted(getattr(trt, name).__members__) for name in ENUMS}
-    for name in CLASSES:
-        cls = getattr(trt, name)
-        found[name] = {
-            method: _overloads(method, inspect.getattr_static(cls, method))
-            for method in sorted(dir(cls))
-            if method == "__init__" or not method.startswith("_")
-        }
-    return found
-
-
-def _overloads(name, member):
-    if isinstance(member, property):
-        return None
-    calls = re.findall(rf"^(?:\d+\. )?{name}\(self: [\w.]+(.*)\) -> ", member.__doc__ or "", re.M)
-    return [re.findall(r", (\w+): ", call) for call in calls]
-
-
-@pytest.fixture(params=[*SIGNATURES, "tensorrt_rtx", pytest.param("gpu", marks=pytest.mark.gpu)])
-def signatures(request):
-    if request.param in SIGNATURES:
-        return SIGNATURES[request.param]
+@pytest.fixture(params=[*RECORDED, "tensorrt_rtx", pytest.param("gpu", marks=pytest.mark.gpu)])
+def recorded(request):
+    if request.param in RECORDED:
+        return RECORDED[request.param]
     if request.param == "gpu":
-        return signatures_of(pytest.importorskip("tensorrt", reason="needs TensorRT"))
-    return signatures_of(pytest.importorskip("tensorrt_rtx", reason="needs the extra aot"))
+        return signatures(pytest.importorskip("tensorrt", reason="needs TensorRT"))
+    return signatures(pytest.importorskip("tensorrt_rtx", reason="needs the extra aot"))
 
 
-@pytest.mark.parametrize("name", CLASSES)
-def test_methods_and_arguments_are_tensorrts(signatures, name):
+@pytest.mark.parametrize("name", WHOLE)
+def test_methods_and_arguments_are_tensorrts(recorded, name):
     compared = 0
     for method, member in vars(getattr(stand_in_tensorrt, name)).items():
+        real = recorded["classes"][name].get(method)
         if isinstance(member, property):
-            assert signatures[name][method] is None
+            assert real["property"]
         elif inspect.isfunction(member) and (method == "__init__" or method[0] != "_"):
-            if method == "__init__" and not signatures[name][method]:
+            if method == "__init__" and not real["takes"]:
                 continue  # it is made by another object
             given = list(inspect.signature(member).parameters.values())[1:]
             arguments = [p.name for p in given if p.kind is not p.KEYWORD_ONLY]
-            assert arguments in signatures[name][method], method
+            overloads = [[argument for argument, *_ in takes] for takes in real["takes"]]
+            assert arguments in overloads, method
             compared += 1
     assert compared
 
 
 @pytest.mark.parametrize("name", ENUMS)
-def test_values_are_tensorrts(signatures, name):
-    assert sorted(getattr(stand_in_tensorrt, name).__members__) == signatures[name]
+def test_values_are_tensorrts(recorded, name):
+    assert sorted(getattr(stand_in_tensorrt, name).__members__) == recorded["enums"][name]
 
 
-def test_every_type_of_tensorrt_is_mapped_but_those_of_half_a_byte(signatures):
-    assert set(signatures["DataType"]) - DTYPES.keys() == {"INT4", "FP4"}
-    assert DTYPES.keys() <= set(signatures["DataType"])
+def test_every_type_of_tensorrt_is_mapped_but_those_of_half_a_byte(recorded):
+    types = set(recorded["enums"]["DataType"])
+    assert types - DTYPES.keys() == {"INT4", "FP4"}
+    assert DTYPES.keys() <= types
 
 
 def _arguments(function):
