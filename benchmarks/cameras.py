@@ -82,7 +82,8 @@ class Trial:
     default=ScoreConfig().engines[0].manifest,
     help="The detector's manifest. [default: the shipped one]",
 )
-def main(quick: bool, manifest: Path) -> None:
+@click.option("--auto", is_flag=True, help="Decode and run the networks by `auto`: on a GPU.")
+def main(quick: bool, manifest: Path, auto: bool) -> None:
     """Find the largest number of real-time cameras that this machine holds."""
     plan = QUICK if quick else FULL
     manifest = manifest.resolve()
@@ -90,7 +91,7 @@ def main(quick: bool, manifest: Path) -> None:
     result |= circumstances(manifest)
     threads = sorted({1, result["machine"]["cores"]})
     with tempfile.TemporaryDirectory(prefix="facewarden-bench-") as name:
-        bench = _Bench(Path(name), manifest, plan)
+        bench = _Bench(Path(name), manifest, plan, auto=auto)
         with _console.status("decoding alone"):
             decoding = {n: decoded_fps(bench.clip, n, plan.single_s / 2) for n in threads}
         with _console.status("the naive loop"):
@@ -140,10 +141,11 @@ def largest_held(held: Callable[[int], bool], limit: int) -> int:
 class _Bench:
     """Runs trials in a folder."""
 
-    def __init__(self, folder: Path, manifest: Path, plan: Plan) -> None:
+    def __init__(self, folder: Path, manifest: Path, plan: Plan, *, auto: bool) -> None:
         self._folder = folder
         self._manifest = manifest
         self._plan = plan
+        self._auto = auto
         self._messages = folder / "messages.jsonl"
         self.trials: list[Trial] = []
         self.clip = folder / "clip.mp4"
@@ -159,6 +161,8 @@ class _Bench:
             "fuse": {"publish_every_s": 0},  # the latency of every score, not of one a second
             "sinks": [{"kind": "jsonl", "path": str(self._messages)}],
         }
+        if self._auto:
+            config |= {"backend": "auto", "decode": {"kind": "auto"}}
         path = self._folder / "trial.yaml"
         path.write_text(yaml.safe_dump(config), encoding="utf-8")
         return path

@@ -67,6 +67,7 @@ def imported_distributions(files: list[Path]) -> set[str]:
         ("stream.txt", ("",), ()),
         ("demo.txt", ("demo",), ()),
         ("scan.txt", ("scan",), ()),
+        ("gpu.txt", ("gpu",), ()),
         ("dev.txt", ("train", "aot", "objects", "heic", "ray", "openvino", "dev"), ("demo",)),
     ],
 )
@@ -74,7 +75,7 @@ def test_a_list_names_what_pyproject_names(file, groups, beside):
     assert listed(file) == extras(*groups) - extras(*beside)
 
 
-@pytest.mark.parametrize("file", ["stream.txt", "demo.txt", "scan.txt", "dev.txt"])
+@pytest.mark.parametrize("file", ["stream.txt", "demo.txt", "scan.txt", "gpu.txt", "dev.txt"])
 def test_every_listed_package_has_one_version(file):
     assert listed(file) <= pinned()
 
