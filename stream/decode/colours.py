@@ -78,7 +78,7 @@ def from_bt601(rgb: Tensor, matrix: int) -> Tensor:
     if shares == _BT601:
         return rgb
     change = _to_rgb(shares) @ torch.linalg.inv(_to_rgb(_BT601))
-    changed = rgb.float() @ change.T.to(rgb.device)
+    changed: Tensor = rgb.float() @ change.T.to(rgb.device)
     return changed.round().clamp(0, 255).to(torch.uint8)
 
 
