@@ -39,6 +39,7 @@ Examples:
   run_stream.py lobby=rtsp://user:password@camera-1/stream --redis redis://localhost
   run_stream.py clip.mp4 --sink jsonl:messages.jsonl
   run_stream.py --config cameras.yaml --set track.lost_after_s=3 --check
+  run_stream.py --probe rtsp://user:password@camera-1/stream
   run_stream.py scan archive/ --out results        (see run_stream.py scan --help)
 """
 
@@ -107,6 +108,14 @@ def _finite(
     help="Print the configuration and the detectors that a run would use, and end.",
 )
 @click.option(
+    "--probe",
+    is_flag=True,
+    help="Print of each source what it is and which decoder it gets, and end.",
+)
+@click.option(
+    "--json", "as_json", is_flag=True, help="With --probe: print JSON, one source a line."
+)
+@click.option(
     "--log-format",
     type=click.Choice(["text", "json"]),
     default="text",
@@ -125,6 +134,8 @@ def main(
     allow_http: bool,
     duration: float | None,
     check: bool,
+    probe: bool,
+    as_json: bool,
     log_format: Literal["text", "json"],
     verbose: bool,
 ) -> None:
@@ -140,6 +151,8 @@ def main(
     signals = StopSignals()  # first: see its docstring
     open_standard_streams()
     set_up_logging(log_format, verbose=verbose)
+    if as_json and not probe:
+        _fail(ConfigError("--json is for --probe"), 2)
     try:
         engines = [{"manifest": manifest_of(model)} for model in models]
         overrides = [*([("score.engines", engines)] if engines else []), *settings]
@@ -152,6 +165,8 @@ def main(
                 click.echo(f"# {line}")
             _print(config)
             return
+        if probe:
+            sys.exit(_probe(config, as_json=as_json))
         _run(config, duration, signals)
     except ConfigError as error:
         _fail(error, 2)
@@ -260,6 +275,22 @@ def _checked(config: StreamConfig) -> list[str]:
         for spec in [manifest.input]
     ]
     return [*lines, f"fused: attack at or above {fuser.enter:g}, bona fide below {fuser.leave:g}"]
+
+
+def _probe(config: StreamConfig, *, as_json: bool) -> int:
+    """Print what each source is; return the exit code: 0 if a frame of each was decoded."""
+    import json
+    from dataclasses import asdict
+
+    from stream.decode.probe import lines_of, probe
+
+    all_fine = True
+    for source in config.sources:
+        found = probe(source, config.decode)
+        all_fine &= found.is_fine
+        lines = [json.dumps(asdict(found))] if as_json else lines_of(found)
+        click.echo("\n".join(lines))
+    return 0 if all_fine else 1
 
 
 def _print(config: StreamConfig) -> None:

@@ -146,10 +146,13 @@ class SourceConfig(Options):
 class DecodeConfig(Options):
     """Decoding, common to all sources."""
 
-    kind: Literal["pyav", "sampled"] = Field(
+    kind: Literal["pyav", "sampled", "nvdec", "dali", "auto"] = Field(
         "pyav",
-        description="`pyav` decodes every picture; `sampled` only what frames that are due need, "
-        "see `pictures`: for recordings, since it gives them late by a group of pictures.",
+        description="`pyav` decodes every picture, on the CPU; `sampled` only what frames that are "
+        "due need, see `pictures`: for recordings, since it gives them late by a group of "
+        "pictures. `nvdec` decodes on an NVIDIA GPU, and the pixels stay there. So does `dali`, "
+        "late by a group of pictures; without a GPU it decodes VP8, VP9 and MJPEG on the CPU. "
+        "`auto` takes nvdec for each source that it can decode, pyav for the others, and logs why.",
     )
     pictures: Literal["due", "reference", "keyframes"] = Field(
         "reference",

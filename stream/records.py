@@ -36,7 +36,7 @@ class FrameStamp:
     captured_at: float  # Unix seconds at which the frame reached us
     width: int  # px, of the picture as analysed: upright, with square pixels
     height: int  # px
-    decoder: str  # name of what made the pixels: "pyav", "nvdec", "dali"
+    decoder: str  # name of what made the pixels: "pyav", "nvdec", "nvdec_pyav", "dali"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

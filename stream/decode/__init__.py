@@ -7,7 +7,7 @@ import re
 import time
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from stream.errors import ConfigError
 from stream.redact import redact
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from stream.config import DecodeConfig, SourceConfig
+    from stream.decode.pyav_packets import PyAVDecoder
     from stream.records import Frame
 
 
@@ -137,16 +138,47 @@ def open_decoder(
         ConfigError: the URI is not one we open; see `source_kind`.
         SourceError: it can't be opened, or holds no video that we can decode.
     """
-    match config.kind:
+    if config.kind == "auto":
+        from stream.decode.auto import AutoDecoder
+
+        def open_kind(kind: Literal["nvdec", "pyav"]) -> Decoder:
+            chosen = config.model_copy(update={"kind": kind})
+            return open_decoder(
+                source, chosen, session=session, clock=clock, monotonic=monotonic, wait=wait
+            )
+
+        return AutoDecoder(
+            source.id, on_gpu=lambda: open_kind("nvdec"), on_cpu=lambda: open_kind("pyav")
+        )
+    decoder = _decoder_of(config.kind, source)
+    return decoder(source, config, session=session, clock=clock, monotonic=monotonic, wait=wait)
+
+
+def _decoder_of(
+    kind: Literal["pyav", "sampled", "nvdec", "dali"], source: SourceConfig
+) -> type[PyAVDecoder]:
+    match kind:
         case "pyav":
             from stream.decode.pyav_packets import PyAVDecoder
 
-            return PyAVDecoder(
-                source, config, session=session, clock=clock, monotonic=monotonic, wait=wait
-            )
+            return PyAVDecoder
         case "sampled":
             from stream.decode.sampled import SampledDecoder
 
-            return SampledDecoder(
-                source, config, session=session, clock=clock, monotonic=monotonic, wait=wait
-            )
+            return SampledDecoder
+        case "nvdec":
+            from stream.decode.nvdec import NvdecDecoder
+
+            return NvdecDecoder
+        case "dali":
+            try:
+                from stream.decode.dali_gop import DaliDecoder
+            except ImportError as error:
+                from stream.decode.reasons import source_error
+                from stream.records import SourceCode
+
+                what = f"DALI can't be loaded: {error}"
+                advice = "install nvidia-dali-cuda130, or choose another decode.kind"
+                uri = source.uri.get_secret_value()
+                raise source_error(SourceCode.UNSUPPORTED_CODEC, uri, what, advice) from None
+            return DaliDecoder

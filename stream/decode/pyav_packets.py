@@ -54,11 +54,11 @@ _TIMED_FORMATS: Final = {"matroska,webm", "flv", "avi", "asf", "mxf", "ivf"}
 _PIXEL_ASPECTS: Final = Fraction(1, 4), Fraction(4)
 # So little off is not worth the loss of resampling.
 _ASPECT_TOLERANCE: Final = 0.01
-_COLORSPACE_UNSPECIFIED: Final = 2  # AVCOL_SPC_UNSPECIFIED
+COLORSPACE_UNSPECIFIED: Final = 2  # AVCOL_SPC_UNSPECIFIED
 
 
 @dataclass(frozen=True, slots=True)
-class _Moment:
+class Moment:
     """What a `FrameStamp` says of when a picture was taken."""
 
     index: int
@@ -66,8 +66,30 @@ class _Moment:
     captured_at: float
 
 
+def matrix_of(colorspace: int, height: int) -> int:
+    """Return the matrix of a picture's colours, an AVColorSpace, guessed where it is not tagged.
+
+    As players do: FFmpeg itself would take BT.601 for HD, too.
+    """
+    if colorspace != COLORSPACE_UNSPECIFIED:
+        return colorspace
+    return int(Colorspace.ITU709 if height > 576 else Colorspace.ITU601)
+
+
+def turns_of(picture: VideoFrame) -> int:
+    """Return by how many quarters a picture is to be turned, counter-clockwise, as torch counts."""
+    return round(picture.rotation / 90) % 4
+
+
+def turned(image: Tensor, turns: int) -> Tensor:
+    """Return an image (H, W, 3) turned by so many quarters, counter-clockwise."""
+    return image.rot90(turns).contiguous() if turns else image
+
+
 class PyAVDecoder:
-    """A `Decoder` on the CPU."""
+    """A `Decoder` on the CPU; what it does with packets is shared by all decoders."""
+
+    _name = "pyav"  # in each frame's stamp
 
     def __init__(
         self,
@@ -86,7 +108,7 @@ class PyAVDecoder:
         self._wait = wait
         self._kind = source_kind(source)
         self._due = DueFrames(config.analyse_fps)
-        self._deinterlacer: Deinterlacer[_Moment] = Deinterlacer()
+        self._deinterlacer: Deinterlacer[Moment] = Deinterlacer()
         self._reformatter = VideoReformatter()
         self._frames_seen = 0
         self._picture_found = False
@@ -237,23 +259,27 @@ class PyAVDecoder:
             self._longest_gap_s = max(self._longest_gap_s, end_s - self._reached_s)
         self._reached_s = end_s if self._reached_s is None else max(self._reached_s, end_s)
 
-    def _pictures(self, packet: Packet[Stream]) -> Iterator[tuple[VideoFrame, _Moment]]:
+    def _pictures(self, packet: Packet[Stream]) -> Iterator[tuple[VideoFrame, Moment]]:
         """Yield the good pictures that a packet completes."""
         captured_at, arrived_s = self._clock(), self._monotonic()
         for picture in self._decode(packet):
-            index = self._frames_seen
             self._frames_seen += 1
             if picture.is_corrupt:  # concealed damage may look like an attack
                 continue
-            self._picture_found = True
-            self._waited_s = 0.0
             if packet.size:  # else the decoder was emptied at the end
                 self._bad_packets = 0
-            pts_s = self._media_time.advance(self._stamp_s(picture), arrived_s)
-            if self._paced:
-                self._play(pts_s)
-                captured_at = self._clock()
-            yield picture, _Moment(index, pts_s, captured_at)
+            stamp_s = self._stamp_s(picture.pts, picture.dts, picture.time_base)
+            yield picture, self._moment(stamp_s, captured_at, arrived_s)
+
+    def _moment(self, stamp_s: float | None, captured_at: float, arrived_s: float) -> Moment:
+        """Return when the good picture that was counted last was taken; wait if it is played."""
+        self._picture_found = True
+        self._waited_s = 0.0
+        pts_s = self._media_time.advance(stamp_s, arrived_s)
+        if self._paced:
+            self._play(pts_s)
+            captured_at = self._clock()
+        return Moment(self._frames_seen - 1, pts_s, captured_at)
 
     def _decode(self, packet: Packet[Stream]) -> list[VideoFrame]:
         if packet.stream_index != self._stream.index:
@@ -264,25 +290,30 @@ class PyAVDecoder:
             context = self._stream.codec_context
             if context.width * context.height > self._source.max_pixels:
                 raise self._too_large(context.width, context.height) from None
-            self._bad_packets += 1
-            log.debug(
-                "%s: packet after frame %d can't be decoded: %s",
-                self._source.id,
-                self._frames_seen,
-                error.strerror,
-            )
+            self._count_bad(error.strerror)
             return []
 
-    def _stamp_s(self, picture: VideoFrame) -> float | None:
+    def _count_bad(self, why: str | None, packets: int = 1) -> None:
+        self._bad_packets += packets
+        log.debug(
+            "%s: packet after frame %d can't be decoded: %s",
+            self._source.id,
+            self._frames_seen,
+            why,
+        )
+
+    def _stamp_s(
+        self, pts: int | None, dts: int | None, time_base: Fraction | None
+    ) -> float | None:
         """Return the time the stream gives a picture, seconds, where it gives one."""
-        ticks = picture.pts
+        ticks = pts
         if self._format == "mpjpeg":
             ticks = None  # counted by FFmpeg at 25 fps, whatever the camera does
         elif self._format == "avi":
-            ticks = picture.dts  # AVI counts pictures in decoding order; FFmpeg guesses the rest
-        if ticks is None or picture.time_base is None:
+            ticks = dts  # AVI counts pictures in decoding order; FFmpeg guesses the rest
+        if ticks is None or time_base is None:
             return None
-        return float(ticks * picture.time_base)
+        return float(ticks * time_base)
 
     def _play(self, pts_s: float) -> None:
         """Wait until a frame is due that is read faster than it was filmed."""
@@ -295,8 +326,10 @@ class PyAVDecoder:
         if early_s > MAX_PAUSE_S or (self._live and early_s < 0):
             self._play_from = self._monotonic() - pts_s
 
-    def _frame(self, picture: VideoFrame, moment: _Moment) -> Frame:
-        image = self._rgb(picture)
+    def _frame(self, picture: VideoFrame, moment: Moment) -> Frame:
+        return self._stamped(self._rgb(picture), moment)
+
+    def _stamped(self, image: Tensor, moment: Moment) -> Frame:
         stamp = FrameStamp(
             source_id=self._source.id,
             session=self._session,
@@ -305,17 +338,16 @@ class PyAVDecoder:
             captured_at=moment.captured_at,
             width=image.shape[1],
             height=image.shape[0],
-            decoder="pyav",
+            decoder=self._name,
         )
         return Frame(stamp=stamp, image=image)
 
     def _rgb(self, picture: VideoFrame) -> Tensor:
         """Return (H, W, 3) uint8, upright, with square pixels, in memory of its own."""
         matrix = None
-        if picture.colorspace == _COLORSPACE_UNSPECIFIED and not picture.format.is_rgb:
-            # As players do: FFmpeg itself would take BT.601 for HD, too.
-            matrix = Colorspace.ITU709 if picture.height > 576 else Colorspace.ITU601
-        width, height = self._square_size(picture)
+        if picture.colorspace == COLORSPACE_UNSPECIFIED and not picture.format.is_rgb:
+            matrix = Colorspace(matrix_of(picture.colorspace, picture.height))
+        width, height = self._square_size(picture.width, picture.height)
         is_resized = (width, height) != (picture.width, picture.height)
         try:
             rgb = self._reformatter.reformat(
@@ -333,13 +365,11 @@ class PyAVDecoder:
         # A copy is needed where rows are padded, or where the decoder's own buffer came back.
         array = np.array(rgb.to_ndarray(), order="C", copy=True if rgb is picture else None)
         image = torch.from_numpy(array)
-        turns = round(picture.rotation / 90) % 4  # counter-clockwise, as torch counts
-        return image.rot90(turns).contiguous() if turns else image
+        return turned(image, turns_of(picture))
 
-    def _square_size(self, picture: VideoFrame) -> tuple[int, int]:
+    def _square_size(self, width: int, height: int) -> tuple[int, int]:
         """Return width and height, as stored, that make the pixels square; none is lost."""
         aspect = self._pixel_aspect()
-        width, height = picture.width, picture.height
         if abs(aspect - 1) > _ASPECT_TOLERANCE:
             width, height = round(width * max(aspect, 1)), round(height / min(aspect, 1))
         if width * height > self._source.max_pixels:

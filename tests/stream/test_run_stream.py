@@ -202,6 +202,21 @@ def test_check_prints_the_resolved_configuration_without_secrets(run, tiny_engin
         assert secret not in done.out + done.log
 
 
+def test_probe_prints_what_each_source_is_without_its_password(run, clip, unused_port):
+    camera = f"door=rtsp://admin:{PASSWORD}127.0.0.1:{unused_port}/ch1"
+    done = run(clip, camera, "--probe", "--json")
+    first, second = map(json.loads, done.out.splitlines())
+    assert (first["source"], first["decoder"], first["facts"]["codec"]) == ("clip", "pyav", "h264")
+    assert (second["source"], second["decoder"], second["facts"]) == ("door", None, None)
+    assert done.code == 1
+    assert "pa55" not in done.out + done.log
+
+
+def test_json_without_probe_is_refused(run):
+    done = run("clip.mp4", "--json")
+    assert (done.code, "--json is for --probe" in done.complaint) == (2, True)
+
+
 def test_check_names_every_detector_with_its_window_interval_thresholds_and_family(
     run, tiny_engine, bright_engine, tmp_path
 ):
