@@ -54,8 +54,8 @@ golden: setup ## results against stored ones
 golden-update: setup ## rewrite the stored results; review the diff
 	.venv/bin/pytest -q -m golden --golden-update
 
-gpu: setup ## tests that need an NVIDIA GPU (never run on the project's own machines)
-	.venv/bin/pytest -q -m gpu
+gpu: setup ## on an NVIDIA GPU: its tests, engines, cameras, and docs/gpu-status.md with what ran (never run here)
+	$(PY) -m benchmarks.gpu
 
 check-engines: setup ## every network: exports, equals torch, is taken by TensorRT-RTX; no GPU needed
 	$(PY) -m trt_engines check --json benchmarks/results/engines-$$(date -u +%F).json
