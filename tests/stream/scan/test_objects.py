@@ -101,21 +101,37 @@ def test_objects_are_scanned_like_files_and_known_again_by_their_tags(
     assert SECRET not in log
 
 
-def test_what_the_store_refuses_is_said_without_its_words(bucket, clip, tmp_path, monkeypatch):
-    import s3fs
+@pytest.fixture
+def refusing(store):
+    """Return the function that makes the server ask for keys that it knows: it knows none."""
 
+    def tell(requests_before: str) -> None:
+        request = urllib.request.Request(
+            f"{store}/moto-api/reset-auth",
+            data=requests_before.encode(),
+            headers={"Content-Type": "text/plain"},
+        )
+        urllib.request.urlopen(request).close()
+
+    yield lambda: tell("0")
+    tell("inf")
+
+
+def test_what_the_store_refuses_is_said_without_its_words(bucket, clip, tmp_path, refusing):
     put(bucket, "a.mp4", clip.read_bytes())
     (item,) = list_items([b"s3://clips/a.mp4"], Selection()).items
-
-    def refuse(self, *_, **__):
-        raise PermissionError(f"403 for {SECRET}")
-
-    monkeypatch.setattr(s3fs.S3FileSystem, "open", refuse)
+    refusing()
     with (
         Fetcher(tmp_path / "fetched", at_once=1, limit_bytes=2**20) as fetcher,
         pytest.raises(UnfetchableError, match=r"^can't be fetched: access denied$"),
     ):
         fetcher.start(item).result()
+    (refused,) = list_items([b"s3://clips/a.mp4"], Selection()).items
+    assert refused.problem == "access denied"
+    with pytest.raises(
+        ConfigError, match=r"^s3://clips/: can't list what is there \(access denied"
+    ):
+        list_items([b"s3://clips/"], Selection())
 
 
 def test_an_object_that_changed_since_it_was_listed_is_not_scanned(bucket, clip, tmp_path):
