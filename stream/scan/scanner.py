@@ -294,6 +294,7 @@ class Scanner:
                 concurrent.futures.wait(coming, _POLL_S, concurrent.futures.FIRST_COMPLETED)
             else:
                 self._stop.wait(0 if self._waiting else _POLL_S)
+            return [], []
         ready = wait([job.reading.pipe for job in self._jobs.values()], _POLL_S)
         for job in self._jobs.values():
             heard = job.reading.hear() if job.reading.pipe in ready else job.reading.overdue()

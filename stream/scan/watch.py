@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from stream.closing import Closing
 from stream.errors import ConfigError
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from stream.scan.inputs import Item, Listing
 
 log = logging.getLogger(__name__)
+
+_PATIENCE_S: Final = 2.0
 
 
 class Watch(Closing):
@@ -45,7 +47,7 @@ class Watch(Closing):
     def close(self) -> None:
         """End the thread; a listing that is under way is not awaited for long."""
         self._stop.set()
-        self._thread.join(self._every_s)
+        self._thread.join(_PATIENCE_S)
 
     def _watch(self) -> None:
         arrivals = Arrivals()

@@ -113,6 +113,7 @@ def test_odd_names_from_a_list_are_taken_to_the_letter(scan, clip, tmp_path, rea
         b"\xff.mp4",
         b"%d.mp4",
         b"-x.mp4",
+        b"<b>&.mp4",
     ]
     for name in names:
         os.link(clip, os.fsencode(tmp_path) + b"/" + name)
@@ -122,6 +123,9 @@ def test_odd_names_from_a_list_are_taken_to_the_letter(scan, clip, tmp_path, rea
     assert {row["status"] for row in rows} == {"ok"}, done.log
     raw = {bytes.fromhex(r["path_hex"]) if r["path_hex"] else r["path"].encode() for r in rows}
     assert raw == set(names)
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "&lt;b&gt;&amp;.mp4" in page
+    assert "<b>" not in page
     assert done.code == 0
 
 
@@ -464,3 +468,20 @@ def test_an_engine_that_spreads_files_gets_a_row_for_each(open_analyser, two_fac
     assert row.raw_path == bytes(two_faces)
     gone = scan_one(plan, lambda _: analyser, Item(b"gone.mp4", 1, 1))
     assert gone.status == "unreadable"
+
+
+def test_globs_say_what_of_folders_is_taken_and_what_is_named_is_taken_anyway(tmp_path):
+    for name in ("a/one.mp4", "a/b/two.mp4", "a/b/three.JPG", "a/four.bin", "a/b/five"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+
+    def taken(*paths, **globs):
+        items = list_items([bytes(tmp_path / path) for path in paths], Selection(**globs)).items
+        return [os.path.relpath(os.fsdecode(item.path), tmp_path / "a") for item in items]
+
+    assert taken("a") == ["b/three.JPG", "b/two.mp4", "one.mp4"]
+    assert taken("a", exclude=("b/*",)) == ["one.mp4"]
+    assert taken("a", exclude=("*.mp4",)) == ["b/three.JPG"]
+    assert taken("a", include=("four*", "b/five")) == ["b/five", "four.bin"]
+    assert taken("a", include=("*.mp4",), exclude=("two*",)) == ["one.mp4"]
+    assert taken("a/four.bin", "a/b", "a/b/two.mp4", exclude=("*",)) == ["b/two.mp4", "four.bin"]
