@@ -7,7 +7,7 @@ PIP_INSTALL := .venv/bin/pip install --quiet --disable-pip-version-check
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-stream fmt lint type unit golden golden-update gpu check-engines bench bench-loaders bench-training bench-models evaluate-shipped train-shipped soak demo test schema clean
+.PHONY: help setup setup-stream fmt lint type unit golden golden-update gpu check-engines bench bench-loaders bench-training bench-models bench-scan evaluate-shipped train-shipped soak demo test schema clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -83,6 +83,9 @@ train-shipped: setup ## the shipped presentation-attack detector, from scratch, 
 	$(PY) -m train configs/train/lgsc_presentation.yaml
 	$(PY) -m train configs/train/lgsc_presentation_2.yaml
 	$(PY) -m train export runs/lgsc_presentation_2 --false-alarms 0.03 --onnx-only --out runs/lgsc_presentation_2/engine
+
+bench-scan: setup ## times real time of each mode of `scan`, memory over small files; DATA: agreement of modes
+	$(PY) -m benchmarks.scan --data $(DATA)
 
 soak: setup ## 30 minutes with two cameras, one of which dies every two minutes
 	$(PY) -m benchmarks.soak

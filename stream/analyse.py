@@ -178,7 +178,12 @@ def open_analyser(config: StreamConfig, detector: FaceDetector | None = None) ->
             views.append(View(classifier.manifest.input, config.score.interval_of(engine)))
             judges.append(attack_detector(classifier.manifest, config.look_every_s(engine)))
         analyser = Analyser(
-            Follower(finder, config.track, detect_every_s=config.detect.detect_every_s),
+            Follower(
+                finder,
+                config.track,
+                detect_every_s=config.detect.detect_every_s,
+                search_lost=config.detect.search_lost,
+            ),
             Cropper(views, config.quality),
             classifiers,
             Fuser(config.fuse, judges),

@@ -166,6 +166,11 @@ class DecodeConfig(Options):
         gt=0,
         description="Frames analysed per second of media time; the others are decoded only.",
     )
+    spans: tuple[tuple[float, float], ...] | None = Field(
+        None,
+        description="Stretches of media time, first and last second: frames outside are not due; "
+        "`sampled` decodes no group outside them. Default: all of it.",
+    )
     threads: int = Field(1, ge=1, description="Decoder threads per source.")
 
 
@@ -182,6 +187,11 @@ class DetectConfig(Options):
         1.0,
         ge=0,
         description="Search the whole frame so often; between, only tracks are refreshed.",
+    )
+    search_lost: bool = Field(
+        False,
+        description="Search the whole frame at once, too, when a known face is not found again or "
+        "none is known: for frames far apart.",
     )
     min_face_px: int = Field(
         40, ge=20, description="Smallest face to find, pixels of the detection copy."
@@ -367,6 +377,9 @@ class RedisSinkConfig(Options):
     tracks_maxlen: int = Field(
         20_000, ge=1, description="Approximate length of the stream of scores."
     )
+    scans_maxlen: int = Field(
+        100_000, ge=1, description="Approximate length of the stream of results of scans."
+    )
     timeout_s: float = Field(2.0, gt=0, description="Longest wait for one reply.")
     queue_messages: int = Field(
         10_000, ge=1, description="Messages kept in memory while Redis is away."
@@ -379,6 +392,7 @@ class RedisSinkConfig(Options):
     )
     spool_alerts: int = Field(100_000, ge=1, description="Alerts kept on disk at most.")
     spool_sources: int = Field(10_000, ge=1, description="Source events kept on disk at most.")
+    spool_scans: int = Field(100_000, ge=1, description="Results of scans kept on disk at most.")
     outage_limit_s: float = Field(
         600.0, gt=0, description="Redis away for longer: end with exit code 1; the spool stays."
     )

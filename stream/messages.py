@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from stream.records import Message, Sighting, TrackKey
 
 SCHEMA: Final = "facewarden/v1"
+_TIMESTAMP: Final = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$"
 
 
 class Lane(StrEnum):
@@ -44,6 +45,7 @@ class Lane(StrEnum):
 
     ALERTS = "alerts"  # verdicts that changed; a score is dropped before an alert is
     SOURCES = "sources"  # sources lost, regained, failed: apart, so that they trim no verdict
+    SCANS = "scans"  # what a scan of an archive says of a file
     TRACKS = "tracks"  # scores
     STATUS = "status"  # how a source is doing; only the latest counts
 
@@ -89,6 +91,12 @@ class StatusEvent(Event):
     """A source's state, on every change and every few seconds."""
 
     type: Literal["source.status"] = "source.status"
+
+
+class ScanEvent(Event):
+    """A file of an archive was scanned; its id follows from the file's content and the options."""
+
+    type: Literal["scan.result"] = "scan.result"
 
 
 class Source(Part):
@@ -233,7 +241,7 @@ class Envelope(Part):
     schema_: Literal["facewarden/v1"] = Field(SCHEMA, alias="schema")
     event: Event
     ts: str = Field(
-        pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$",
+        pattern=_TIMESTAMP,
         json_schema_extra={"format": "date-time"},
         description="ISO 8601, UTC: when the frame reached the process, or the source changed.",
     )
@@ -313,7 +321,95 @@ class StatusMessage(Envelope):
         }
 
 
-OutMessage: TypeAlias = ScoreMessage | VerdictMessage | SourceMessage | StatusMessage
+class ScannedFile(Part):
+    """The file of an archive, or the object of a store, that was scanned."""
+
+    path: str = Field(
+        description="As named, or below the folder named, odd characters escaped; an object's "
+        "address."
+    )
+    path_hex: str | None = Field(
+        description="The bytes of a path that is no plain text, hexadecimal; else null."
+    )
+    kind: Literal["video", "still"]
+    size: int = Field(ge=0, description="Bytes.")
+    sha256: str | None = Field(description="Of the content; null: it could not be read.")
+    etag: str | None = Field(description="What an object's store calls this content; else null.")
+
+
+class Scan(Part):
+    """How a file was scanned, and how far."""
+
+    status: Literal["ok", "unreadable", "crashed", "timeout", "too_large"]
+    reason: str | None = Field(description="Why it is not ok, or what could not be analysed.")
+    mode: str = Field(description="keyframes, sample, full, keyframes+sample.")
+    fps: float = Field(description="Frames a second of media time that were due at most.")
+    seconds: float = Field(ge=0, description="Media time up to the last frame analysed.")
+    coverage: float | None = Field(
+        ge=0,
+        le=1,
+        description="Share of the seconds looked at that hold a face fit to be judged.",
+    )
+    frames_analysed: int = Field(ge=0, description="Frames.")
+    run_key: str = Field(description="Digest of all that changes a result: detectors, options.")
+
+
+class FileResult(Part):
+    """What is said of a file."""
+
+    state: Literal["attack", "bona_fide", "undecided", "abstain", "no_face"] = Field(
+        description="The gravest that is said of its tracks."
+    )
+    p_attack: float | None = Field(ge=0, le=1, description="The highest of its tracks.")
+    n_tracks: int = Field(ge=0, description="Faces followed and looked at.")
+    n_attack: int = Field(ge=0, description="Of those, attacks at some time.")
+    n_bona_fide: int = Field(ge=0, description="Of the others, bona fide at the end.")
+    n_undecided: int = Field(ge=0, description="Of the others, undecided at the end.")
+    n_abstain: int = Field(ge=0, description="Of the others, unfit to be judged.")
+
+
+class ScannedTrack(Part):
+    """One face of a file."""
+
+    number: int = Field(ge=0, description="Within the file.")
+    state: Verdict = Field(description="When the track ended.")
+    attack_at_s: float | None = Field(
+        description="Media time of the first attack verdict, seconds; null: there was none."
+    )
+    p_attack: float | None = Field(ge=0, le=1, description="At the end.")
+    p_highest: float | None = Field(ge=0, le=1, description="The highest that it was.")
+    family: AttackFamily | None = Field(description="Kind of attack; null unless it is one.")
+    reason: QualityProblem | None = Field(description="Why the state is abstain; else null.")
+    n_scores: int = Field(ge=0, description="Crops scored, by the detector that scored most.")
+    first_s: float = Field(ge=0, description="Media time of the first sighting, seconds.")
+    last_s: float = Field(ge=0, description="Media time of the last look, seconds.")
+
+
+class ScanMessage(Part):
+    """A file of an archive was scanned, to its end or as far as it can be read."""
+
+    lane: ClassVar = Lane.SCANS
+    schema_: Literal["facewarden/v1"] = Field(SCHEMA, alias="schema")
+    event: ScanEvent
+    ts: str = Field(
+        pattern=_TIMESTAMP,
+        json_schema_extra={"format": "date-time"},
+        description="ISO 8601, UTC: when the file was finished.",
+    )
+    file: ScannedFile
+    scan: Scan
+    verdict: FileResult
+    tracks: tuple[ScannedTrack, ...] = Field(
+        description="The likeliest attacks first, twenty at most."
+    )
+    producer: Producer
+
+    def to_json(self) -> str:
+        """Return the message on one line."""
+        return self.model_dump_json()
+
+
+OutMessage: TypeAlias = ScoreMessage | VerdictMessage | SourceMessage | StatusMessage | ScanMessage
 
 _Face = TypeVar("_Face", bound=FaceMessage)
 

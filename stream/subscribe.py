@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-StreamName: TypeAlias = Literal["alerts", "sources", "tracks"]
+StreamName: TypeAlias = Literal["alerts", "sources", "tracks", "scans"]
 
 _T = TypeVar("_T")
 
@@ -73,7 +73,7 @@ _DLQ_MAXLEN: Final = 10_000
 _HANDLED: Final = b"handled"
 # How far apart two copies of a message may be, and still be recognised. Alerts are few, and a spool
 # may be sent again long after; scores are many, and wait in memory only.
-_REMEMBER_S: Final = {"alerts": 86_400, "sources": 86_400, "tracks": 3_600}
+_REMEMBER_S: Final = {"alerts": 86_400, "sources": 86_400, "tracks": 3_600, "scans": 86_400}
 
 
 class _Entry(NamedTuple):
@@ -94,7 +94,8 @@ class Subscription:
         url: `redis://`, `rediss://` or `unix://`.
         group: consumers with the same group share the messages; each group gets all of them.
         consumer: name within the group; default: host and process id.
-        streams: of `alerts` (verdicts), `sources` (lost, regained, failed) and `tracks` (scores).
+        streams: of `alerts` (verdicts), `sources` (lost, regained, failed), `tracks` (scores) and
+            `scans` (results of scanned archives).
         from_start: a new group begins with the oldest entry kept, not with the next to come.
         namespace: first part of all keys.
         ca_file: PEM file of the CA that signed the server's certificate.
@@ -320,7 +321,7 @@ class Subscription:
     multiple=True,
     default=("alerts", "sources"),
     show_default=True,
-    help="Verdicts, events of sources, scores; repeat.",
+    help="Verdicts, events of sources, scores, results of scans; repeat.",
 )
 @click.option("--from-start", is_flag=True, help="A new group begins with the oldest entry kept.")
 @click.option("--namespace", default="facewarden", show_default=True, help="First part of keys.")

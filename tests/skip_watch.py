@@ -12,6 +12,8 @@ MAY_SKIP = {
     "needs ../shared": "data beside the checkout, with licences that keep it out of the repository",
     "needs redis-server": "TLS, ACL and AOF need Debian's Redis; the README names the packages",
     "needs openssl": "certificates for TLS servers; the README names the package",
+    "needs the extra objects": "s3fs, and moto to test it with",
+    "needs the extra heic": "reads HEIC",
     "needs the extra crosscheck": "brings OpenCV; only for development of the tracker",
     "needs a network namespace": "not every container may make one",
     "needs a namespace of its own": "likewise, for process 1 and read-only file systems",

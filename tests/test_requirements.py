@@ -69,6 +69,7 @@ def imported_distributions(files: list[Path]) -> set[str]:
         ("demo.txt", ("demo",), ()),
         ("scan.txt", ("scan",), ()),
         ("gpu.txt", ("gpu",), ()),
+        ("objects.txt", ("objects",), ()),
         ("dev.txt", ("train", "aot", "objects", "heic", "ray", "openvino", "dev"), ("demo",)),
     ],
 )
@@ -76,7 +77,9 @@ def test_a_list_names_what_pyproject_names(file, groups, beside):
     assert listed(file) == extras(*groups) - extras(*beside)
 
 
-@pytest.mark.parametrize("file", ["stream.txt", "demo.txt", "scan.txt", "gpu.txt", "dev.txt"])
+@pytest.mark.parametrize(
+    "file", ["stream.txt", "demo.txt", "scan.txt", "gpu.txt", "objects.txt", "dev.txt"]
+)
 def test_every_listed_package_has_one_version(file):
     assert listed(file) <= pinned()
 
@@ -86,7 +89,7 @@ def test_the_stream_imports_only_what_its_list_names():
 
 
 def test_the_scan_imports_only_what_its_lists_name():
-    optional = {"pillow-heif"}  # reads HEIC where it is installed
+    optional = {"pillow-heif"} | listed("objects.txt")  # where they are installed
     found = imported_distributions(SCAN_FILES)
     assert found - optional <= listed("stream.txt") | listed("scan.txt")
 

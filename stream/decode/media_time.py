@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 # A live stream's stamps that run ahead of the clock by more, all at once, are a fault of the
 # camera. Less does no harm: a track outlives it.
@@ -93,23 +96,31 @@ class DueFrames:
 
     Media time is cut into slots of equal length; the first frame in each is due. So the choice
     does not drift, and after a gap there is nothing to catch up with.
+
+    Args:
+        per_second: slots.
+        spans: stretches of media time, seconds; outside them nothing is due. None: all is inside.
     """
 
-    def __init__(self, per_second: float) -> None:
+    def __init__(
+        self, per_second: float, spans: Sequence[tuple[float, float]] | None = None
+    ) -> None:
         self._per_second = per_second
+        self._spans = ((-math.inf, math.inf),) if spans is None else tuple(spans)
         self._slot = -1
 
     def take(self, pts_s: float) -> bool:
         """Return whether a frame is due, and if so, count its slot as served."""
-        slot = self.slot(pts_s)
-        if slot <= self._slot:
+        slot = self.last_slot(pts_s, pts_s)
+        if not self.wants(slot):
             return False
         self._slot = slot
         return True
 
-    def slot(self, pts_s: float) -> int:
-        """Return the number of the slot that a time lies in."""
-        return math.floor((pts_s + DUE_TOLERANCE_S) * self._per_second)
+    def last_slot(self, from_s: float, to_s: float) -> int:
+        """Return the last slot of a stretch of time that something in it is due for; -1: none."""
+        ends = [min(to_s, end) for start, end in self._spans if start <= to_s and from_s <= end]
+        return math.floor((max(ends) + DUE_TOLERANCE_S) * self._per_second) if ends else -1
 
     def wants(self, slot: int) -> bool:
         """Return whether a frame of this slot would still be due."""

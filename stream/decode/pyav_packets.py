@@ -55,6 +55,10 @@ _PIXEL_ASPECTS: Final = Fraction(1, 4), Fraction(4)
 # So little off is not worth the loss of resampling.
 _ASPECT_TOLERANCE: Final = 0.01
 COLORSPACE_UNSPECIFIED: Final = 2  # AVCOL_SPC_UNSPECIFIED
+# FFmpeg's decoders count padding, too: rows of whole 64 pixels, blocks of 16. So they are allowed
+# more, and what exceeds the limit is refused once its size is known.
+_PADDED: Final = 2
+_PADDING_PX: Final = 2**16
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +111,7 @@ class PyAVDecoder:
         self._monotonic = monotonic
         self._wait = wait
         self._kind = source_kind(source)
-        self._due = DueFrames(config.analyse_fps)
+        self._due = DueFrames(config.analyse_fps, config.spans)
         self._deinterlacer: Deinterlacer[Moment] = Deinterlacer()
         self._reformatter = VideoReformatter()
         self._frames_seen = 0
@@ -198,7 +202,7 @@ class PyAVDecoder:
         context = stream.codec_context
         if context.width * context.height > self._source.max_pixels:
             raise self._too_large(context.width, context.height)
-        context.options = {"max_pixels": str(self._source.max_pixels)}
+        context.options = {"max_pixels": str(_PADDED * self._source.max_pixels + _PADDING_PX)}
         context.thread_count = threads
         context.thread_type = "SLICE" if self._live else "AUTO"  # frame threads add latency
         return stream

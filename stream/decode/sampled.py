@@ -97,7 +97,7 @@ class SampledDecoder(PyAVDecoder):
         last = None
         if group and not go_on:
             last = self._last_slot(group)
-            if last is not None and not self._due.wants(last):
+            if self._is_served(last):
                 return
         elif not go_on:
             return
@@ -105,11 +105,16 @@ class SampledDecoder(PyAVDecoder):
             if self._closed:
                 return
             yield from self._of_packet(packet)
-            if last is not None and not self._due.wants(last):
+            if self._is_served(last):
                 break
         else:
             yield from self._of_packet(self._nothing_more())
         self._stream.codec_context.flush_buffers()
+
+    def _is_served(self, last: int | None) -> bool:
+        """Return whether nothing is due up to a slot; media time starts with the first picture."""
+        timed = self._media_time.shift_s is not None
+        return timed and last is not None and not self._due.wants(last)
 
     def _of_part(self, group: Sequence[Packet[Stream]]) -> Iterator[Frame]:
         """Yield the due frames of a part of a group: all is decoded, what follows may need it."""
@@ -147,8 +152,8 @@ class SampledDecoder(PyAVDecoder):
         set_back = first_s - float(min(shown) * base) > MAX_DISORDER * self._interval_s
         if set_back or (before is not None and self._group_ticks <= before):
             return None  # `MediaTime` finds out what that means, picture by picture
-        shift_s = self._media_time.shift_s
-        return self._due.slot(last_s + (-first_s if shift_s is None else shift_s))
+        shift_s = -first_s if self._media_time.shift_s is None else self._media_time.shift_s
+        return self._due.last_slot(first_s + shift_s, last_s + shift_s)
 
     def _nothing_more(self) -> Packet[Stream]:
         """Return the packet that makes the decoder give what it holds."""

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stream.config import SinkConfig
-    from stream.messages import OutMessage
+    from stream.messages import Lane, OutMessage
 
 
 class Sink(Protocol):
@@ -42,6 +42,7 @@ def open_sinks(
     run: str,
     heartbeat_s: float,
     source_ids: Sequence[str] = (),
+    lanes: Sequence[Lane] | None = None,
 ) -> list[Sink]:
     """Open all sinks, or none.
 
@@ -50,6 +51,7 @@ def open_sinks(
         run: of the producer, as in its messages.
         heartbeat_s: longest time between two statuses of a source.
         source_ids: of all sources.
+        lanes: kinds of messages that will be sent, without statuses; None: those of live sources.
 
     Raises:
         ConfigError: one of them can't be used as configured; those before it are closed.
@@ -57,7 +59,9 @@ def open_sinks(
     with contextlib.ExitStack() as opened:
         sinks = []
         for config in configs:
-            sink = open_sink(config, run=run, heartbeat_s=heartbeat_s, source_ids=source_ids)
+            sink = open_sink(
+                config, run=run, heartbeat_s=heartbeat_s, source_ids=source_ids, lanes=lanes
+            )
             opened.callback(_close_after_error, sink)
             sinks.append(sink)
         opened.pop_all()
@@ -70,6 +74,7 @@ def open_sink(
     run: str,
     heartbeat_s: float,
     source_ids: Sequence[str] = (),
+    lanes: Sequence[Lane] | None = None,
 ) -> Sink:
     """Open a sink.
 
@@ -78,6 +83,7 @@ def open_sink(
         run: of the producer, as in its messages.
         heartbeat_s: longest time between two statuses of a source.
         source_ids: of all sources.
+        lanes: kinds of messages that will be sent, without statuses; None: those of live sources.
 
     Raises:
         ConfigError: the sink can't be used as configured.
@@ -87,9 +93,16 @@ def open_sink(
 
     match config:
         case RedisSinkConfig():
+            from stream.publish.backlog import LIVE
             from stream.publish.redis_stream import RedisSink
 
-            return RedisSink(config, run=run, heartbeat_s=heartbeat_s, source_ids=source_ids)
+            return RedisSink(
+                config,
+                run=run,
+                heartbeat_s=heartbeat_s,
+                source_ids=source_ids,
+                lanes=lanes or LIVE,
+            )
         case JsonlSinkConfig():
             from stream.publish.jsonl import JsonlSink
 

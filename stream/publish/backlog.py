@@ -1,4 +1,4 @@
-"""Messages that wait for Redis: alerts and source events on disk, scores in memory."""
+"""Messages that wait for Redis: alerts, source events and scans on disk, scores in memory."""
 
 from __future__ import annotations
 
@@ -13,13 +13,21 @@ from stream.messages import Lane
 from stream.publish.spool import Spool, SpoolFolder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
 log = logging.getLogger(__name__)
 
 # In the order in which they leave; lost, if something must be, in the opposite one.
-_NOUNS: Final = {Lane.ALERTS: "alerts", Lane.SOURCES: "source events", Lane.TRACKS: "scores"}
+_NOUNS: Final = {
+    Lane.ALERTS: "alerts",
+    Lane.SOURCES: "source events",
+    Lane.SCANS: "scan results",
+    Lane.TRACKS: "scores",
+}
+
+
+LIVE: Final = (Lane.ALERTS, Lane.SOURCES, Lane.TRACKS)
 
 
 class Backlog:
@@ -32,6 +40,7 @@ class Backlog:
         folder: of the spools; None for a private one, made when first needed.
         spool_limits: messages of each kind that may wait on disk.
         memory_limit: messages that may wait in memory, once `keep` is called.
+        lanes: the kinds there are, in the order in which they leave.
 
     Attributes:
         lost: by kind, messages that were dropped because disk and memory were full, or abandoned.
@@ -41,13 +50,19 @@ class Backlog:
     """
 
     def __init__(
-        self, folder: Path | None, *, spool_limits: Mapping[Lane, int], memory_limit: int
+        self,
+        folder: Path | None,
+        *,
+        spool_limits: Mapping[Lane, int],
+        memory_limit: int,
+        lanes: Sequence[Lane] = LIVE,
     ) -> None:
-        self.lost = Counter(dict.fromkeys(_NOUNS, 0))
+        self.lost = Counter(dict.fromkeys(lanes, 0))
+        self._lanes = lanes
         self._memory_limit = memory_limit
         self._folder = SpoolFolder(folder)
         self._spools: dict[Lane, Spool] = {}
-        self._memory: dict[Lane, deque[str]] = {lane: deque() for lane in _NOUNS}
+        self._memory: dict[Lane, deque[str]] = {lane: deque() for lane in lanes}
         self._complaint = ""
         try:
             for lane, limit in spool_limits.items():
@@ -58,7 +73,7 @@ class Backlog:
 
     def __len__(self) -> int:
         """Return how many messages wait."""
-        return sum(self._waiting(lane) for lane in _NOUNS)
+        return sum(self._waiting(lane) for lane in self._lanes)
 
     def add(self, lane: Lane, message: str) -> None:
         """Queue a message."""
@@ -71,7 +86,7 @@ class Backlog:
         overtakes another that it belongs behind. No kind is in it while one before it has more.
         """
         batch: dict[Lane, list[str]] = {}
-        for lane in _NOUNS:
+        for lane in self._lanes:
             batch[lane] = self._independent(lane, count)
             count -= len(batch[lane])
             if len(batch[lane]) < self._waiting(lane):
@@ -96,7 +111,7 @@ class Backlog:
             log.warning("%s", complaint)
         self._complaint = complaint
         excess = sum(map(len, self._memory.values())) - self._memory_limit
-        for lane in reversed(_NOUNS):
+        for lane in reversed(self._lanes):
             dropped = min(max(excess, 0), len(self._memory[lane]))
             for _ in range(dropped):
                 self._memory[lane].popleft()
@@ -177,7 +192,7 @@ def counted(messages: Mapping[Lane, int]) -> str:
 
 
 def _subject(message: str) -> str | None:
-    """Return the id of the track, else of the source, that a message is about."""
+    """Return the id of the track, else of the source, else of the event, of a message."""
     parts = json.loads(message)
-    about = parts.get("track") or parts.get("source")
+    about = parts.get("track") or parts.get("source") or parts.get("event")
     return str(about.get("id")) if isinstance(about, dict) else None

@@ -18,7 +18,7 @@ from redis.exceptions import ExecAbortError, NoPermissionError, RedisError
 
 from stream.errors import ConfigError, SinkError
 from stream.messages import SCHEMA, Lane, StatusMessage
-from stream.publish.backlog import Backlog, counted
+from stream.publish.backlog import LIVE, Backlog, counted
 from stream.publish.embedded import EmbeddedServer
 from stream.publish.redis_client import Node, cluster_hint, read_address, reason, waiting_may_cure
 
@@ -35,7 +35,6 @@ log = logging.getLogger(__name__)
 _CHUNK: Final = 500  # messages in one pipeline: about half a megabyte
 _FIRST_WAIT_S: Final = 0.1
 _LONGEST_WAIT_S: Final = 5.0
-_STREAMS: Final = (Lane.ALERTS, Lane.SOURCES, Lane.TRACKS)
 _ON_CHANNEL: Final = (Lane.ALERTS, Lane.SOURCES)
 
 
@@ -47,6 +46,7 @@ class RedisSink:
         run: of the producer; names the connection.
         heartbeat_s: longest time between two statuses of a source; its hash expires after three.
         source_ids: whose statuses will be sent; their keys are looked at.
+        lanes: kinds of messages that will be sent, without statuses.
         clock: monotonic seconds.
 
     Attributes:
@@ -69,14 +69,17 @@ class RedisSink:
         run: str,
         heartbeat_s: float,
         source_ids: Sequence[str] = (),
+        lanes: Sequence[Lane] = LIVE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.sent = Counter(dict.fromkeys(_STREAMS, 0))
+        self.sent = Counter(dict.fromkeys(lanes, 0))
+        self._lanes = lanes
         self.outages = 0
         self._config = config
         self._maxlens = {
             Lane.ALERTS: config.alerts_maxlen,
             Lane.SOURCES: config.sources_maxlen,
+            Lane.SCANS: config.scans_maxlen,
             Lane.TRACKS: config.tracks_maxlen,
         }
         self._clock = clock
@@ -98,13 +101,16 @@ class RedisSink:
             self.address = address.shown
             self._node = Node(address, name=f"facewarden-{run}", timeout_s=config.timeout_s)
             resources.callback(self._node.close)
+            spooled = {
+                Lane.ALERTS: config.spool_alerts,
+                Lane.SOURCES: config.spool_sources,
+                Lane.SCANS: config.spool_scans,
+            }
             self.backlog = Backlog(
                 config.spool,
-                spool_limits={
-                    Lane.ALERTS: config.spool_alerts,
-                    Lane.SOURCES: config.spool_sources,
-                },
+                spool_limits={lane: n for lane, n in spooled.items() if lane in lanes},
                 memory_limit=config.queue_messages,
+                lanes=lanes,
             )
             resources.callback(self.backlog.close)
             self._rehearse(source_ids)
@@ -162,8 +168,9 @@ class RedisSink:
     def _rehearse(self, source_ids: Sequence[str]) -> None:
         """Let Redis check every command we are going to send, run none, and look at our keys."""
         started = self._clock()
-        expected = {self._key(lane): "stream" for lane in _STREAMS}
-        expected |= {self._status_key(source_id): "hash" for source_id in ("none", *source_ids)}
+        expected = {self._key(lane): "stream" for lane in self._lanes}
+        if self._is_live:
+            expected |= {self._status_key(id_): "hash" for id_ in ("none", *source_ids)}
         error = self._try_commands(expected)
         while error is not None and not self._hint(error) and self._node.follow(error):
             error = self._try_commands(expected)
@@ -174,6 +181,10 @@ class RedisSink:
             hint = "; see docs/messages.md" if denied else self._hint(error)
             raise ConfigError(f"Redis at {self.address} refuses us: {reason(error)}{hint}")
         self._leave(error, started)
+
+    @property
+    def _is_live(self) -> bool:
+        return Lane.ALERTS in self._lanes  # then statuses and the channel are used, too
 
     def _try_commands(self, expected: Mapping[str, str]) -> RedisError | None:
         """Rehearse on the present node, and return what failed first.
@@ -186,9 +197,10 @@ class RedisSink:
         """
         pipe = self._node.client.pipeline(transaction=False)
         _raw(pipe, "MULTI")  # what follows is checked and queued...
-        self._add_messages(pipe, {lane: ["{}"] for lane in _STREAMS})
-        self._add_status(pipe, "none", {"schema": SCHEMA})
-        pipe.publish(self._key(Lane.ALERTS), "{}")
+        self._add_messages(pipe, {lane: ["{}"] for lane in self._lanes})
+        if self._is_live:
+            self._add_status(pipe, "none", {"schema": SCHEMA})
+            pipe.publish(self._key(Lane.ALERTS), "{}")
         _raw(pipe, "DISCARD")  # ...and thrown away
         _raw(pipe, "MULTI")  # a cluster runs a transaction only if one node holds all its keys
         for key in expected:

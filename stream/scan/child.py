@@ -49,7 +49,7 @@ class ReadStatus(StrEnum):
 class Task:
     """A file to read."""
 
-    path: bytes
+    path: bytes  # of the file itself; of an object, where it was fetched to
     source_id: str
     is_still: bool
     follow_links: bool

@@ -9,23 +9,25 @@ import os
 import sys
 import time
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import click
 
 from models import Setting
-from stream.console import open_standard_streams, set_up_logging
+from stream.console import hide_in_logs, open_standard_streams, set_up_logging
 from stream.errors import ConfigError, StreamError
+from stream.redact import secrets_of
 from stream.signals import StopSignals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from stream.analyse import Analyser
-    from stream.config import StreamConfig
+    from stream.config import RedisSinkConfig, StreamConfig
     from stream.scan.inputs import Listing
-    from stream.scan.policy import Mode, ScanLimits
+    from stream.scan.policy import Look, Mode, ScanLimits
     from stream.scan.scanner import ScanPlan, ScanProgress
     from trt_engines.backends import Backend
 
@@ -71,12 +73,17 @@ Examples:
     "the live stream looks at.",
 )  # fmt: skip
 @click.option(
+    "--then", type=click.Choice(["sample"]),
+    help="With --mode keyframes: where key frames show a face, look at the seconds around again, "
+    "at --fps.",
+)  # fmt: skip
+@click.option(
     "--fps", type=click.FloatRange(min=0, min_open=True, max=1000), default=1.0, show_default=True,
     help="Frames a second of media time that `sample` looks at, and `keyframes` at most.",
 )  # fmt: skip
 @click.option(
     "--config", "config_path", type=click.Path(path_type=Path), metavar="FILE",
-    help="YAML file of the live stream; its sources and sinks don't matter.",
+    help="YAML file of the live stream; its sources don't matter, its sinks only with --sink.",
 )  # fmt: skip
 @click.option(
     "--model", "models", type=click.Path(path_type=Path), multiple=True, metavar="PATH",
@@ -89,7 +96,7 @@ Examples:
 @click.option(
     "--limit", "limits", type=Setting(), multiple=True, metavar="KEY=VALUE",
     help="What one file may cost: cpu_s, wall_s, silent_s, memory_mb, max_pixels, still_pixels, "
-    "duration_s.",
+    "duration_s; temporary_mb for what is fetched from object stores.",
 )  # fmt: skip
 @click.option(
     "--readers", type=click.IntRange(1, 256), metavar="N",
@@ -98,6 +105,15 @@ Examples:
 @click.option(
     "--shard", metavar="I/N",
     help="Scan the part number I, from 0, of N parts; `scan merge` makes one of their results.",
+)  # fmt: skip
+@click.option(
+    "--watch", type=click.FloatRange(min=0, min_open=True, max=86400), metavar="SECONDS",
+    help="Go on with what arrives: list PATH... so often, and scan what has stood still since the "
+    "listing before. A signal ends it.",
+)  # fmt: skip
+@click.option(
+    "--sink", type=click.Choice(["redis"]),
+    help="Publish a message per file, too, to the Redis of --config or $REDIS_URL.",
 )  # fmt: skip
 @click.option("--no-crops", is_flag=True, help="Keep no pictures of faces.")
 @click.option(
@@ -115,6 +131,7 @@ def scan(
     exclude: tuple[str, ...],
     follow_links: bool,
     mode: str,
+    then: str | None,
     fps: float,
     config_path: Path | None,
     models: tuple[Path, ...],
@@ -122,6 +139,8 @@ def scan(
     limits: tuple[tuple[str, Any], ...],
     readers: int | None,
     shard: str | None,
+    watch: float | None,
+    sink: str | None,
     no_crops: bool,
     fail_on: str | None,
     log_format: Literal["text", "json"],
@@ -129,10 +148,13 @@ def scan(
 ) -> None:
     """Scan the files at PATH..., and those in folders there, for attacks.
 
+    PATH may be the address of an object, or of a folder, in an object store: s3://, gs://, az://.
+
     Exit codes: 0 clean, 1 failed or stopped, 2 usage, 3 some files could not be read to the end,
     10 attacks found with --fail-on attack.
     """
-    from stream.scan.inputs import Selection, list_items, parse_shard
+    from stream.scan.inputs import Listing, Selection, parse_shard
+    from stream.scan.listing import list_items
 
     signals = StopSignals()
     open_standard_streams()
@@ -140,21 +162,39 @@ def scan(
     with _ending():
         if not paths and not lists:
             raise ConfigError("expected PATH... or --from FILE, found neither")
+        if then is not None and mode != "keyframes":
+            raise ConfigError(f"--then sample goes with --mode keyframes, not with {mode}")
         part = (0, 1) if shard is None else parse_shard(shard)
         allowed = _limits(limits)
         named = [*paths, *(path for each in lists for path in _listed(each, null=null))]
         config = _config(config_path, models, settings)
-        listing = list_items(named, Selection(include, exclude, follow_links), shard=part)
+        redis = None if sink is None else _redis(config, out / "spool")
+        selection = Selection(include, exclude, follow_links)
+
+        def list_all() -> Listing:
+            return list_items(named, selection, shard=part)
+
+        listing = list_all()
         log.info(
             "%d files to scan, %d of folders left out by name, %d links not followed",
             len(listing.items), listing.left_out, listing.links,
         )  # fmt: skip
         with ExitStack() as resources:
-            run = _Run(config, _mode(mode), fps, allowed, out, resources)
+            run = _Run(config, _mode(mode), fps, allowed, out, resources, looks_closer=bool(then))
             plan = run.plan(follow_links=follow_links, readers=readers or os.cpu_count() or 1)
-            progress = run.scan(plan, listing, part, signals, crops=not no_crops)
+            if watch is not None:
+                listing = Listing()  # what is there already may be half-written, too
+            progress = run.scan(
+                plan,
+                listing,
+                part,
+                signals,
+                crops=not no_crops,
+                redis=redis,
+                watch=None if watch is None else (list_all, watch),
+            )
         _say(progress)
-        if signals.stop.is_set():
+        if signals.stop.is_set() and watch is None:
             log.error("stopped; run again to go on")
             sys.exit(FAILED)
         if fail_on and progress.verdicts["attack"]:
@@ -205,16 +245,22 @@ class _Run:
         limits: ScanLimits,
         out: Path,
         resources: ExitStack,
+        *,
+        looks_closer: bool,
     ) -> None:
-        from stream.scan.policy import Mode, for_stills, for_videos
+        from stream.scan.policy import Look, Mode, config_for
 
-        self._configs = {False: for_videos(config, mode, fps), True: for_stills(config)}
+        self._configs = {
+            look: config_for(look, config, mode, fps)
+            for look in Look
+            if looks_closer or look is not Look.CLOSER
+        }
         self._mode = mode
         self._fps = config.decode.analyse_fps if mode is Mode.FULL else fps
         self._limits = limits
         self._out = out
         self._resources = resources
-        self._analysers: dict[bool, Analyser] = {}
+        self._analysers: dict[Look, Analyser] = {}
 
     def plan(self, *, follow_links: bool, readers: int) -> ScanPlan:
         """Return how files are scanned.
@@ -222,11 +268,13 @@ class _Run:
         Raises:
             ConfigError: an engine can't be used.
         """
+        from stream.scan.policy import Look
         from stream.scan.scanner import ScanPlan
         from trt_engines.errors import EngineError
         from trt_engines.manifest import load_manifest
 
-        config = self._configs[False]
+        config = self._configs[Look.VIDEO]
+        closer = self._configs.get(Look.CLOSER)
         nets = [config.detect.engines / f"{net}.manifest.json" for net in ("pnet", "rnet", "onet")]
         try:
             found = [load_manifest(engine.manifest) for engine in config.score.engines]
@@ -241,15 +289,17 @@ class _Run:
             del each["detect"]["engines"]
             each["score"]["engines"] = [e["interval_s"] for e in each["score"]["engines"]]
         key = [told, [m.model_dump(mode="json") for m in manifests], self._mode, self._fps]
-        key.append(self._limits.model_dump(mode="json"))
+        key.append(self._limits.model_dump(mode="json", exclude={"temporary_mb"}))
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         return ScanPlan(
             mode=self._mode,
             fps=self._fps,
             decode=config.decode,
+            closer=None if closer is None else closer.decode,
             limits=self._limits,
             follow_links=follow_links,
             readers=readers,
+            folder=self._out / "fetched",
             run_key=digest[:32],
             models=tuple(f"{m.name}:{m.onnx_sha256}" for m in found),
         )
@@ -262,53 +312,84 @@ class _Run:
         signals: StopSignals,
         *,
         crops: bool,
+        redis: RedisSinkConfig | None,
+        watch: tuple[Callable[[], Listing], float] | None,
     ) -> ScanProgress:
-        """Scan, and write the results of what is finished, however it ends."""
+        """Scan, and write the results of what is finished, however it ends.
+
+        Args:
+            plan: how.
+            listing: what.
+            part: of how many parts this is which.
+            signals: end it.
+            crops: whether pictures of faces are kept.
+            redis: where results are published, too.
+            watch: what lists all that is there, and every how many seconds; None: `listing` is all.
+        """
         import torch
 
         from stream.scan.crops import CropKeeper
         from stream.scan.journal import Journal
-        from stream.scan.report import write_report
-        from stream.scan.results import journals_in, write_results
+        from stream.scan.outputs import Outputs
+        from stream.scan.policy import Look
         from stream.scan.scanner import Scanner
+        from stream.scan.watch import Watch
         from trt_engines.manifest import load_manifest
 
         torch.set_num_threads(1)  # the engines have their own; tensor work here is small
         number, parts = part
         name = "all" if parts == 1 else f"{number}-of-{parts}"
-        first = load_manifest(self._configs[False].score.engines[0].manifest)
+        first = load_manifest(self._configs[Look.VIDEO].score.engines[0].manifest)
         leave = 0.5 if first.thresholds is None else first.thresholds.leave
         keeper = CropKeeper(self._out / "crops", first.input, leave) if crops else None
-        with Journal(self._out / "journal" / f"{name}.jsonl") as journal:
-            for is_still in {item.is_still for item in listing.items}:
-                self.analyser(is_still)  # what can't be used is said before anything is scanned
-            scanner = Scanner(plan, self.analyser, journal, keeper, stop=signals.stop)
+        plan = replace(plan, folder=plan.folder / name)
+        with ExitStack() as held:
+            journal = held.enter_context(Journal(self._out / "journal" / f"{name}.jsonl"))
+            looks = {Look.STILL if item.is_still else Look.VIDEO for item in listing.items}
+            for look in looks:
+                self.analyser(look)  # what can't be used is said before anything is scanned
+            outputs = Outputs(
+                self._out,
+                journal,
+                self._open_first if crops else None,
+                redis=redis,
+                is_whole=parts == 1,
+                grows=watch is not None,
+            )
+            held.enter_context(outputs)
+            arrivals = None if watch is None else held.enter_context(Watch(*watch))
+            scanner = Scanner(
+                plan, self.analyser, journal.finished, outputs.add, keeper, stop=signals.stop
+            )
             signals.drain_from_now()
             with _reporter() as report:
-                scanner.run(listing.items, report)
-            if parts == 1:
-                journals = journals_in(self._out)
-                write_results(journals, self._out)
-                write_report(journals, self._out, self._open_first if crops else None)
+
+                def tell(progress: ScanProgress) -> None:
+                    outputs.refresh()
+                    report(progress)
+
+                scanner.run(listing.items, tell, arrivals)
+            outputs.write()
         return scanner.progress
 
-    def analyser(self, is_still: bool) -> Analyser:
-        """Return what analyses videos, or stills."""
+    def analyser(self, look: Look) -> Analyser:
+        """Return what analyses a kind of look."""
         from stream.analyse import open_analyser
         from trt_engines.errors import EngineError
 
-        if is_still not in self._analysers:
+        if look not in self._analysers:
             try:
-                opened = open_analyser(self._configs[is_still])
+                opened = open_analyser(self._configs[look])
             except EngineError as error:
                 raise ConfigError(str(error)) from error
-            self._analysers[is_still] = self._resources.enter_context(opened)
-        return self._analysers[is_still]
+            self._analysers[look] = self._resources.enter_context(opened)
+        return self._analysers[look]
 
     def _open_first(self) -> Backend:
+        from stream.scan.policy import Look
         from trt_engines.backends import open_backend
 
-        config = self._configs[False]
+        config = self._configs[Look.VIDEO]
         return open_backend(config.score.engines[0].manifest, config.backend)
 
 
@@ -336,6 +417,27 @@ def _config(
     return load_config(
         path, [*unused, *([("score.engines", engines)] if engines else []), *settings]
     )
+
+
+def _redis(config: StreamConfig, spool: Path) -> RedisSinkConfig:
+    """Return the Redis of the configuration; what waits for it lies beside the results.
+
+    Raises:
+        ConfigError: no server is named.
+    """
+    from pydantic import SecretStr
+
+    from stream.config import RedisSinkConfig
+
+    redis = next((s for s in config.sinks if isinstance(s, RedisSinkConfig)), RedisSinkConfig())
+    url = redis.url or SecretStr(os.environ.get("REDIS_URL", ""))
+    if not url.get_secret_value():
+        raise ConfigError(
+            "--sink redis: expected its URL in --config (sinks: [{kind: redis, url: ...}]) or in "
+            "$REDIS_URL, found none"
+        )
+    hide_in_logs(secrets_of(url.get_secret_value()))
+    return redis.model_copy(update={"url": url, "spool": redis.spool or spool})
 
 
 def _mode(text: str) -> Mode:

@@ -9,7 +9,7 @@ import fnmatch
 import hashlib
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from stream.errors import ConfigError
@@ -57,12 +57,13 @@ VIDEOS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One file to scan."""
+    """One file, or object of a store, to scan."""
 
     path: bytes  # as the user will see it: as named, or below the folder that was named
     size: int  # bytes
     mtime_ns: int
     problem: str | None = None  # why it can't be read at all
+    etag: str | None = None  # of an object: what the store calls this content
 
     @property
     def is_still(self) -> bool:
@@ -100,24 +101,34 @@ class Selection:
 
 @dataclass(slots=True)
 class Listing:
-    """The files found, and how many were left out."""
+    """The files found, each path once, and how many were left out."""
 
-    items: list[Item]
+    items: list[Item] = field(default_factory=list)
     left_out: int = 0  # of folders: not selected
     links: int = 0  # not followed
 
 
-def list_items(
-    paths: Iterable[bytes], selection: Selection, *, shard: tuple[int, int] = (0, 1)
-) -> Listing:
-    """Return what is to be scanned, sorted by path, each path once.
+def is_object(path: bytes) -> bool:
+    """Return whether a path is the address of an object, or of a folder, in an object store."""
+    return path.startswith((b"s3://", b"gs://", b"az://"))
+
+
+def part_of(path: bytes, parts: int) -> int:
+    """Return which of so many parts a path belongs to, whatever else is in the archive."""
+    return int.from_bytes(hashlib.sha256(path).digest()[:8], "big") % parts
+
+
+def list_files(paths: Iterable[bytes], selection: Selection) -> Listing:
+    """Return what is to be scanned on this machine.
 
     Args:
         paths: files and folders.
         selection: of the files in folders; a path that is named itself is always taken.
-        shard: (I, N): of N parts that share no file and leave none out, the one number I, from 0.
+
+    Raises:
+        ConfigError: a folder can't be listed.
     """
-    listing = Listing([])
+    listing = Listing()
     found: dict[bytes, Item] = {}
     for path in paths:
         if os.path.isdir(path) and (selection.follow_links or not os.path.islink(path)):
@@ -125,14 +136,8 @@ def list_items(
                 _add(found, os.path.join(path, below), selection)
         else:
             _add(found, path, selection)
-    number, parts = shard
-    listing.items = [found[p] for p in sorted(found) if _part(p, parts) == number]
+    listing.items = list(found.values())
     return listing
-
-
-def _part(path: bytes, parts: int) -> int:
-    """Return the part that a path belongs to, whatever else is in the archive."""
-    return int.from_bytes(hashlib.sha256(path).digest()[:8], "big") % parts
 
 
 def _add(found: dict[bytes, Item], path: bytes, selection: Selection) -> None:

@@ -26,6 +26,7 @@ class Finished:
     size: int
     mtime_ns: int
     sha256: str | None
+    etag: str | None
 
 
 class Journal(Closing):
@@ -85,7 +86,9 @@ class Journal(Closing):
         self._file.close()
 
     def _note(self, row: FileRow) -> None:
-        self.finished[row.raw_path] = Finished(row.run_key, row.size, row.mtime_ns, row.sha256)
+        self.finished[row.raw_path] = Finished(
+            row.run_key, row.size, row.mtime_ns, row.sha256, row.etag
+        )
 
     def _cut(self) -> None:
         size = self._file.seek(0, os.SEEK_END)

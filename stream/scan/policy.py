@@ -11,6 +11,9 @@ from stream.config import Options, StreamConfig
 
 # Cameras send a key frame every one to five seconds, mostly; nothing says so before decoding.
 _KEY_FRAMES_APART_S: Final = 5.0
+# Searching a whole frame costs seven times as much as finding a known face again.
+_SEARCHED_EVERY: Final = 3  # looks
+_KEY_FRAMES_SEARCHED_S: Final = 6.0
 
 
 class Mode(StrEnum):
@@ -19,6 +22,14 @@ class Mode(StrEnum):
     KEYFRAMES = "keyframes"
     SAMPLE = "sample"
     FULL = "full"  # as the live stream
+
+
+class Look(StrEnum):
+    """For what an analyser is set up; see `config_for`."""
+
+    STILL = "still"
+    VIDEO = "video"
+    CLOSER = "closer"  # at seconds of a video where key frames showed faces
 
 
 class ScanLimits(Options):
@@ -43,13 +54,31 @@ class ScanLimits(Options):
     duration_s: float = Field(
         86400.0, gt=0, description="Longest video, seconds of media time; what follows is left out."
     )
+    temporary_mb: int = Field(
+        32768,
+        ge=1,
+        description="Disk for what is fetched from object stores, MiB, all files together; a "
+        "larger object is refused.",
+    )
+
+
+def config_for(look: Look, config: StreamConfig, mode: Mode, fps: float) -> StreamConfig:
+    """Return the configuration of a kind of look; see `for_videos` and `for_stills`."""
+    match look:
+        case Look.STILL:
+            return for_stills(config)
+        case Look.VIDEO:
+            return for_videos(config, mode, fps)
+        case Look.CLOSER:
+            return for_videos(config, Mode.SAMPLE, fps)
 
 
 def for_videos(config: StreamConfig, mode: Mode, fps: float) -> StreamConfig:
     """Return the configuration for videos.
 
     With looks far apart, a face counts from its first sighting, and durations that were chosen for
-    several looks a second grow with the step.
+    several looks a second grow with the step. Whole frames are searched at every third look, and
+    whenever a known face is not found again or none is known.
 
     Args:
         config: of the live stream; `full` leaves it as it is.
@@ -60,11 +89,18 @@ def for_videos(config: StreamConfig, mode: Mode, fps: float) -> StreamConfig:
         return config
     pictures = "reference" if mode is Mode.SAMPLE else "keyframes"
     step_s = 1 / fps if mode is Mode.SAMPLE else max(1 / fps, _KEY_FRAMES_APART_S)
-    track, fuse = config.track, config.fuse
+    search_s = _SEARCHED_EVERY / fps if mode is Mode.SAMPLE else _KEY_FRAMES_SEARCHED_S
+    detect, track, fuse = config.detect, config.track, config.fuse
     return config.model_copy(
         update={
             "decode": config.decode.model_copy(
                 update={"kind": "sampled", "pictures": pictures, "analyse_fps": fps}
+            ),
+            "detect": detect.model_copy(
+                update={
+                    "detect_every_s": max(detect.detect_every_s, search_s),
+                    "search_lost": True,
+                }
             ),
             "track": track.model_copy(
                 update={

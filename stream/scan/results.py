@@ -100,7 +100,7 @@ def _files_schema(pa: Any) -> Any:
         "n_bona_fide": whole, "n_undecided": whole, "n_abstain": whole, "coverage": real,
         "seconds": real, "frames_seen": whole, "frames_analysed": whole, "frames_failed": whole,
         "width": whole, "height": whole, "media": text, "decoder": text, "mode": text, "fps": real,
-        "size": whole, "mtime_ns": whole, "sha256": text, "models": pa.list_(text),
+        "size": whole, "mtime_ns": whole, "sha256": text, "etag": text, "models": pa.list_(text),
         "run_key": text, "version": text, "at": text, "path_bytes": pa.binary(),
     }  # fmt: skip
     return pa.schema(list(columns.items()), metadata={"schema": SCHEMA})

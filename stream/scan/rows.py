@@ -101,11 +101,17 @@ class FileRow(_Row):
     height: int | None = Field(description="Pixels.")
     media: str | None = Field(description="Codec, size and frame rate, for people.")
     decoder: str | None = Field(description="What made the pixels.")
-    mode: str = Field(description="keyframes, sample or full.")
+    mode: str = Field(
+        description="keyframes, sample, full, or keyframes+sample: key frames showed a face, and "
+        "the seconds around were looked at again."
+    )
     fps: float = Field(description="Frames a second of media time that were due at most.")
     size: int = Field(description="Bytes of the file.")
     mtime_ns: int = Field(description="When it was last changed, Unix time.")
     sha256: str | None = Field(description="Of its content; null: it could not be read.")
+    etag: str | None = Field(
+        None, description="Of an object: what its store calls this content; else null."
+    )
     models: tuple[str, ...] = Field(description="name:sha256 of each detector.")
     run_key: str = Field(description="Digest of models and options; another asks for a new scan.")
     version: str = Field(description="Of facewarden.")

@@ -7,7 +7,10 @@ frames are not taken waits.
 
 from __future__ import annotations
 
+import concurrent.futures
 import logging
+import os
+import threading
 import time
 from collections import Counter, deque
 from contextlib import ExitStack
@@ -21,23 +24,27 @@ from stream import __version__
 from stream.records import Alert, Frame
 from stream.scan.child import ReadStatus, Task
 from stream.scan.crops import MOST_OF_A_FILE
-from stream.scan.inputs import shown
+from stream.scan.inputs import is_object, shown
+from stream.scan.objects import Fetcher, UnfetchableError
+from stream.scan.policy import Look, Mode
 from stream.scan.reading import ReadEnd, Reading, reading_context
 from stream.scan.rows import FileRow
 from stream.scan.tally import Tally, file_verdict, was_attack
 from stream.stack_log import StackLog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from threading import Event
+    from collections.abc import Callable, Iterable, Mapping
+    from concurrent.futures import Future
+    from pathlib import Path
 
     from stream.analyse import Analyser
     from stream.config import DecodeConfig
     from stream.records import TrackScore
     from stream.scan.crops import CropKeeper
     from stream.scan.inputs import Item
-    from stream.scan.journal import Finished, Journal
-    from stream.scan.policy import Mode, ScanLimits
+    from stream.scan.journal import Finished
+    from stream.scan.policy import ScanLimits
+    from stream.scan.watch import Watch
 
 log = logging.getLogger(__name__)
 
@@ -67,9 +74,11 @@ class ScanPlan:
     mode: Mode
     fps: float
     decode: DecodeConfig
+    closer: DecodeConfig | None  # of the second look, where the first showed faces; None: no such
     limits: ScanLimits
     follow_links: bool
     readers: int  # files that are read at a time
+    folder: Path  # for what is fetched from object stores, while it is needed
     run_key: str
     models: tuple[str, ...]
 
@@ -80,8 +89,11 @@ class _Job:
 
     item: Item
     attempt: int
+    look: Look
     reading: Reading
     tally: Tally
+    fetched: Future[Path] | None
+    seen_before: int = 0  # frames decoded for the first look
 
     @property
     def source_id(self) -> str:
@@ -89,12 +101,13 @@ class _Job:
 
 
 class Scanner:
-    """Scans files into a journal; used once.
+    """Scans files to rows; used once.
 
     Args:
         plan: how.
-        analyser: of videos, or of stills if True is given; called for those that there are.
-        journal: gets a row per file.
+        analyser: of a kind of look; called for those that there are.
+        finished: by path, what is known of files that are finished.
+        deliver: gets the row of each file; whoever keeps it adds it to `finished`.
         crops: keeps pictures of the likeliest attacks; None: none are kept.
         stop: once set, `run` ends without finishing the files that are under way.
     """
@@ -102,82 +115,186 @@ class Scanner:
     def __init__(
         self,
         plan: ScanPlan,
-        analyser: Callable[[bool], Analyser],
-        journal: Journal,
+        analyser: Callable[[Look], Analyser],
+        finished: Mapping[bytes, Finished],
+        deliver: Callable[[FileRow], None],
         crops: CropKeeper | None,
         *,
-        stop: Event,
+        stop: threading.Event,
     ) -> None:
         self.progress = ScanProgress()
         self._plan = plan
         self._analyser = analyser
-        self._journal = journal
+        self._known = finished
+        self._deliver = deliver
         self._crops = crops
         self._stop = stop
         self._context = reading_context()
+        self._waiting: deque[Item] = deque()
+        self._fetching: list[tuple[Item, Future[Path]]] = []
+        self._fetcher: Fetcher | None = None
         self._jobs: dict[str, _Job] = {}
         self._started = 0
         self._stacks = StackLog(log)
 
     def run(
-        self, items: Iterable[Item], report: Callable[[ScanProgress], None] = lambda _: None
+        self,
+        items: Iterable[Item],
+        report: Callable[[ScanProgress], None] = lambda _: None,
+        watch: Watch | None = None,
     ) -> None:
         """Scan what is not finished yet, one row each.
 
+        Args:
+            items: to scan.
+            report: called several times a second.
+            watch: tells what else arrives; with it, this goes on until `stop` is set.
+
         Raises:
             EngineError: a network can't be run at all.
-            StreamError: the results can't be written.
+            StreamError: the results can't be written, or what is fetched has no room.
         """
-        waiting: deque[tuple[Item, int]] = deque()
+        self._take(items)
+        with ExitStack() as resources:
+            resources.callback(self._close_all)
+            while (
+                self._waiting or self._fetching or self._jobs or watch is not None
+            ) and not self._stop.is_set():
+                if watch is not None:
+                    self._take(watch.arrived())
+                self._begin(watch)
+                frames, ended = self._hear()
+                self._analyse(frames)
+                for job, end in ended:
+                    self._end(job, end)
+                report(self.progress)
+
+    def _take(self, items: Iterable[Item]) -> None:
         for item in items:
             if self._finished(item, same_time=True) is not None:
                 self.progress.files_known += 1
             else:
-                waiting.append((item, 1))
+                self._waiting.append(item)
                 self.progress.files_due += 1
                 self.progress.bytes_due += item.size
-        with ExitStack() as resources:
-            resources.callback(self._close_all)
-            while (waiting or self._jobs) and not self._stop.is_set():
-                while waiting and len(self._jobs) < self._plan.readers:
-                    item, attempt = waiting.popleft()
-                    if item.problem is None:
-                        self._start(item, attempt)
-                    else:
-                        self._finish_unread(item)
-                frames, ended = self._hear()
-                self._analyse(frames)
-                for job, end in ended:
-                    if self._end(job, end):
-                        waiting.appendleft((job.item, job.attempt + 1))
-                report(self.progress)
 
     def _finished(self, item: Item, *, same_time: bool) -> Finished | None:
         """Return what is known of a file that was finished in this way, if it looks unchanged."""
-        known = self._journal.finished.get(item.path)
+        known = self._known.get(item.path)
         if known is None or (known.run_key, known.size) != (self._plan.run_key, item.size):
             return None
-        return known if known.mtime_ns == item.mtime_ns or not same_time else None
+        if item.etag is not None:
+            is_same = known.etag == item.etag
+        else:
+            is_same = known.mtime_ns == item.mtime_ns
+        return known if is_same or not same_time else None
 
-    def _start(self, item: Item, attempt: int) -> None:
-        self._started += 1
+    def _begin(self, watch: Watch | None) -> None:
+        """Begin to fetch and to read what waits, as far as there is room."""
+        for item, fetched in [each for each in self._fetching if each[1].done()]:
+            if len(self._jobs) < self._plan.readers:
+                self._fetching.remove((item, fetched))
+                self._read_fetched(item, fetched)
+        while self._waiting:
+            item = self._waiting[0]
+            if item.problem is not None:
+                self._finish_unread(item, ReadStatus.UNREADABLE, item.problem)
+            elif is_object(item.path):
+                if not self._fetch(item):
+                    return
+            elif len(self._jobs) == self._plan.readers:
+                return
+            elif watch is not None and not os.path.lexists(item.path):
+                log.info("%s: gone before it was read", shown(item.path))
+                self.progress.files_due -= 1
+                self.progress.bytes_due -= item.size
+            else:
+                self._read(item, item.path)
+            self._waiting.popleft()
+
+    def _fetch(self, item: Item) -> bool:
+        """Begin to fetch an object; return False if it has to wait."""
+        if self._fetcher is None:
+            limit_bytes = self._plan.limits.temporary_mb * 2**20
+            self._fetcher = Fetcher(
+                self._plan.folder, at_once=self._plan.readers, limit_bytes=limit_bytes
+            )
+        if self._fetcher.never_has_room(item):
+            reason = f"{item.size / 2**20:.0f} MiB to fetch; raise temporary_mb"
+            self._finish_unread(item, ReadStatus.TOO_LARGE, reason)
+            return True
+        if len(self._fetching) == self._plan.readers or not self._fetcher.has_room(item):
+            return False
+        self._fetching.append((item, self._fetcher.start(item)))
+        return True
+
+    def _read_fetched(self, item: Item, fetched: Future[Path]) -> None:
+        try:
+            path = fetched.result()
+        except UnfetchableError as error:
+            self._discard(item, fetched)
+            self._finish_unread(item, ReadStatus.UNREADABLE, str(error))
+        else:
+            self._read(item, os.fsencode(path), fetched)
+
+    def _discard(self, item: Item, fetched: Future[Path] | None) -> None:
+        if fetched is not None and self._fetcher is not None:
+            self._fetcher.discard(item, fetched)
+
+    def _read(
+        self, item: Item, path: bytes, fetched: Future[Path] | None = None, attempt: int = 1
+    ) -> None:
         known = self._finished(item, same_time=False)
+        reading = self._reading(item, path, self._plan.decode, known.sha256 if known else None)
+        look = Look.STILL if item.is_still else Look.VIDEO
+        tally = Tally(is_still=item.is_still)
+        self._jobs[reading.task.source_id] = _Job(item, attempt, look, reading, tally, fetched)
+
+    def _look_closer(self, job: _Job) -> bool:
+        """Begin a second look at the seconds with faces; return False if there are none."""
+        closer, limits = self._plan.closer, self._plan.limits
+        spans = job.tally.spans_with_faces(limits.duration_s)
+        if closer is None or job.look is not Look.VIDEO or not spans:
+            return False
+        decode = closer.model_copy(update={"spans": spans})
+        reading = self._reading(job.item, job.reading.task.path, decode, None)
+        self._jobs[reading.task.source_id] = _Job(
+            job.item,
+            job.attempt,
+            Look.CLOSER,
+            reading,
+            job.tally.closer(),
+            job.fetched,
+            seen_before=job.reading.frames_seen,
+        )
+        return True
+
+    def _reading(
+        self, item: Item, path: bytes, decode: DecodeConfig, known_sha256: str | None
+    ) -> Reading:
+        self._started += 1
         task = Task(
-            path=item.path,
+            path=path,
             source_id=f"file-{self._started}",
             is_still=item.is_still,
             follow_links=self._plan.follow_links,
-            known_sha256=None if known is None else known.sha256,
-            decode=self._plan.decode,
+            known_sha256=known_sha256,
+            decode=decode,
             limits=self._plan.limits,
         )
-        reading = Reading(task, self._context)
-        self._jobs[task.source_id] = _Job(item, attempt, reading, Tally(is_still=item.is_still))
+        return Reading(task, self._context)
 
     def _hear(self) -> tuple[list[tuple[_Job, Frame]], list[tuple[_Job, ReadEnd]]]:
         """Listen to all children; return at most one frame of each, and those that ended."""
         frames: list[tuple[_Job, Frame]] = []
         ended: list[tuple[_Job, ReadEnd]] = []
+        if not self._jobs:  # fetching, or watching
+            coming = [fetched for _, fetched in self._fetching]
+            if coming:
+                concurrent.futures.wait(coming, _POLL_S, concurrent.futures.FIRST_COMPLETED)
+            else:
+                self._stop.wait(0 if self._waiting else _POLL_S)
+            return [], []
         ready = wait([job.reading.pipe for job in self._jobs.values()], _POLL_S)
         for job in self._jobs.values():
             heard = job.reading.hear() if job.reading.pipe in ready else job.reading.overdue()
@@ -188,11 +305,11 @@ class Scanner:
         return frames, ended
 
     def _analyse(self, heard: list[tuple[_Job, Frame]]) -> None:
-        for is_still in (False, True):
-            some = [(job, frame) for job, frame in heard if job.item.is_still is is_still]
+        for look in Look:
+            some = [(job, frame) for job, frame in heard if job.look is look]
             if not some:
                 continue
-            step = self._analyser(is_still).step([frame for _, frame in some])
+            step = self._analyser(look).step([frame for _, frame in some])
             for job, frame in some:
                 error = step.failures.get(job.source_id)
                 job.tally.add_frame(frame, error)
@@ -211,27 +328,30 @@ class Scanner:
             if crop is not None:
                 job.tally.keep_crop(track, crop)
 
-    def _end(self, job: _Job, end: ReadEnd) -> bool:
-        """Finish a file; return whether it is to be read once more."""
+    def _end(self, job: _Job, end: ReadEnd) -> None:
+        """Finish a file, or read it once more: where that may help, or to look closer."""
         job.reading.close()
         del self._jobs[job.source_id]
-        job.tally.add_records(self._analyser(job.item.is_still).finish(job.source_id))
+        job.tally.add_records(self._analyser(job.look).finish(job.source_id))
         if end.is_known:
             self.progress.files_known += 1
             self.progress.files_due -= 1
             self.progress.bytes_due -= job.item.size
-            return False
-        if end.may_retry and job.attempt < _ATTEMPTS:
+        elif end.may_retry and job.attempt < _ATTEMPTS:
             log.warning("%s: %s; once more", shown(job.item.path), end.reason)
-            return True
-        self._finish(job.item, job, end)
-        return False
+            self._read(job.item, job.reading.task.path, job.fetched, job.attempt + 1)
+            return
+        elif not end.may_retry and self._look_closer(job):
+            return
+        else:
+            self._finish(job.item, job, end)
+        self._discard(job.item, job.fetched)
 
-    def _finish_unread(self, item: Item) -> None:
-        self._finish(item, None, ReadEnd(ReadStatus.UNREADABLE, item.problem, may_retry=False))
+    def _finish_unread(self, item: Item, status: ReadStatus, reason: str) -> None:
+        self._finish(item, None, ReadEnd(status, reason, may_retry=False))
 
     def _finish(self, item: Item, job: _Job | None, end: ReadEnd) -> None:
-        """Write the row of a file."""
+        """Deliver the row of a file."""
         tally = Tally(is_still=item.is_still) if job is None else job.tally
         crops = dict(islice(tally.crops().items(), MOST_OF_A_FILE))
         keep = self._crops
@@ -244,6 +364,7 @@ class Scanner:
         others = Counter(str(track.verdict) for track in tracks if not was_attack(track))
         stamp = None if tally.last_frame is None else tally.last_frame.stamp
         path = shown(item.path)
+        is_closer = job is not None and job.look is Look.CLOSER
         row = FileRow(
             path=path,
             path_hex=None if path.encode() == item.path else item.path.hex(),
@@ -260,25 +381,26 @@ class Scanner:
             n_abstain=others["abstain"],
             coverage=None if tally.coverage is None else round(tally.coverage, 4),
             seconds=round(tally.seconds, 3),
-            frames_seen=0 if job is None else job.reading.frames_seen,
+            frames_seen=0 if job is None else job.seen_before + job.reading.frames_seen,
             frames_analysed=tally.frames_analysed,
             frames_failed=tally.frames_failed,
             width=stamp and stamp.width,
             height=stamp and stamp.height,
             media=None if job is None else job.reading.description,
             decoder=stamp and stamp.decoder,
-            mode=self._plan.mode,
+            mode=f"{Mode.KEYFRAMES}+{Mode.SAMPLE}" if is_closer else self._plan.mode,
             fps=self._plan.fps,
             size=item.size,
             mtime_ns=item.mtime_ns,
             sha256=None if job is None else job.reading.sha256,
+            etag=item.etag,
             models=self._plan.models,
             run_key=self._plan.run_key,
             version=__version__,
             at=datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="milliseconds"),
             tracks=tracks,
         )
-        self._journal.append(row)
+        self._deliver(row)
         self.progress.files += 1
         self.progress.bytes += item.size
         self.progress.media_s += tally.seconds
@@ -289,8 +411,28 @@ class Scanner:
         for job in self._jobs.values():
             job.reading.close()
         self._jobs.clear()
+        if self._fetcher is not None:
+            self._fetcher.close()
 
 
 def _source_id(record: TrackScore | Alert) -> str:
     score = record.track if isinstance(record, Alert) else record
     return score.sighting.key.source_id
+
+
+def scan_one(
+    plan: ScanPlan,
+    analyser: Callable[[Look], Analyser],
+    item: Item,
+    crops: CropKeeper | None = None,
+) -> FileRow:
+    """Scan one file, read by a process of its own, and return its row; for engines that spread.
+
+    Raises:
+        EngineError: a network can't be run at all.
+        StreamError: what is fetched from a store has no room.
+    """
+    rows: list[FileRow] = []
+    Scanner(plan, analyser, {}, rows.append, crops, stop=threading.Event()).run([item])
+    (row,) = rows
+    return row

@@ -38,11 +38,39 @@ class Tally:
         self._tracks: dict[int, _Track] = {}
         self._looked_at: set[int] = set()  # seconds
         self._usable: set[int] = set()
+        self._times: list[float] = []  # of the frames
+        self._with_face: set[float] = set()
+
+    def closer(self) -> Tally:
+        """Return the tally of a second look at the same file, which finds the tracks anew."""
+        tally = Tally(is_still=self._is_still)
+        tally.frames_analysed, tally.frames_failed = self.frames_analysed, self.frames_failed
+        tally.last_frame, tally.seconds = self.last_frame, self.seconds
+        tally._looked_at, tally._usable = {*self._looked_at}, {*self._usable}
+        return tally
+
+    def spans_with_faces(self, end_s: float) -> tuple[tuple[float, float], ...]:
+        """Return the stretches of time around frames with a face, up to the frames beside them.
+
+        Args:
+            end_s: where the stretch of the last frame ends.
+        """
+        spans: list[tuple[float, float]] = []
+        edges = [0.0, *self._times, end_s]
+        for before, now, after in zip(edges, edges[1:], edges[2:], strict=False):
+            if now not in self._with_face:
+                continue
+            if spans and spans[-1][1] >= before:
+                spans[-1] = spans[-1][0], after
+            else:
+                spans.append((before, after))
+        return tuple(spans)
 
     def add_frame(self, frame: Frame, error: Exception | None) -> None:
         """Count a frame whose analysis is over."""
         self.last_frame = frame
-        self.seconds = frame.stamp.pts_s
+        self.seconds = max(self.seconds, frame.stamp.pts_s)
+        self._times.append(frame.stamp.pts_s)
         self._looked_at.add(math.floor(frame.stamp.pts_s))
         if error is None:
             self.frames_analysed += 1
@@ -58,6 +86,7 @@ class Tally:
             track = self._tracks.setdefault(number, _Track(score))
             track.latest = score
             at_s, p = score.sighting.stamp.pts_s, score.probability
+            self._with_face.add(at_s)
             if isinstance(record, Alert):
                 if score.verdict is Verdict.ATTACK and track.attack_at_s is None:
                     track.attack_at_s = at_s

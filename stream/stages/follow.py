@@ -35,11 +35,17 @@ class Follower:
     """Finds the faces of many sources and follows each over time."""
 
     def __init__(
-        self, detector: FaceDetector, track: TrackConfig, *, detect_every_s: float
+        self,
+        detector: FaceDetector,
+        track: TrackConfig,
+        *,
+        detect_every_s: float,
+        search_lost: bool = False,
     ) -> None:
         self._detector = detector
         self._track = track
         self._detect_every_s = detect_every_s
+        self._search_lost = search_lost
         self._sessions: dict[str, _Session] = {}
 
     def follow(self, frames: Sequence[Frame]) -> tuple[list[TrackUpdate], list[TrackKey]]:
@@ -58,7 +64,19 @@ class Follower:
     def detect(self, frames: Sequence[Frame]) -> list[list[FaceDetection]]:
         """Return the faces of each frame, at most one frame per source; nothing is remembered."""
         expected = [self._expected(frame.stamp) for frame in frames]
-        return self._detector.detect([frame.image for frame in frames], expected)
+        images = [frame.image for frame in frames]
+        faces = self._detector.detect(images, expected)
+        if self._search_lost:
+            lost = [
+                number
+                for number, (boxes, found) in enumerate(zip(expected, faces, strict=True))
+                if boxes is not None and len(found) < max(1, len(boxes))
+            ]
+            if lost:
+                again = self._detector.detect([images[n] for n in lost], [None] * len(lost))
+                for number, found in zip(lost, again, strict=True):
+                    faces[number] = found
+        return faces
 
     def track(
         self, frame: Frame, faces: Sequence[FaceDetection]

@@ -38,7 +38,7 @@ from PIL import Image
 
 import stream.analyse
 from stream.config import DecodeConfig, SourceConfig, StreamConfig
-from stream.messages import Envelope, MessageWriter, ModelId
+from stream.messages import Envelope, MessageWriter, ModelId, ScanMessage
 from stream.sources import Source
 
 if TYPE_CHECKING:
@@ -297,7 +297,7 @@ def facts() -> Callable[[Sequence[Message | OutMessage]], list[dict[str, Any]]]:
         writer = MessageWriter(
             run="0" * 8, version="", models=[ModelId(name="tiny", onnx_sha256="0" * 64)]
         )
-        made = (r if isinstance(r, Envelope) else writer.write(r) for r in records)
+        made = (r if isinstance(r, Envelope | ScanMessage) else writer.write(r) for r in records)
         messages = [message.model_dump(mode="json") for message in made]
         changing = {"ts", "latency_ms", "producer"}
         return [

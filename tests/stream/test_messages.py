@@ -22,6 +22,8 @@ from stream.records import (
     SourceState,
     Verdict,
 )
+from stream.scan.announce import scan_message
+from stream.scan.rows import FileRow, TrackRow
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -98,8 +100,67 @@ def one_of_each(records):
 
 
 @pytest.fixture
-def messages(writer, one_of_each):
-    return [writer.write(record) for record in one_of_each]
+def scan_result():
+    """The message about a scanned file."""
+    row = FileRow(
+        path="archive/lobby.mp4",
+        path_hex=None,
+        kind="video",
+        status="ok",
+        reason=None,
+        attempts=1,
+        verdict="attack",
+        p_attack=0.912346,
+        n_tracks=1,
+        n_attack=1,
+        n_bona_fide=0,
+        n_undecided=0,
+        n_abstain=0,
+        coverage=0.4,
+        seconds=59.0,
+        frames_seen=120,
+        frames_analysed=54,
+        frames_failed=0,
+        width=1280,
+        height=720,
+        media="h264",
+        decoder="pyav",
+        mode="keyframes+sample",
+        fps=1.0,
+        size=230000,
+        mtime_ns=1,
+        sha256="ef" * 32,
+        models=(f"lgsc_lite0:{'ab' * 32}",),
+        run_key="00112233445566778899aabbccddeeff",
+        version="0.1.0",
+        at="2026-09-21T14:13:22.000+00:00",
+        tracks=(
+            TrackRow(
+                track=1,
+                verdict=Verdict.ATTACK,
+                attack_at_s=14.0,
+                p_attack=0.912346,
+                p_highest=0.912346,
+                method="lgsc",
+                family=AttackFamily.PRESENTATION,
+                reason=None,
+                n_scores=24,
+                n_effective=8.0,
+                single_look=False,
+                first_s=12.0,
+                last_s=36.0,
+                detectors=(),
+                boxes=(),
+                crop=None,
+            ),
+        ),
+    )
+    return scan_message(row, "0a1b2c3d")
+
+
+@pytest.fixture
+def messages(writer, one_of_each, scan_result):
+    return [*(writer.write(record) for record in one_of_each), scan_result]
 
 
 def test_messages_are_those_of_the_golden_file(messages, golden):

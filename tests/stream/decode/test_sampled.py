@@ -164,3 +164,17 @@ def test_a_cut_file_gives_what_is_there_and_then_the_error_of_full_decoding(two_
         found += [frame for frame in decoder.frames() if frame is not None]
     assert raised.value.code is SourceCode.INVALID_DATA
     assert decoder.frames_seen > 0
+
+
+@pytest.mark.parametrize("kind", ["pyav", "sampled"])
+def test_only_the_seconds_asked_for_are_due_and_their_times_are_those_of_the_file(
+    write_clip, tmp_path, kind
+):
+    path = write_clip(tmp_path / "clip.mp4", n=250, size=(160, 96), options=B_FRAMES)
+    every = by_time(decode(path, 1000)[0])
+    spans = ((4.5, 6.0), (8.2, 99.0))
+    found, decoded = decode(path, 2, kind=kind, pictures="due", spans=spans)
+    assert [frame.stamp.pts_s for frame in found] == [4.52, 5.0, 5.52, 6.0, 8.2, 8.52, 9.0, 9.52]
+    assert all(torch.equal(f.image, every[round(f.stamp.pts_s, 3)].image) for f in found)
+    if kind == "sampled":
+        assert decoded < 120  # of 250

@@ -8,7 +8,6 @@ import random
 import signal
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,79 +15,15 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from tests.warm_start import WarmStarts
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+from stream.config import DecodeConfig
+from stream.scan.inputs import Item, Selection
+from stream.scan.listing import list_items
+from stream.scan.policy import Mode, ScanLimits
+from stream.scan.scanner import ScanPlan, scan_one
+from stream.subscribe import Subscription
 
 ROOT = Path(__file__).parents[3]
 PROGRAM = ROOT / "run_stream.py"
-
-
-# Children are forked from the program itself, not from one that has to import all of it again;
-# `test_started_as_people_do` is the true way. What is read goes wrong if its name says so.
-FORKING = """
-import sys, multiprocessing, os, socket, time
-import stream.scan.child, stream.scan.scanner
-stream.scan.scanner.reading_context = lambda: multiprocessing.get_context("fork")
-opens = stream.scan.child.open_decoder
-def misbehaving(source, *more, **how):
-    path = source.uri.get_secret_value()
-    if "abort" in path:
-        os.abort()
-    if "hang" in path:
-        time.sleep(1000)
-    if "burn" in path:
-        while True:
-            pass
-    if "greedy" in path:
-        bytearray(2**40)
-    if "phone" in path:
-        socket.create_connection(("127.0.0.1", 9))
-    if "write" in path:
-        os.write(os.open(path, os.O_WRONLY | os.O_APPEND), b"more")
-    return opens(source, *more, **how)
-stream.scan.child.open_decoder = misbehaving
-from stream.scan.command import main
-main(sys.argv[1:])
-"""
-
-
-class Scanned(NamedTuple):
-    code: int
-    rows: dict[str, dict[str, Any]]  # by file name
-    log: str
-
-
-@pytest.fixture(scope="module")
-def warm() -> Iterator[WarmStarts]:
-    starts = WarmStarts(
-        *("stream.scan.scanner", "stream.scan.report", "stream.analyse", "pyarrow.parquet"),
-        *("stream.decode.sampled", "trt_engines.backends.onnx_session"),
-    )
-    yield starts
-    starts.close()
-
-
-def read_rows(out: Path) -> list[dict[str, Any]]:
-    text = (out / "results.jsonl").read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
-
-
-@pytest.fixture
-def scan(warm: WarmStarts, tiny_engine: Path, tmp_path: Path) -> Callable[..., Scanned]:
-    """Return the function that scans with the tiny engine, into `tmp_path/out` if not told."""
-
-    def run(*arguments: object, out: Path = tmp_path / "out", given: str = "") -> Scanned:
-        options = ["--model", tiny_engine, "--out", out, "--readers", 2]
-        with warm.start("-c", FORKING, *arguments, *options, cwd=tmp_path) as process:
-            _, log = process.communicate(given)
-        rows = {}
-        if (out / "results.jsonl").exists():
-            rows = {Path(row["path"]).name: row for row in read_rows(out)}
-        return Scanned(process.wait(), rows, log)
-
-    return run
 
 
 def test_an_archive_is_scanned_into_rows_tables_and_a_report(scan, two_faces, clip, tmp_path):
@@ -128,7 +63,7 @@ def test_an_archive_is_scanned_into_rows_tables_and_a_report(scan, two_faces, cl
 
 
 def test_a_finished_file_is_scanned_again_only_if_it_or_the_options_changed(
-    scan, two_faces, clip, tmp_path
+    scan, two_faces, clip, tmp_path, read_rows
 ):
     archive = tmp_path / "archive"
     archive.mkdir()
@@ -169,7 +104,7 @@ def test_a_wrong_argument_gets_one_line_and_code_2(scan, arguments, complaint):
     assert len(done.log.splitlines()) == 1
 
 
-def test_odd_names_from_a_list_are_taken_to_the_letter(scan, clip, tmp_path):
+def test_odd_names_from_a_list_are_taken_to_the_letter(scan, clip, tmp_path, read_rows):
     names = [
         b"a b.mp4",
         b"k=v.mp4",
@@ -178,6 +113,7 @@ def test_odd_names_from_a_list_are_taken_to_the_letter(scan, clip, tmp_path):
         b"\xff.mp4",
         b"%d.mp4",
         b"-x.mp4",
+        b"<b>&.mp4",
     ]
     for name in names:
         os.link(clip, os.fsencode(tmp_path) + b"/" + name)
@@ -187,6 +123,9 @@ def test_odd_names_from_a_list_are_taken_to_the_letter(scan, clip, tmp_path):
     assert {row["status"] for row in rows} == {"ok"}, done.log
     raw = {bytes.fromhex(r["path_hex"]) if r["path_hex"] else r["path"].encode() for r in rows}
     assert raw == set(names)
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "&lt;b&gt;&amp;.mp4" in page
+    assert "<b>" not in page
     assert done.code == 0
 
 
@@ -207,7 +146,7 @@ def test_stills_are_one_look_each_and_turned_upright(scan, tmp_path):
     assert none["verdict"] == "no_face"
 
 
-def test_shards_share_no_file_leave_none_out_and_merge(scan, warm, clip, tmp_path):
+def test_shards_share_no_file_leave_none_out_and_merge(scan, warm, clip, tmp_path, read_rows):
     archive = tmp_path / "archive"
     archive.mkdir()
     for number in range(7):
@@ -228,7 +167,7 @@ def test_shards_share_no_file_leave_none_out_and_merge(scan, warm, clip, tmp_pat
 
 @pytest.mark.slow
 def test_killed_at_any_moment_it_goes_on_without_a_loss_or_a_repetition(
-    scan, warm, tiny_engine, clip, tmp_path
+    scan, warm, tiny_engine, clip, tmp_path, read_rows, forking
 ):
     archive = tmp_path / "archive"
     archive.mkdir()
@@ -244,7 +183,7 @@ def test_killed_at_any_moment_it_goes_on_without_a_loss_or_a_repetition(
     journal = out / "journal" / "all.jsonl"
     for _ in range(10):
         wanted = min(28, lines_of(journal) + generator.randrange(1, 4))
-        with warm.start("-c", FORKING, *options, "--mode", "keyframes") as process:
+        with warm.start("-c", forking, *options, "--mode", "keyframes") as process:
             while lines_of(journal) < wanted:
                 time.sleep(0.005)
             time.sleep(generator.random() * 0.05)
@@ -329,7 +268,7 @@ def damage(kind: int, whole: bytes, generator: random.Random) -> bytes:
 
 @pytest.mark.slow
 def test_two_hundred_damaged_files_are_two_hundred_rows_and_no_good_file_is_lost(
-    scan, write_clip, tmp_path
+    scan, write_clip, tmp_path, read_rows
 ):
     archive = tmp_path / "archive"
     archive.mkdir()
@@ -381,7 +320,7 @@ def test_a_file_is_judged_as_the_live_stream_judges_it(
         assert same["verdict"]["p_attack"] == pytest.approx(row["p_attack"], abs=0.1)
 
 
-def test_started_as_people_do(warm, two_faces, tiny_engine, tmp_path):
+def test_started_as_people_do(warm, two_faces, tiny_engine, tmp_path, read_rows):
     out = tmp_path / "out"
     command = ["scan", two_faces, "--out", out, "--model", tiny_engine, "--mode", "full"]
     with warm.start(PROGRAM, *command) as process:
@@ -389,3 +328,160 @@ def test_started_as_people_do(warm, two_faces, tiny_engine, tmp_path):
     assert process.wait() == 0
     (row,) = read_rows(out)
     assert row["verdict"] == "attack"
+
+
+def test_key_frames_show_where_to_look_closer(scan, write_clip, tmp_path):
+    portrait = np.asarray(
+        Image.fromarray(skimage.data.astronaut()[:230, 115:335]).resize((130, 130))
+    )
+    dark = (portrait * 0.4 + 20).astype(np.uint8)
+
+    def draw(number, width, height):
+        picture = np.random.default_rng(number).normal(90, 6, (height, width, 3)).clip(0, 255)
+        picture = picture.astype(np.uint8)
+        if 50 <= number < 90:
+            picture[30:160, 100:230] = dark
+        return picture
+
+    options = {"preset": "ultrafast", "g": "10", "sc_threshold": "0", "threads": "1"}
+    how = {"n": 160, "fps": 10, "size": (320, 192), "picture": draw, "options": options}
+    write_clip(tmp_path / "some.mp4", **how)
+    key = scan("some.mp4", "--mode", "keyframes", "--fps", 2, out=tmp_path / "key")
+    closer = scan("some.mp4", "--mode", "keyframes", "--then", "sample", "--fps", 2)
+    first, row = key.rows["some.mp4"], closer.rows["some.mp4"]
+    assert (first["mode"], row["mode"]) == ("keyframes", "keyframes+sample")
+    assert (first["frames_analysed"], row["frames_analysed"]) == (16, 16 + 11)  # 4 s to 9 s
+    assert row["verdict"] == "attack"
+    (track,) = row["tracks"]
+    assert (track["first_s"], track["last_s"]) == (5.0, 8.5)
+    assert track["n_scores"] == 8
+    assert row["frames_seen"] < 16 + 60
+    assert (row["seconds"], row["coverage"]) == (15.0, 0.25)
+
+
+def test_without_a_face_nothing_is_looked_at_again(scan, clip):
+    done = scan(clip, "--mode", "keyframes", "--then", "sample")
+    row = done.rows["clip.mp4"]
+    assert (row["mode"], row["frames_analysed"]) == ("keyframes", 2)
+
+
+def test_heic_is_read_where_its_library_is(scan, tmp_path):
+    pillow_heif = pytest.importorskip("pillow_heif", reason="needs the extra heic")
+    portrait = Image.fromarray(skimage.data.astronaut()[:230, 115:335]).resize((440, 460))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise; in HEIC, the library does it
+    pillow_heif.register_heif_opener()
+    portrait.save(tmp_path / "upright.heic", quality=80)
+    portrait.rotate(90, expand=True).save(tmp_path / "turned.HEIC", exif=exif.tobytes())
+    (tmp_path / "cut.heic").write_bytes((tmp_path / "upright.heic").read_bytes()[:3000])
+    done = scan("upright.heic", "turned.HEIC", "cut.heic")
+    sizes = {n: (r["status"], r["width"], r["height"]) for n, r in done.rows.items()}
+    assert sizes == {
+        "upright.heic": ("ok", 440, 460),
+        "turned.HEIC": ("ok", 440, 460),
+        "cut.heic": ("unreadable", None, None),
+    }, done.log
+    assert done.rows["turned.HEIC"]["verdict"] == done.rows["upright.heic"]["verdict"]
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_a_picture_fits_if_its_own_pixels_do_whatever_the_decoder_pads_it_to(
+    scan, write_clip, tmp_path, fits
+):
+    write_clip(tmp_path / "odd.mp4", n=2, size=(90, 34))  # decoded to 96x48
+    limit = 90 * 34 if fits else 90 * 34 - 1
+    (row,) = scan("odd.mp4", "--limit", f"max_pixels={limit}").rows.values()
+    assert row["status"] == ("ok" if fits else "too_large")
+
+
+@pytest.mark.redis
+def test_results_are_published_once_a_file_and_read_by_the_subscriber(
+    scan, redis_server, two_faces, tmp_path
+):
+    (tmp_path / "empty.mkv").touch()
+    (tmp_path / "faces.mp4").hardlink_to(two_faces)
+    files = ["empty.mkv", "faces.mp4"]
+    redis = {"REDIS_URL": redis_server.url}
+    done = scan(*files, "--mode", "full", "--sink", "redis", env=redis)
+    assert done.code == 3, done.log
+
+    def published():
+        entries = redis_server.client.xrange("facewarden:scans")
+        return [json.loads(fields[b"metadata"]) for _, fields in entries]
+
+    messages = published()
+    assert {m["file"]["path"]: m["verdict"]["state"] for m in messages} == {
+        "empty.mkv": "no_face",
+        "faces.mp4": "attack",
+    }
+    (faces,) = [m for m in messages if m["file"]["path"] == "faces.mp4"]
+    assert faces["file"]["sha256"] == done.rows["faces.mp4"]["sha256"]
+    assert [track["state"] for track in faces["tracks"]] == ["attack", "bona_fide"]
+    assert "1 files" not in scan(*files, "--mode", "full", "--sink", "redis", env=redis).log
+    assert len(published()) == 2
+    # What is lost from the journal is scanned, and said, again: under the same name.
+    (tmp_path / "out" / "journal" / "all.jsonl").unlink()
+    scan(*files, "--mode", "full", "--sink", "redis", env=redis)
+    assert len(published()) == 4
+    with Subscription(
+        redis_server.url, group="tests", streams=["scans"], from_start=True
+    ) as subscribed:
+        read = [next(subscribed)["event"]["id"] for _ in range(2)]
+    assert sorted(read) == sorted({m["event"]["id"] for m in published()})
+
+
+@pytest.mark.redis
+def test_results_wait_on_disk_while_redis_is_away_and_are_sent_by_the_next_run(
+    scan, redis_server, clip, tmp_path
+):
+    config = tmp_path / "stream.yaml"
+    config.write_text(f"sinks: [{{kind: redis, url: '{redis_server.url}'}}]\n")
+    options = ["--mode", "keyframes", "--sink", "redis", "--config", config]
+    redis_server.kill()
+    done = scan(clip, *options)
+    assert done.code == 1
+    assert "1 scan results are kept" in done.log
+    assert done.rows["clip.mp4"]["status"] == "ok"
+    redis_server.restart()
+    assert scan(clip, *options).code == 0
+    ((_, fields),) = redis_server.client.xrange("facewarden:scans")
+    assert json.loads(fields[b"metadata"])["file"]["path"] == str(clip)
+
+
+def test_an_engine_that_spreads_files_gets_a_row_for_each(open_analyser, two_faces, tmp_path):
+    (item,) = list_items([bytes(two_faces)], Selection()).items
+    plan = ScanPlan(
+        mode=Mode.FULL,
+        fps=5.0,
+        decode=DecodeConfig(),
+        closer=None,
+        limits=ScanLimits(),
+        follow_links=False,
+        readers=1,
+        folder=tmp_path,
+        run_key="key",
+        models=(),
+    )
+    analyser = open_analyser()
+    row = scan_one(plan, lambda _: analyser, item)
+    assert (row.status, row.verdict, row.n_tracks) == ("ok", "attack", 2)
+    assert row.raw_path == bytes(two_faces)
+    gone = scan_one(plan, lambda _: analyser, Item(b"gone.mp4", 1, 1))
+    assert gone.status == "unreadable"
+
+
+def test_globs_say_what_of_folders_is_taken_and_what_is_named_is_taken_anyway(tmp_path):
+    for name in ("a/one.mp4", "a/b/two.mp4", "a/b/three.JPG", "a/four.bin", "a/b/five"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+
+    def taken(*paths, **globs):
+        items = list_items([bytes(tmp_path / path) for path in paths], Selection(**globs)).items
+        return [os.path.relpath(os.fsdecode(item.path), tmp_path / "a") for item in items]
+
+    assert taken("a") == ["b/three.JPG", "b/two.mp4", "one.mp4"]
+    assert taken("a", exclude=("b/*",)) == ["one.mp4"]
+    assert taken("a", exclude=("*.mp4",)) == ["b/three.JPG"]
+    assert taken("a", include=("four*", "b/five")) == ["b/five", "four.bin"]
+    assert taken("a", include=("*.mp4",), exclude=("two*",)) == ["one.mp4"]
+    assert taken("a/four.bin", "a/b", "a/b/two.mp4", exclude=("*",)) == ["b/two.mp4", "four.bin"]
