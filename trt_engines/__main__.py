@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from trt_engines.build import Outcome
     from trt_engines.builder import FlavourName
     from trt_engines.faces import FaceSet
-    from trt_engines.lower import Runtime
-    from trt_engines.manifest import Drift, Engine, Precision
+    from trt_engines.manifest import Drift, Engine, Precision, Runtime
 
 _COLUMNS: Final = "{:28} {:5} {:>4} {:>6} {:>8} {:>8} {:>8} {:>8}"
 

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
     from trt_engines.builder import Built, Flavour
     from trt_engines.faces import FaceSet
-    from trt_engines.lower import Runtime
-    from trt_engines.manifest import Engine, Manifest, Precision
+    from trt_engines.manifest import Engine, Manifest, Precision, Runtime
 
 log = logging.getLogger(__name__)
 

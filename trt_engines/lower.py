@@ -7,7 +7,7 @@ import importlib.metadata
 import time
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 import onnx
 
@@ -19,7 +19,7 @@ from trt_engines.drift import check_drift, judged
 from trt_engines.errors import EngineError
 from trt_engines.export import cost_ms, to_onnx, write_engine
 from trt_engines.faces import shown
-from trt_engines.manifest import Manifest, Origin, load_manifest, verified_file
+from trt_engines.manifest import Manifest, Origin, load_manifest, only_as_written, verified_file
 from trt_engines.precision import calibrated, float8_graph, half_graph, int8_graph
 
 if TYPE_CHECKING:
@@ -29,12 +29,11 @@ if TYPE_CHECKING:
 
     from trt_engines.backends import Backend
     from trt_engines.faces import FaceSet
-    from trt_engines.manifest import Precision
+    from trt_engines.manifest import Precision, Runtime
     from trt_engines.precision import Activations, Ranges
 
-Runtime: TypeAlias = Literal["onnxruntime", "tensorrt"]
 # Raise it when a pass makes other graphs of the same input: what was made before is made anew.
-_RECIPE: Final = 1
+_RECIPE: Final = 2
 _CALIBRATED_ON: Final = 32  # faces
 _MADE_BY: Final = ("onnx", "onnxruntime", "torch")
 
@@ -97,7 +96,8 @@ def lowered(path: Path, precision: Precision, runtime: Runtime, faces: FaceSet |
             else int8_graph(source, ranges, for_runtime)
         )
     sha256 = hashlib.sha256(onnx_bytes).hexdigest()
-    candidate = _open(onnx_bytes, refinement, manifest, precision)
+    as_written = only_as_written(precision, runtime)
+    candidate = _open(onnx_bytes, refinement, manifest, as_written=as_written)
     drift = judged(path, candidate, shown(manifest, faces.half(1)))
     candidate.close()
     made = _named(manifest, sha256).model_copy(
@@ -105,8 +105,7 @@ def lowered(path: Path, precision: Precision, runtime: Runtime, faces: FaceSet |
             "opset": onnx.load_from_string(onnx_bytes).opset_import[0].version,
             "precision": precision,
             "onnx_torch_max_abs": max(manifest.onnx_torch_max_abs, drift.largest),
-            # ONNX Runtime computes fp8 in float32: its time says nothing.
-            "cost_ms": None if precision == "fp8" else round(cost_ms(onnx_bytes, seen[0][:1]), 2),
+            "cost_ms": None if as_written else round(cost_ms(onnx_bytes, seen[0][:1]), 2),
             "made_from": _origin(manifest, precision, runtime, faces),
             "drift": drift,
         }
@@ -200,16 +199,17 @@ def _origin(
     return Origin(
         onnx_sha256=manifest.onnx_sha256,
         faces_sha256=None if faces is None else faces.sha256,
-        recipe=f"{precision} for {runtime}, recipe {_RECIPE}; {versions}",
+        runtime=runtime,
+        recipe=f"{precision}, recipe {_RECIPE}; {versions}",
     )
 
 
 def _open(
-    onnx_bytes: bytes, refinement: bytes | None, manifest: Manifest, precision: Precision
+    onnx_bytes: bytes, refinement: bytes | None, manifest: Manifest, *, as_written: bool
 ) -> Backend:
     config = OnnxRuntimeConfig()
     first = OnnxRuntimeBackend(
-        onnx_bytes, manifest.outputs, manifest.max_batch, config, as_written=precision == "fp8"
+        onnx_bytes, manifest.outputs, manifest.max_batch, config, as_written=as_written
     )
     if manifest.refinement is None or refinement is None:
         return first

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 MANIFEST = ".manifest.json"
 SHIPPED = Path(__file__).resolve().parent / "shipped"
 Precision: TypeAlias = Literal["fp32", "fp16", "int8", "fp8"]
+Runtime: TypeAlias = Literal["onnxruntime", "tensorrt"]
 Family: TypeAlias = Literal["presentation", "digital"]
 _FILE_NAME = r"^[\w-][\w.-]*$"  # no folder: an engine's files lie together
 _SHA256 = r"^[0-9a-f]{64}$"
@@ -99,6 +100,15 @@ class Drift(BaseModel, frozen=True, extra="forbid"):
     others: dict[str, float] = Field(description="Name of each other output -> mean |difference|.")
 
 
+def only_as_written(precision: Precision, runtime: Runtime) -> bool:
+    """Return whether ONNX Runtime must compute a graph as written: in float32, between roundings.
+
+    It fails where it tries to fuse a Clip with a rounding to fp8 (1.31). And on a CPU without VNNI
+    its kernels for signed activations overflow: int8 for TensorRT would be judged by that.
+    """
+    return precision == "fp8" or (precision == "int8" and runtime == "tensorrt")
+
+
 class Origin(BaseModel, frozen=True, extra="forbid"):
     """What a graph in another precision was made from; the same gives the same."""
 
@@ -106,6 +116,7 @@ class Origin(BaseModel, frozen=True, extra="forbid"):
     faces_sha256: str | None = Field(
         None, pattern=_SHA256, description="Of the face file that gave the ranges."
     )
+    runtime: Runtime = Field("onnxruntime", description="What the graph is made for; int8 differs.")
     recipe: str = Field(description="How, with the versions of what did it.")
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from trt_engines import build, lower
-from trt_engines.backends import OnnxRuntimeConfig, open_backend
+from trt_engines.backends import OnnxRuntimeConfig, onnx_session, open_backend
 from trt_engines.build import build_engine, export_graph
 from trt_engines.builder import Flavour, load_tensorrt
 from trt_engines.drift import LIMITS, DriftError, Limits
@@ -92,7 +92,7 @@ def test_a_graph_that_drifts_too_far_fails_and_the_engine_before_stays(built, mo
     outcome = built()
     before = {p.name: p.read_bytes() for p in outcome.page.parent.iterdir()}
     monkeypatch.setitem(LIMITS, "int8", Limits(0, 0, 0, 1, 0, 0))
-    monkeypatch.setattr(lower, "_RECIPE", 2)  # so that there is something to build
+    monkeypatch.setattr(lower, "_RECIPE", "another")  # so that there is something to build
     with pytest.raises(DriftError, match="tiny: int8 moves the results too far"):
         built()
     assert {p.name: p.read_bytes() for p in outcome.page.parent.iterdir()} == before
@@ -265,3 +265,21 @@ def test_a_key_that_is_missing_short_or_readable_by_others_is_refused(tmp_path, 
     file.write_bytes(b"short")
     with pytest.raises(EngineError, match="expected a key of 32 bytes or more, found 5"):
         read_key(file)
+
+
+@pytest.mark.parametrize(("runtime", "as_written"), [("onnxruntime", False), ("tensorrt", True)])
+def test_a_cpu_computes_int8_for_tensorrt_as_written(
+    runtime, as_written, engine, faces, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(LIMITS, "int8", LOOSE)
+    outcome = export_graph(Engine(engine), "int8", runtime, load_faces(faces), tmp_path / "out")
+    asked = []
+    real = onnx_session.open_session
+
+    def note(model, threads, *, as_written):
+        asked.append(as_written)
+        return real(model, threads, as_written=as_written)
+
+    monkeypatch.setattr(onnx_session, "open_session", note)
+    open_backend(outcome.path, OnnxRuntimeConfig())
+    assert asked == [as_written]

@@ -119,8 +119,19 @@ def test_int8_for_tensorrt_is_symmetric_and_wraps_products_alone(ranges):
             zero = stored[node.input[2]]
             assert zero.dtype == np.int8  # TensorRT knows no other
             assert not zero.any()
-    about = {n.input[0].removesuffix("_QuantizeLinear_Input") for n in rounded}  # of an output
-    assert about <= {"centred", "map", "root", "cue"}
+    assert {n.input[0] for n in rounded} == {"centred", "root"}  # inputs of products
+
+
+def test_int8_for_onnxruntime_has_weights_that_no_cpu_overflows(ranges):
+    model = onnx.load_from_string(int8_graph(_graph().SerializeToString(), ranges, "uint8"))
+    weights = [
+        numpy_helper.to_array(tensor)
+        for tensor in model.graph.initializer
+        if tensor.name in {"first_quantized", "last_quantized"}
+    ]
+    assert len(weights) == 2
+    # Two products of unsigned and signed 8 bits, added in 16: 2 * 255 * 64 < 2**15.
+    assert all(np.abs(weight.astype(int)).max() in (63, 64) for weight in weights)
 
 
 def test_fp8_rounds_what_products_take_and_nothing_else(images, ranges):

@@ -22,6 +22,13 @@ class OnnxRuntimeConfig(BaseModel, frozen=True, extra="forbid"):
     threads: int = Field(1, ge=1, description="Threads within one network run.")
 
 
+class OpenVinoConfig(BaseModel, frozen=True, extra="forbid"):
+    """Run the networks with OpenVINO on the CPU; needs the extra `openvino`."""
+
+    kind: Literal["openvino"] = "openvino"
+    threads: int = Field(1, ge=1, description="Threads within one network run.")
+
+
 class TorchConfig(BaseModel, frozen=True, extra="forbid"):
     """Run the networks with torch, from their weights: slow on a CPU, good on any NVIDIA GPU."""
 
@@ -60,7 +67,7 @@ class AutoConfig(BaseModel, frozen=True, extra="forbid"):
     threads: int = Field(1, ge=1, description="Threads within one network run on the CPU.")
 
 
-RuntimeConfig: TypeAlias = OnnxRuntimeConfig | TorchConfig | TensorRTConfig
+RuntimeConfig: TypeAlias = OnnxRuntimeConfig | OpenVinoConfig | TorchConfig | TensorRTConfig
 
 
 def _by_kind(value: object) -> object:
@@ -130,6 +137,10 @@ def open_backend(manifest_path: Path, config: RuntimeConfig | AutoConfig) -> Bac
             from trt_engines.backends.onnx_session import open_onnxruntime
 
             return open_onnxruntime(manifest_path, config)
+        case OpenVinoConfig():
+            from trt_engines.backends.openvino_model import open_openvino
+
+            return open_openvino(manifest_path, config)
         case TorchConfig():
             from trt_engines.backends.torch_module import open_torch
 

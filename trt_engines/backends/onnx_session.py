@@ -9,7 +9,7 @@ import torch
 
 from trt_engines.backends.refined import RefinedBackend
 from trt_engines.errors import EngineError, EngineMismatchError
-from trt_engines.manifest import load_manifest, verified_file
+from trt_engines.manifest import load_manifest, only_as_written, verified_file
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -29,7 +29,8 @@ def open_onnxruntime(manifest_path: Path, config: OnnxRuntimeConfig) -> Backend:
     """
     manifest = load_manifest(manifest_path)
     path = verified_file(manifest_path, manifest.onnx, manifest.onnx_sha256)
-    as_written = manifest.precision == "fp8"
+    made_from = manifest.made_from
+    as_written = made_from is not None and only_as_written(manifest.precision, made_from.runtime)
     first = OnnxRuntimeBackend(
         path, manifest.outputs, manifest.max_batch, config, as_written=as_written
     )
@@ -97,8 +98,8 @@ def open_session(
     Args:
         model: the graph.
         threads: within one run.
-        as_written: fuse nothing. An fp8 graph needs that: ONNX Runtime 1.31 computes it in float32
-            between the roundings, and fails where it tries to fuse a Clip with one of them.
+        as_written: fuse nothing, but compute in float32 between the roundings; see
+            `only_as_written`.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads

@@ -258,6 +258,7 @@ def test_a_codec_that_dali_lacks_is_told(clip):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_frames_of_a_gpu_are_those_of_pyav(clip):
     found, wanted = frames_of(clip), frames_of(clip, "pyav")
     assert stamps_of(found) == stamps_of(wanted)
