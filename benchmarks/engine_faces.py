@@ -30,19 +30,19 @@ SMALLEST_FACE_PX: Final = 40
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("folders", type=click.Path(path_type=Path, exists=True), nargs=-1, required=True)
+@click.argument("videos", type=click.Path(path_type=Path, exists=True), nargs=-1, required=True)
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True,
               help="Face file to write.")  # fmt: skip
 @click.option("--each", default=5, show_default=True, type=click.IntRange(1),
               help="Most faces of one video.")  # fmt: skip
-def main(folders: tuple[Path, ...], out: Path, each: int) -> None:
-    """Cut faces out of the videos in FOLDERS."""
-    videos = sorted(p for f in folders for p in f.rglob("*") if p.suffix.lower() in SUFFIXES)
-    Random(0).shuffle(videos)
+def main(videos: tuple[Path, ...], out: Path, each: int) -> None:
+    """Cut faces out of VIDEOS: files, or folders of them."""
+    paths = sorted({path for named in videos for path in _files(named)})
+    Random(0).shuffle(paths)
     pictures: list[torch.Tensor] = []
     boxes: list[tuple[float, float, float, float]] = []
     with open_detector(DetectConfig(), OnnxRuntimeConfig()) as detector:
-        for path in videos:
+        for path in paths:
             found = _faces(path, detector)
             chosen = [
                 found[i] for i in np.linspace(0, len(found) - 1, min(each, len(found))).astype(int)
@@ -50,8 +50,18 @@ def main(folders: tuple[Path, ...], out: Path, each: int) -> None:
             pictures += [picture for picture, _ in chosen]
             boxes += [box for _, box in chosen]
             print(f"{path.name}: {len(chosen)} of {len(found)} faces")
+    if not boxes:
+        raise click.ClickException(
+            f"none of {len(paths)} videos shows a face of {SMALLEST_FACE_PX} px; name others"
+        )
     save_faces(out, torch.stack(pictures), torch.tensor(boxes))
-    print(f"wrote {out}: {len(boxes)} faces of {len(videos)} videos")
+    print(f"wrote {out}: {len(boxes)} faces of {len(paths)} videos")
+
+
+def _files(named: Path) -> list[Path]:
+    if named.is_file():
+        return [named]
+    return [path for path in named.rglob("*") if path.suffix.lower() in SUFFIXES]
 
 
 def _faces(
