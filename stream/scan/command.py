@@ -132,7 +132,8 @@ def scan(
     Exit codes: 0 clean, 1 failed or stopped, 2 usage, 3 some files could not be read to the end,
     10 attacks found with --fail-on attack.
     """
-    from stream.scan.inputs import Selection, list_items, parse_shard
+    from stream.scan.inputs import Selection, list_items
+    from stream.shards import parse_shard
 
     signals = StopSignals()
     open_standard_streams()

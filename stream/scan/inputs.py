@@ -6,7 +6,6 @@ Names are bytes here: those of an archive need not be text.
 from __future__ import annotations
 
 import fnmatch
-import hashlib
 import os
 import stat
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 from stream.errors import ConfigError
 from stream.redact import printable
+from stream.shards import part_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -126,13 +126,8 @@ def list_items(
         else:
             _add(found, path, selection)
     number, parts = shard
-    listing.items = [found[p] for p in sorted(found) if _part(p, parts) == number]
+    listing.items = [found[p] for p in sorted(found) if part_of(p, parts) == number]
     return listing
-
-
-def _part(path: bytes, parts: int) -> int:
-    """Return the part that a path belongs to, whatever else is in the archive."""
-    return int.from_bytes(hashlib.sha256(path).digest()[:8], "big") % parts
 
 
 def _add(found: dict[bytes, Item], path: bytes, selection: Selection) -> None:
@@ -187,18 +182,3 @@ def read_list(file: BinaryIO, *, null: bool) -> Sequence[bytes]:
         null: whether a NUL character ends each instead, as `find -print0` writes them.
     """
     return [path for path in file.read().split(b"\0" if null else b"\n") if path]
-
-
-def parse_shard(text: str) -> tuple[int, int]:
-    """Read `I/N`.
-
-    >>> parse_shard("3/8")
-    (3, 8)
-
-    Raises:
-        ConfigError: it is something else, or I is not in 0..N-1.
-    """
-    number, _, parts = text.partition("/")
-    if not (number.isdecimal() and parts.isdecimal() and int(number) < int(parts)):
-        raise ConfigError(f"--shard {text}: expected I/N with I from 0 to N-1, such as 0/8")
-    return int(number), int(parts)
