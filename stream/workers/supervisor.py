@@ -24,6 +24,7 @@ import time
 from collections import Counter, deque
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Final
 
 from pydantic import SecretStr, ValidationError
@@ -250,6 +251,7 @@ class Supervisor:
         process = self._context.Process(target=work, args=(task, theirs), name=name, daemon=True)
         # Stop signals come to a whole process group, or by a service manager to all processes of a
         # service; what starts the workers inherits this mask, as do they: they obey the pipe alone.
+        resource_tracker.ensure_running()  # else starting it would lift the mask
         before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
             process.start()
