@@ -359,12 +359,11 @@ def _supervise(
 
     # Before the first worker's imports: a pool of threads each would outnumber the processors.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    signals.drain_from_now()
     supervisor = Supervisor(
         config,
         workers or processors(),
         run=secrets.token_hex(4),
-        stop=signals.stop,
+        signals=signals,
         log_level=logging.getLogger().getEffectiveLevel(),
         duration_s=duration,
     )

@@ -199,7 +199,7 @@ class _Bench:
         spans = [_grown(messages, name) for name in sorted(_names(n))]
         due, dropped = (sum(span[key] for span in spans) for key in ("due", "dropped"))
         latencies = [m["latency_ms"] for m in messages if m["event"]["type"] == "track.score"]
-        p50, p95 = np.percentile(latencies, [50, 95])
+        p50, p95 = np.percentile(latencies, [50, 95]) if latencies else (np.inf, np.inf)
         supervised = workers > 1
         return Trial(
             workers=workers,

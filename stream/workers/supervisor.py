@@ -24,7 +24,7 @@ import time
 from collections import Counter, deque
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
-from multiprocessing import resource_tracker
+from multiprocessing import forkserver, resource_tracker
 from typing import TYPE_CHECKING, Final
 
 from pydantic import SecretStr, ValidationError
@@ -59,6 +59,7 @@ if TYPE_CHECKING:
 
     from stream.config import SinkConfig, StreamConfig
     from stream.records import SourceAlert, SourceStatus
+    from stream.signals import StopSignals
     from stream.workers.said import Said
 
 log = logging.getLogger(__name__)
@@ -104,7 +105,7 @@ class Supervisor:
         config: of the run.
         workers: processes, at most one per source.
         run: names the run in every message.
-        stop: set from outside to drain and end.
+        signals: say when to drain and end; until the first worker is started they end this at once.
         log_level: least severity of what workers log.
         duration_s: `stop` is set so long after the first worker is ready; None: never.
     """
@@ -115,12 +116,13 @@ class Supervisor:
         workers: int,
         *,
         run: str,
-        stop: threading.Event,
+        signals: StopSignals,
         log_level: int,
         duration_s: float | None = None,
     ) -> None:
         self._run = run
-        self._stop = stop
+        self._signals = signals
+        self._stop = signals.stop
         self._log_level = log_level
         self._duration_s = math.inf if duration_s is None else duration_s
         self._config = config
@@ -249,15 +251,12 @@ class Supervisor:
         task = Task(config, histories, self._run, self._log_level)
         name = f"worker-{group.number}"
         process = self._context.Process(target=work, args=(task, theirs), name=name, daemon=True)
-        # Stop signals come to a whole process group, or by a service manager to all processes of a
-        # service; what starts the workers inherits this mask, as do they: they obey the pipe alone.
-        resource_tracker.ensure_running()  # else starting it would lift the mask
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
+            _start_server()
             process.start()
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             theirs.close()
+        self._signals.drain_from_now()
         log.info("worker %d (process %s): %s", group.number, process.pid, _named(group.source_ids))
         group.start_at = None
         group.worker = _Process(process, ours)
@@ -440,6 +439,20 @@ def _context() -> ForkServerContext:
         ]
     )
     return context
+
+
+def _start_server() -> None:
+    """Start what starts the workers, unless it runs; it and they hear no stop signals.
+
+    These come to a whole process group, or by a service manager to all processes of a service; the
+    workers obey their supervisor alone.
+    """
+    resource_tracker.ensure_running()  # else starting it would lift the mask
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _with_servers(config: StreamConfig, resources: ExitStack) -> StreamConfig:
