@@ -254,6 +254,16 @@ class Supervisor:
         try:
             _start_server()
             process.start()
+        except (OSError, EOFError) as error:  # no memory, no more processes
+            ours.close()
+            group.start_at = time.monotonic() + LONGEST_TOGETHER_S
+            log.warning(
+                "worker %d can't be started (%r); once more in %g s",
+                group.number,
+                error,
+                LONGEST_TOGETHER_S,
+            )
+            return
         finally:
             theirs.close()
         self._signals.drain_from_now()
@@ -346,8 +356,7 @@ class Supervisor:
         for source_id in set(group.source_ids) - set(left):
             self._away.pop(source_id, None)
         if self._stop.is_set() or not left:
-            self._say(event for s in left for event in self._away.pop(s).stopped())
-            self._groups.remove(group)
+            self._give_up(group)
             return
         self._plan(group, worker, left, now, why)
 
@@ -393,13 +402,17 @@ class Supervisor:
             if group.worker is not None:
                 with suppress(OSError):  # it has died, which will be heard
                     group.worker.pipe.send_bytes(STOP)
-                continue
-            for source_id in group.source_ids:
-                source = self._away.pop(source_id, None)
-                if source is not None:
-                    self._say(source.stopped())
-                    self._histories[source_id] = source.history
-            self._groups.remove(group)
+            else:
+                self._give_up(group)
+
+    def _give_up(self, group: _Group) -> None:
+        """Say that the sources of a group, which no worker watches, won't be watched again."""
+        for source_id in group.source_ids:
+            source = self._away.pop(source_id, None)
+            if source is not None:
+                self._say(source.stopped())
+                self._histories[source_id] = source.history
+        self._groups.remove(group)
 
     def _fail(self, error: StreamError) -> None:
         """Note the first error, and end everything."""
