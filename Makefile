@@ -7,7 +7,7 @@ PIP_INSTALL := .venv/bin/pip install --quiet --disable-pip-version-check
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-stream fmt lint type unit golden golden-update gpu check-engines bench bench-loaders bench-training bench-models bench-scan evaluate-shipped train-shipped soak demo test schema clean
+.PHONY: help setup setup-stream fmt lint type unit golden golden-update gpu check-engines bench bench-workers bench-loaders bench-training bench-models bench-scan evaluate-shipped train-shipped soak demo test schema clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -62,6 +62,9 @@ check-engines: setup ## every network: exports, equals torch, is taken by Tensor
 
 bench: setup ## cameras held on this machine, beside a naive loop
 	$(PY) -m benchmarks.cameras
+
+bench-workers: setup ## one process against two, and what a worker's deaths cost
+	$(PY) -m benchmarks.workers
 
 bench-training: setup ## the training loop beside a bare one, two ranks, memory, prepare
 	$(PY) -m benchmarks.training

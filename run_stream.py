@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import secrets
 import sys
 import threading
 from contextlib import ExitStack
@@ -20,7 +21,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from models import Setting, one_line
-from stream import __version__
 from stream.console import hide_in_logs, open_standard_streams, progress_reporter, set_up_logging
 from stream.engine_paths import manifest_of
 from stream.errors import ConfigError, StreamError
@@ -28,9 +28,10 @@ from stream.redact import printable, secrets_of
 from stream.signals import StopSignals
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from stream.config import RedisSinkConfig, StreamConfig
+    from stream.records import SourceStatus
 
 log = logging.getLogger("run_stream")
 
@@ -40,6 +41,7 @@ Examples:
   run_stream.py clip.mp4 --sink jsonl:messages.jsonl
   run_stream.py --config cameras.yaml --set track.lost_after_s=3 --check
   run_stream.py --probe rtsp://user:password@camera-1/stream
+  run_stream.py --config cameras.yaml --workers auto --shard 0/3
   run_stream.py scan archive/ --out results        (see run_stream.py scan --help)
 """
 
@@ -50,6 +52,15 @@ def _finite(
     if seconds is not None and not math.isfinite(seconds):
         raise click.BadParameter("expected a number of seconds; leave it out to run for ever")
     return seconds
+
+
+def _workers(_context: click.Context, _option: click.Parameter, text: str) -> int | None:
+    """Return the number, or None for `auto`."""
+    if text == "auto":
+        return None
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    raise click.BadParameter(f"expected 1, 2, 3... or auto, found {text!r}")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXAMPLES)
@@ -96,6 +107,20 @@ def _finite(
 )
 @click.option("--allow-http", is_flag=True, help="Accept http:// and https:// among SOURCES.")
 @click.option(
+    "--workers",
+    default="1",
+    show_default=True,
+    callback=_workers,
+    metavar="N|auto",
+    help="Processes that share the sources; auto: one per processor. One that dies is started "
+    "again, and the others go on.",
+)
+@click.option(
+    "--shard",
+    metavar="I/N",
+    help="Watch the part number I, from 0, of N parts of the sources, for N machines.",
+)
+@click.option(
     "--duration",
     type=click.FloatRange(min=0),
     callback=_finite,
@@ -132,6 +157,8 @@ def main(
     models: tuple[Path, ...],
     settings: tuple[tuple[str, Any], ...],
     allow_http: bool,
+    workers: int | None,
+    shard: str | None,
     duration: float | None,
     check: bool,
     probe: bool,
@@ -160,6 +187,7 @@ def main(
             sources, config_path, redis_url, namespace, sinks, overrides, allow_http=allow_http
         )
         hide_in_logs(_secrets(config))
+        of_all, config = config, _shard(config, shard)
         if check:
             for line in _checked(config):
                 click.echo(f"# {line}")
@@ -167,7 +195,12 @@ def main(
             return
         if probe:
             sys.exit(_probe(config, as_json=as_json))
-        _run(config, duration, signals)
+        if not config.sources:
+            _wait_for_nothing(of_all, duration, signals)
+        elif workers == 1:
+            _run(config, duration, signals)
+        else:
+            _supervise(config, workers, duration, signals)
     except ConfigError as error:
         _fail(error, 2)
     except StreamError as error:
@@ -222,6 +255,28 @@ def _resolve(
     for source in config.sources:
         source_kind(source)
     return config
+
+
+def _shard(config: StreamConfig, shard: str | None) -> StreamConfig:
+    """Return the configuration with the sources of a shard, which may have none."""
+    from stream.shards import parse_shard, part_of
+
+    if shard is None:
+        return config
+    number, parts = parse_shard(shard)
+    mine = tuple(s for s in config.sources if part_of(s.id.encode(), parts) == number)
+    log.info("shard %s: %d of %d sources", shard, len(mine), len(config.sources))
+    return config.model_copy(update={"sources": mine})
+
+
+def _wait_for_nothing(config: StreamConfig, duration: float | None, signals: StopSignals) -> None:
+    """Wait to be stopped, as cameras would: a service that ends is started again and again."""
+    from stream.decode import SourceKind, source_kind
+
+    if any(source_kind(source) is not SourceKind.FILE for source in config.sources):
+        log.info("no source falls to this shard; waiting to be stopped")
+        signals.drain_from_now()
+        signals.stop.wait(duration)
 
 
 def _secrets(config: StreamConfig) -> Iterator[str]:
@@ -309,50 +364,49 @@ def _sink(text: str) -> dict[str, str]:
 
 
 def _run(config: StreamConfig, duration: float | None, signals: StopSignals) -> None:
-    import secrets
-
-    import torch
-
-    from stream.analyse import open_analyser
-    from stream.messages import MessageWriter, ModelId
-    from stream.pipeline import Pipeline
-    from stream.publish import open_sinks
+    from stream.assembly import connect, load_engines
     from stream.sources import Source
-    from trt_engines.errors import EngineError
-    from trt_engines.manifest import load_manifest
 
-    torch.set_num_threads(1)  # the engines have their own; tensor work here is small
     stop = signals.stop
     with ExitStack() as resources:
-        try:
-            analyser = resources.enter_context(open_analyser(config))
-        except EngineError as error:
-            raise ConfigError(str(error)) from error
+        analyser = resources.enter_context(load_engines(config))
         signals.drain_from_now()
-        manifests = [load_manifest(engine.manifest) for engine in config.score.engines]
-        run = secrets.token_hex(4)
-        writer = MessageWriter(
-            run=run,
-            version=__version__,
-            models=[ModelId(name=m.name, onnx_sha256=m.onnx_sha256) for m in manifests],
-        )
         sources = [Source(source, config.decode, stop=stop) for source in config.sources]
-        heartbeat_s = max(source.heartbeat_s for source in config.sources)
-        source_ids = [source.id for source in config.sources]
-        sinks = open_sinks(config.sinks, run=run, heartbeat_s=heartbeat_s, source_ids=source_ids)
-        pipeline = Pipeline(
-            sources, analyser, writer, sinks, stop=stop, shutdown_s=config.shutdown_s
-        )
+        pipeline = connect(config, sources, analyser, run=secrets.token_hex(4), stop=stop)
         if duration is not None:
             timer = threading.Timer(min(duration, threading.TIMEOUT_MAX), stop.set)
             timer.daemon = True
             timer.start()
             resources.callback(timer.cancel)
-        report = resources.enter_context(progress_reporter())
-        pipeline.run(report)
-    if failed := pipeline.failed_sources():
+        pipeline.run(resources.enter_context(progress_reporter()))
+    _complain(pipeline.failed_sources(), len(sources))
+
+
+def _supervise(
+    config: StreamConfig, workers: int | None, duration: float | None, signals: StopSignals
+) -> None:
+    from stream.workers.shares import processors
+    from stream.workers.supervisor import Supervisor
+
+    # Before the first worker's imports: a pool of threads each would outnumber the processors.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    supervisor = Supervisor(
+        config,
+        workers or processors(),
+        run=secrets.token_hex(4),
+        signals=signals,
+        log_level=logging.getLogger().getEffectiveLevel(),
+        duration_s=duration,
+    )
+    with progress_reporter() as report:
+        supervisor.run(report)
+    _complain(supervisor.failed_sources(), len(config.sources))
+
+
+def _complain(failed: Sequence[SourceStatus], sources: int) -> None:
+    if failed:
         named = "; ".join(f"{status.source_id} ({status.code})" for status in failed)
-        raise StreamError(f"{len(failed)} of {len(sources)} sources failed: {named}")
+        raise StreamError(f"{len(failed)} of {sources} sources failed: {named}")
 
 
 if __name__ == "__main__":

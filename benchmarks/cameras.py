@@ -186,8 +186,8 @@ def _judged(
     n: int, messages: list[dict[str, Any]], start_up_s: float, usage: dict[str, float]
 ) -> Trial:
     """Judge a run by its messages."""
-    begin = min(_time(message) for message in messages) + start_up_s
-    messages = [message for message in messages if _time(message) >= begin]
+    begin = min(time_of(message) for message in messages) + start_up_s
+    messages = [message for message in messages if time_of(message) >= begin]
     latencies = [m["latency_ms"] for m in messages if m["event"]["type"] == "track.score"]
     spans = [_span(messages, f"cam{i}") for i in range(1, n + 1)]
     p50, p95 = np.percentile(latencies, [50, 95]) if latencies else (np.inf, np.inf)
@@ -225,10 +225,10 @@ def _span(messages: list[dict[str, Any]], source: str) -> dict[str, Any]:
     first, last = beats[0], beats[-1]
     counters = ("frames_seen", "frames_due", "frames_dropped")
     grown = {name: last["status"][name] - first["status"][name] for name in counters}
-    return {"seconds": _time(last) - _time(first), **grown}
+    return {"seconds": time_of(last) - time_of(first), **grown}
 
 
-def _time(message: dict[str, Any]) -> float:
+def time_of(message: dict[str, Any]) -> float:
     """Return when a frame reached us, or a source changed, Unix seconds."""
     return datetime.fromisoformat(message["ts"]).timestamp()
 

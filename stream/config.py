@@ -387,8 +387,8 @@ class RedisSinkConfig(Options):
     spool: Path | None = Field(
         None,
         description="Folder for alerts and source events kept while Redis is away, one per "
-        "process; default: a private one, made when needed, which stays only if something is left "
-        "in it.",
+        "process (workers make theirs in it); default: a private one, made when needed, which "
+        "stays only if something is left in it.",
     )
     spool_alerts: int = Field(100_000, ge=1, description="Alerts kept on disk at most.")
     spool_sources: int = Field(10_000, ge=1, description="Source events kept on disk at most.")

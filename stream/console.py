@@ -56,6 +56,18 @@ class _StderrHandler(logging.StreamHandler[TextIO]):
         return sys.stderr
 
 
+class _LineFormatter(logging.Formatter):
+    """Lines for people; those of a worker begin with its number, which is a field in JSON."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(of_worker)s%(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        worker = getattr(record, "worker", None)
+        record.of_worker = "" if worker is None else f"worker {worker}: "
+        return super().format(record)
+
+
 def set_up_logging(form: Literal["text", "json"], *, verbose: bool) -> None:
     """Send log records to stderr, as lines for people or as one JSON object each."""
     handler = _StderrHandler()
@@ -68,7 +80,7 @@ def set_up_logging(form: Literal["text", "json"], *, verbose: bool) -> None:
             )
         )
     else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+        handler.setFormatter(_LineFormatter())
     handler.addFilter(RedactingFilter(()))
     logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler])
 

@@ -254,6 +254,7 @@ class SourceCode(StrEnum):
     INVALID_DATA = "invalid_data"
     DECODING_FAILED = "decoding_failed"  # by an error that should not occur; the log has its stack
     ANALYSIS_FAILED = "analysis_failed"  # of its frames, by such an error
+    WORKER_FAILED = "worker_failed"  # the process that watched it died; see stream.workers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -306,6 +307,18 @@ class SourceAlert:
     status: SourceStatus  # at this moment
     losses: int  # how often the source was lost...
     within_s: float  # ...in the latest so many seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceHistory:
+    """What a process must know of a source to go on where another left off."""
+
+    status: SourceStatus | None = None  # the latest
+    sessions: int = 0  # that brought a picture
+    alerts: int = 0
+    has_end: bool = False  # as far as is known
+    raised: SourceEventKind | None = None  # LOST or FLAPPING, until it is REGAINED
+    lost_at: tuple[float, ...] = ()  # on the machine's monotonic clock
 
 
 SourceOutput: TypeAlias = Frame | SourceStatus | SourceAlert

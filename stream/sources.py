@@ -15,6 +15,7 @@ import math
 import re
 import time
 from collections import deque
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Final, Protocol
@@ -29,6 +30,7 @@ from stream.records import (
     SourceAlert,
     SourceCode,
     SourceEventKind,
+    SourceHistory,
     SourceState,
     SourceStatus,
 )
@@ -107,6 +109,7 @@ class Source:
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         random: Random | None = None,
+        history: SourceHistory | None = None,
     ) -> None:
         """Look at the URI; nothing is opened yet.
 
@@ -117,29 +120,34 @@ class Source:
             clock: Unix seconds, for stamps.
             monotonic: seconds that never go back, for durations.
             random: jitter of the back-off.
+            history: of the same source, in a process that is gone; counters, sessions and alerts
+                go on from there.
 
         Raises:
             ConfigError: the URI is not one we open.
         """
+        past = history or SourceHistory()
         uri = config.uri.get_secret_value()
         self._config = config
         self._decode = decode
         self._stop = stop
         self._clock = clock
         self._monotonic = monotonic
-        self._has_end = source_kind(config) is SourceKind.FILE  # else not known before it is open
+        # Else not known before it is open.
+        self._has_end = source_kind(config) is SourceKind.FILE or past.has_end
         self._name = redact(uri)
         self._secrets = secrets_of(uri)
-        self._fates: FatesOfFrames = _no_fates
+        self._past_fates = _fates_of(past.status)
+        self._fates: FatesOfFrames = partial(_added, self._past_fates, _no_fates)
         self._patience = _Patience(config, random or Random())
-        self._alarm = _Alarm(config.recovered_after_s)
+        self._alarm = _Alarm(config.recovered_after_s, past.raised, past.lost_at)
         self._stacks = StackLog(log, monotonic)
-        self._sessions = 0  # that brought a picture
-        self._frames_seen = 0
-        self._frames_due = 0
-        self._frames_failed = 0
-        self._alerts = 0
-        self._status: SourceStatus | None = None  # the latest
+        self._sessions = past.sessions  # that brought a picture
+        self._frames_seen = past.status.frames_seen if past.status else 0
+        self._frames_due = past.status.frames_due if past.status else 0
+        self._frames_failed = self._past_fates.failed
+        self._alerts = past.alerts
+        self._status = past.status  # the latest
         # On the monotonic clock:
         self._reported_at = 0.0
         self._well_since: float | None = None  # first picture of the session; None before
@@ -167,7 +175,7 @@ class Source:
         Args:
             fates: what became of the frames; default: all were analysed.
         """
-        self._fates = fates or _no_fates
+        self._fates = partial(_added, self._past_fates, fates or _no_fates)
         self._patience.start(self._monotonic())
         while not self._stop.is_set():
             try:
@@ -198,7 +206,7 @@ class Source:
                 )
             yield from self._report(SourceState.LOST, code, detail)
             yield from self._rest(min(self._patience.next_wait_s(code), left_s))
-        yield from self._report(SourceState.ENDED, SourceCode.STOPPED, "asked to stop")
+        yield from self.stopped()
 
     def abandoned(self) -> SourceStatus:
         """Return the last status of a source whose thread is stuck in a read and won't be awaited.
@@ -207,6 +215,36 @@ class Source:
         """
         detail = "asked to stop; the read under way was not awaited"
         return self._made(SourceState.ENDED, SourceCode.STOPPED, detail, changed=True)
+
+    @property
+    def history(self) -> SourceHistory:
+        """What another process needs to go on with this source."""
+        return SourceHistory(
+            status=self._status,
+            sessions=self._sessions,
+            alerts=self._alerts,
+            has_end=self._has_end,
+            raised=self._alarm.raised,
+            lost_at=self._alarm.lost_at,
+        )
+
+    def interrupted(self, why: str, *, for_good: bool) -> Iterator[SourceStatus | SourceAlert]:
+        """Say that the process which watched this source died.
+
+        What has an end, and was begun, is over: its start would be judged twice.
+
+        Args:
+            why: of the death, for people.
+            for_good: whether what has an end is over even if it was not begun.
+        """
+        over = self._has_end and not self._config.loop and (for_good or self._sessions > 0)
+        state = SourceState.ENDED if over else SourceState.LOST
+        self._well_since = None
+        yield from self._report(state, SourceCode.WORKER_FAILED, why)
+
+    def stopped(self) -> Iterator[SourceStatus | SourceAlert]:
+        """Say that this source, which nobody watches at the moment, won't be watched again."""
+        yield from self._report(SourceState.ENDED, SourceCode.STOPPED, "asked to stop")
 
     def _session_events(self) -> Iterator[SourceOutput]:
         """Open once, and yield until the stream ends, breaks, or `stop` is set."""
@@ -238,7 +276,7 @@ class Source:
                     self._frames_due += 1
                     yield frame
                 yield from self._watch_analysis(decoder.description)
-                yield from self._beat()
+                yield from self.beat()
                 if self._stop.is_set():
                     return
         finally:
@@ -284,9 +322,9 @@ class Source:
             step_s = min(seconds, max(self._heartbeat_due_s(), 0.001))
             self._stop.wait(step_s)
             seconds -= step_s
-            yield from self._beat()
+            yield from self.beat()
 
-    def _beat(self) -> Iterator[SourceStatus | SourceAlert]:
+    def beat(self) -> Iterator[SourceStatus | SourceAlert]:
         """Yield the heartbeat if it is due, and what only time makes an alert."""
         if self._status is None:
             return
@@ -422,10 +460,20 @@ class _Patience:
 class _Alarm:
     """Which losses and returns of a source people must hear of. Times are monotonic seconds."""
 
-    def __init__(self, recovered_after_s: float) -> None:
+    def __init__(
+        self,
+        recovered_after_s: float,
+        raised: SourceEventKind | None = None,
+        lost_at: tuple[float, ...] = (),
+    ) -> None:
         self._recovered_after_s = recovered_after_s
-        self._raised: SourceEventKind | None = None  # LOST or FLAPPING, until it is REGAINED
-        self._lost_at: deque[float] = deque()
+        self.raised = raised  # LOST or FLAPPING, until it is REGAINED
+        self._lost_at = deque(lost_at)
+
+    @property
+    def lost_at(self) -> tuple[float, ...]:
+        """The latest losses."""
+        return tuple(self._lost_at)
 
     def lost(self, now: float) -> SourceEventKind | None:
         """Note a loss, and return what it is an alert of, if any."""
@@ -434,21 +482,21 @@ class _Alarm:
         self._lost_at.append(now)
         flaps = len(self._lost_at) >= FLAPPING_LOSSES
         kind = SourceEventKind.FLAPPING if flaps else SourceEventKind.LOST
-        if self._raised in (kind, SourceEventKind.FLAPPING):
+        if self.raised in (kind, SourceEventKind.FLAPPING):
             return None
-        self._raised = kind
+        self.raised = kind
         return kind
 
     def time_passed(self, now: float, *, stood_s: float, is_open: bool) -> SourceEventKind | None:
         """Return what the source is after a while: regained, or no longer flapping but lost."""
-        if self._raised is None:
+        if self.raised is None:
             return None
-        flapping = self._raised is SourceEventKind.FLAPPING
+        flapping = self.raised is SourceEventKind.FLAPPING
         if is_open and stood_s >= (FLAPPING_S if flapping else self._recovered_after_s):
-            self._raised = None
+            self.raised = None
             return SourceEventKind.REGAINED
         if flapping and not is_open and now - self._lost_at[-1] >= FLAPPING_S:
-            self._raised = SourceEventKind.LOST
+            self.raised = SourceEventKind.LOST
             return SourceEventKind.LOST
         return None
 
@@ -459,6 +507,22 @@ class _Alarm:
 
 def _no_fates(*, settled: bool = False) -> FrameFates:
     return FrameFates()
+
+
+def _fates_of(status: SourceStatus | None) -> FrameFates:
+    if status is None:
+        return FrameFates()
+    return FrameFates(dropped=status.frames_dropped, failed=status.frames_failed)
+
+
+def _added(past: FrameFates, fates: FatesOfFrames, *, settled: bool = False) -> FrameFates:
+    """Return the fates of all frames: those of a process that is gone, and of this one's."""
+    now = fates(settled=settled)
+    return FrameFates(
+        dropped=past.dropped + now.dropped,
+        failed=past.failed + now.failed,
+        failing=now.failing,
+    )
 
 
 def _doubled(first_s: float, times: int) -> float:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 from typing import TYPE_CHECKING
 
 from stream.errors import ConfigError, SinkError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from stream.config import JsonlSinkConfig
     from stream.messages import OutMessage
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 class JsonlSink:
     """Appends one message a line, of every kind; each step is in the file when `publish` returns.
+
+    Several processes may append to the same file.
 
     Raises:
         ConfigError: the path is a folder, or can't be written.
@@ -38,8 +41,13 @@ class JsonlSink:
         Raises:
             SinkError: the disk is full or broken. The file ends with the last whole step.
         """
+        if not messages:
+            return
         lines = [message.to_json() + "\n" for message in messages]
-        data = "".join(lines).encode()
+        with self._alone():
+            self._append("".join(lines).encode(), len(lines))
+
+    def _append(self, data: bytes, count: int) -> None:
         end = self._file.seek(0, 2) if self._file.seekable() else None
         try:
             while data:
@@ -49,9 +57,20 @@ class JsonlSink:
                 with contextlib.suppress(OSError):  # what matters is the first error
                     self._file.truncate(end)
             raise SinkError(
-                f"{self._path}: can't write ({error.strerror}); {len(lines)} messages of this step "
+                f"{self._path}: can't write ({error.strerror}); {count} messages of this step "
                 "are lost: make room and start again"
             ) from error
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other processes from the file: a long write to a pipe comes in pieces."""
+        with contextlib.suppress(OSError):  # some file systems know no locks
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                fcntl.flock(self._file, fcntl.LOCK_UN)
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""

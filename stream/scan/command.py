@@ -153,8 +153,9 @@ def scan(
     Exit codes: 0 clean, 1 failed or stopped, 2 usage, 3 some files could not be read to the end,
     10 attacks found with --fail-on attack.
     """
-    from stream.scan.inputs import Listing, Selection, parse_shard
+    from stream.scan.inputs import Listing, Selection
     from stream.scan.listing import list_items
+    from stream.shards import parse_shard
 
     signals = StopSignals()
     open_standard_streams()

@@ -6,7 +6,6 @@ Names are bytes here: those of an archive need not be text.
 from __future__ import annotations
 
 import fnmatch
-import hashlib
 import os
 import stat
 from dataclasses import dataclass, field
@@ -113,11 +112,6 @@ def is_object(path: bytes) -> bool:
     return path.startswith((b"s3://", b"gs://", b"az://"))
 
 
-def part_of(path: bytes, parts: int) -> int:
-    """Return which of so many parts a path belongs to, whatever else is in the archive."""
-    return int.from_bytes(hashlib.sha256(path).digest()[:8], "big") % parts
-
-
 def list_files(paths: Iterable[bytes], selection: Selection) -> Listing:
     """Return what is to be scanned on this machine.
 
@@ -192,18 +186,3 @@ def read_list(file: BinaryIO, *, null: bool) -> Sequence[bytes]:
         null: whether a NUL character ends each instead, as `find -print0` writes them.
     """
     return [path for path in file.read().split(b"\0" if null else b"\n") if path]
-
-
-def parse_shard(text: str) -> tuple[int, int]:
-    """Read `I/N`.
-
-    >>> parse_shard("3/8")
-    (3, 8)
-
-    Raises:
-        ConfigError: it is something else, or I is not in 0..N-1.
-    """
-    number, _, parts = text.partition("/")
-    if not (number.isdecimal() and parts.isdecimal() and int(number) < int(parts)):
-        raise ConfigError(f"--shard {text}: expected I/N with I from 0 to N-1, such as 0/8")
-    return int(number), int(parts)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stream.scan.inputs import is_object, list_files, part_of
+from stream.scan.inputs import is_object, list_files
 from stream.scan.objects import list_objects
+from stream.shards import part_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -22,6 +22,7 @@ from stream.records import (
     SourceAlert,
     SourceCode,
     SourceEventKind,
+    SourceHistory,
     SourceState,
     SourceStatus,
 )
@@ -61,10 +62,18 @@ def time() -> FakeTime:
     return FakeTime()
 
 
-def make_source(uri: Any, time: FakeTime, *, fps: float = 5, **options: Any) -> Source:
+def make_source(
+    uri: Any,
+    time: FakeTime,
+    *,
+    fps: float = 5,
+    history: SourceHistory | None = None,
+    **options: Any,
+) -> Source:
     config = SourceConfig(id="cam", uri=str(uri), **options)
     decode = DecodeConfig(analyse_fps=fps)
-    return Source(config, decode, stop=time, clock=time.wall, monotonic=time, random=Random(1))
+    clocks: dict[str, Any] = {"clock": time.wall, "monotonic": time}
+    return Source(config, decode, stop=time, random=Random(1), history=history, **clocks)
 
 
 class Camera:
@@ -636,6 +645,78 @@ def test_a_status_counts_the_frames_that_were_dropped_and_that_failed(clip, time
 
 
 # --- for people ---
+
+
+# --- watched by one process after another ---
+
+
+def test_a_camera_whose_process_died_is_lost_at_once_and_goes_on_with_the_next_session(
+    camera, time
+):
+    camera(frames=100, then=GONE)
+    before = make_source("rtsp://camera/1", time)
+    until(before.events(lambda **_: FrameFates(dropped=2)), time, time.now + 4)
+    between = make_source("rtsp://camera/1", time, history=before.history)
+    said = list(between.interrupted("its worker was killed by SIGKILL", for_good=False))
+    assert changes(said) == [(0, SourceState.LOST, SourceCode.WORKER_FAILED)]
+    assert alerts(said) == [SourceEventKind.LOST]
+    after = make_source("rtsp://camera/1", time, history=between.history)
+    events = until(after.events(lambda **_: FrameFates(dropped=3)), time, time.now + 15)
+    assert changes(events) == [(1, SourceState.OPEN, SourceCode.OK)]
+    assert {f.stamp.session for f in frames_of(events)} == {1}
+    assert alerts(events) == [SourceEventKind.REGAINED]
+    (regained,) = (event for event in events if isinstance(event, SourceAlert))
+    assert regained.ordinal == 2
+    last = list(statuses(events))[-1]
+    watched = len(list(frames_of(events[: events.index(last)])))
+    assert last.frames_seen == before.history.status.frames_seen + watched
+    assert last.frames_dropped == 5
+
+
+def test_a_camera_whose_processes_die_again_and_again_flaps(camera, time):
+    camera(frames=100, then=GONE)
+    history = None
+    raised = []
+    for _ in range(FLAPPING_LOSSES + 1):
+        source = make_source("rtsp://camera/1", time, history=history)
+        raised += alerts(until(source.events(), time, time.now + 2))
+        raised += alerts(source.interrupted("SIGSEGV", for_good=False))
+        history = source.history
+    assert raised == [SourceEventKind.LOST, SourceEventKind.FLAPPING]
+    assert history.sessions == FLAPPING_LOSSES + 1
+
+
+def test_nobody_watches_a_source_and_its_heartbeat_says_so(camera, time):
+    camera(frames=100, then=GONE)
+    source = make_source("rtsp://camera/1", time, heartbeat_s=5)
+    list(source.interrupted("SIGKILL", for_good=False))
+    assert list(source.beat()) == []
+    time.now += 5
+    (beat,) = source.beat()
+    assert (beat.state, beat.code, beat.changed) == ("lost", "worker_failed", False)
+    assert changes(source.stopped()) == [(0, SourceState.ENDED, SourceCode.STOPPED)]
+
+
+@pytest.mark.parametrize(
+    ("begun", "options", "for_good", "state"),
+    [
+        (True, {}, False, SourceState.ENDED),
+        (False, {}, False, SourceState.LOST),
+        (False, {}, True, SourceState.ENDED),
+        (True, {"loop": True}, True, SourceState.LOST),
+    ],
+    ids=["begun", "not begun", "not begun, and to blame", "looped"],
+)
+def test_a_file_whose_process_died_is_over_once_it_was_begun(
+    begun, options, for_good, state, clip, time
+):
+    source = make_source(clip, time, **options)
+    if begun:
+        next(source.events())
+    said = list(source.interrupted("SIGKILL", for_good=for_good))
+    assert changes(said) == [(0, state, SourceCode.WORKER_FAILED)]
+    ended = state is SourceState.ENDED
+    assert alerts(said) == [SourceEventKind.ENDED if ended else SourceEventKind.LOST]
 
 
 def test_an_open_source_says_what_it_is(clip, time):
