@@ -97,7 +97,7 @@ def test_killed_workers_cost_the_others_nothing_and_a_source_to_blame_ends_alone
     with_faces = rtsp_camera(faces).url
     empty = with_faces.replace("faces.mp4", "empty.mp4")
     cameras = {"a": empty, "b": with_faces, "bad": empty}
-    how = {"recovered_after_s": 0.2, "retry_max_s": 0.5, "heartbeat_s": 1}
+    how = {"recovered_after_s": 0.2, "retry_max_s": 0.5, "heartbeat_s": 20}
     config = tmp_path / "config.yaml"
     options = {
         "sources": [{"id": name, "uri": url, **how} for name, url in cameras.items()],
