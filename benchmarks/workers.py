@@ -52,8 +52,8 @@ class Trial:
     analysed_fps: float  # of all cameras
     due_fps: float
     dropped: float  # share of the frames due
-    latency_p50_ms: float
-    latency_p95_ms: float
+    latency_p50_ms: float | None  # None: nothing was scored
+    latency_p95_ms: float | None
     cores_used: float  # by all processes
     memory_mib: float  # proportional set size of all processes, at the end
     supervisor_cores: float  # by the supervisor alone; 0 without one
@@ -147,8 +147,8 @@ class _Run:
                     watched = started[3].split(", ")
                     self.pids |= dict.fromkeys(watched, int(started[2]))
                     self._opened -= set(watched)
-                if opened := re.search(r"source (\S+): open", line):
-                    self._opened.add(opened[1])
+                if changed := re.search(r"source (\S+): (open|lost)", line):
+                    (self._opened.add if changed[2] == "open" else self._opened.discard)(changed[1])
                 self._changed.notify_all()
 
     def await_open(self, cameras: set[str]) -> None:
@@ -199,7 +199,7 @@ class _Bench:
         spans = [_grown(messages, name) for name in sorted(_names(n))]
         due, dropped = (sum(span[key] for span in spans) for key in ("due", "dropped"))
         latencies = [m["latency_ms"] for m in messages if m["event"]["type"] == "track.score"]
-        p50, p95 = np.percentile(latencies, [50, 95]) if latencies else (np.inf, np.inf)
+        p50, p95 = (_percentile(latencies, q) for q in (50, 95))
         supervised = workers > 1
         return Trial(
             workers=workers,
@@ -207,8 +207,8 @@ class _Bench:
             analysed_fps=round(sum((s["due"] - s["dropped"]) / s["seconds"] for s in spans), 1),
             due_fps=round(sum(s["due"] / s["seconds"] for s in spans), 1),
             dropped=round(dropped / due, 4),
-            latency_p50_ms=round(float(p50), 1),
-            latency_p95_ms=round(float(p95), 1),
+            latency_p50_ms=p50,
+            latency_p95_ms=p95,
             cores_used=round((used_later_s - used_s) / (now - began), 3),
             memory_mib=round(memory),
             supervisor_cores=round((own_later_s - own_s) / (now - began), 4) if supervised else 0,
@@ -226,10 +226,12 @@ class _Bench:
         began, kills = time.time(), 0
         while time.time() - began < seconds:
             run.await_open(_names(n))
+            time.sleep(1)  # so that what is in the log is published
             os.kill(run.pids["cam01"], signal.SIGKILL)
             kills += 1
             time.sleep(every_s)
         run.await_open(_names(n))
+        time.sleep(1)
         run.end()
         messages = [m for m in self._read() if time_of(m) >= began]
         return kills, [_losses(messages, name) for name in sorted(_names(n))]
@@ -250,6 +252,10 @@ class _Bench:
     def _read(self) -> list[dict[str, Any]]:
         lines = self._messages.read_text(encoding="utf-8").splitlines()
         return [json.loads(line) for line in lines]
+
+
+def _percentile(values: Sequence[float], q: float) -> float | None:
+    return round(float(np.percentile(values, q)), 1) if values else None
 
 
 def _names(n: int) -> set[str]:
