@@ -70,7 +70,7 @@ class Ledger:
         self._begun: Counter[int] = Counter()
 
     def begin(self, number: int) -> int:
-        """Note that a file is begun; return the how-manieth time it is."""
+        """Note that a file is begun; return how often it was begun, this time included."""
         self._begun[number] += 1
         return self._begun[number]
 
@@ -202,13 +202,11 @@ def scan_on_ray(
     scratch = Path(tempfile.gettempdir()) / f"facewarden-{secrets.token_hex(8)}"
     setup = replace(setup, plan=replace(setup.plan, readers=1, folder=scratch))
     with _cluster(address, actors) as ray, _Results(ray, setup, due, actors) as results:
-        while left:
+        while left and not stop.is_set():
             result = results.next()
             if result is not None and result["number"] in left:  # Ray may repeat one
                 left.remove(result["number"])
                 _take(result, due[result["number"]][0], progress, deliver, crops_folder)
-            elif result is None and stop.is_set():
-                break
             report(progress)
     return progress
 
