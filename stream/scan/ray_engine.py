@@ -239,6 +239,7 @@ def _cluster(address: str | None, actors: int | None) -> Iterator[Any]:
         ConfigError: Ray is not installed, or the cluster can't be reached.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # decision 23
+    os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # a late call must not start another cluster
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else its core writes to stderr
     address = address or os.environ.get("RAY_ADDRESS") or None
     if address is not None and address.startswith("ray://"):
@@ -246,6 +247,11 @@ def _cluster(address: str | None, actors: int | None) -> Iterator[Any]:
             f"--ray-address {address}: expected HOST:PORT, or auto, on a machine of the cluster: "
             "start the scan there, as `ray job submit` does"
         )
+    if address is None:  # before the import, which reads it
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault(
+            "RAY_AUTH_TOKEN", secrets.token_hex(32)
+        )  # else it writes one to $HOME
     handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     try:
         import ray
@@ -263,14 +269,12 @@ def _cluster(address: str | None, actors: int | None) -> Iterator[Any]:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address is None:
-            os.environ.setdefault("RAY_AUTH_MODE", "token")
-            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else one in our home
             ray.init(address="local", **ours, **quiet)
         else:
             ray.init(address=address, **quiet)
     except (OSError, RuntimeError, ValueError) as error:  # ConnectionError is an OSError
         what = "start a cluster here" if address is None else f"use the cluster at {address}"
-        raise ConfigError(f"Ray can't {what}: {error}") from error
+        raise ConfigError(f"Ray can't {what}: {str(error).partition(chr(10))[0]}") from error
     finally:
         for number, handler in handlers.items():  # Ray takes SIGTERM
             signal.signal(number, handler)

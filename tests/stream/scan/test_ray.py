@@ -1,4 +1,4 @@
-"""Scans by a real Ray cluster of two workers on this machine."""
+"""Scans by real Ray clusters on this machine: one of two workers, and one of the scan's own."""
 
 from __future__ import annotations
 
@@ -52,10 +52,8 @@ class Misbehaving(ray_engine.FileScanner):
         return super().scan(number, item, known, sender, attempt)
 
 ray_engine.FileScanner = Misbehaving
-from stream.scan.command import main
-main(sys.argv[1:])
 """
-TRUE_PROGRAM = "import sys; from stream.scan.command import main; main(sys.argv[1:])"
+STARTED = "from stream.scan.command import main; main(sys.argv[1:])"
 
 
 @pytest.fixture(scope="module")
@@ -74,16 +72,40 @@ def cluster():
     shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture
-def start(cluster, warm, tiny_engine, tmp_path):
-    """Return the function that starts a scan by the cluster, into `tmp_path/out`."""
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("ray")
 
-    def started(code, *arguments):
-        options = ["--engine", "ray", "--ray-address", cluster, "--model", tiny_engine]
-        options += ["--out", "out"]
-        return warm.start("-c", code, *arguments, *options, cwd=tmp_path, env=SECRET)
+
+@pytest.fixture(scope="module")
+def start(warm, tiny_engine, folder):
+    """Return the function that starts a scan of `folder/archive`."""
+
+    def started(*arguments, env=None):
+        options = ["--engine", "ray", "--model", tiny_engine, "--mode", "full", "--out", "out"]
+        code = PROGRAM + STARTED
+        return warm.start("-c", code, "archive", *options, *arguments, cwd=folder, env=env)
 
     return started
+
+
+@pytest.fixture(scope="module")
+def scanned(cluster, start, folder, two_faces, clip):
+    """Scan with a file that kills its workers, and one whose worker is killed once."""
+    archive = folder / "archive"
+    archive.mkdir()
+    for name in ("bars.mp4", "kills.mp4", "once.mp4", "\udcff\n.mp4"):
+        (archive / name).hardlink_to(clip)
+    (archive / "again.mp4").write_bytes(clip.read_bytes())
+    (archive / "empty.mkv").touch()
+    (archive / "faces.mp4").hardlink_to(two_faces)
+    options = ["--ray-address", cluster, "--fail-on", "attack"]
+    with start(*options, env=SECRET) as process:
+        os.kill(awaited(folder / "pid"), signal.SIGKILL)
+        _, log = process.communicate()
+    assert process.wait() == 10, log
+    (folder / "pid").unlink()
+    return folder / "out"
 
 
 def awaited(path: Path) -> int:
@@ -97,75 +119,68 @@ def by_name(rows):
     return {Path(row["path"]).name: row for row in rows}
 
 
-def without(row, *names):
-    return {name: value for name, value in row.items() if name not in {"at", *names}}
+def judged(row):
+    return {name: value for name, value in row.items() if name not in {"at", "attempts"}}
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_a_killed_worker_and_a_file_that_kills_its_workers_lose_and_repeat_no_row(
-    scan, start, two_faces, clip, tmp_path, read_rows
+    scanned, read_rows
 ):
-    archive = tmp_path / "archive"
-    archive.mkdir()
-    for name in ("bars.mp4", "kills.mp4", "once.mp4", "\udcff\n.mp4"):
-        (archive / name).hardlink_to(clip)
-    (archive / "faces.mp4").hardlink_to(two_faces)
-    (archive / "empty.mkv").touch()
-    (archive / "touched.mp4").write_bytes(clip.read_bytes())
-
-    with start(PROGRAM, "archive", "--mode", "full", "--fail-on", "attack") as process:
-        os.kill(awaited(tmp_path / "pid"), signal.SIGKILL)
-        _, log = process.communicate()
-    assert process.wait() == 10, log
-    rows = read_rows(tmp_path / "out")
-    journal = (tmp_path / "out" / "journal" / "all.jsonl").read_text(encoding="utf-8")
-    assert len(journal.splitlines()) == len(rows) == 7, log
-    assert (tmp_path / "kills").read_text() == "xx"
-    found = by_name(rows)
-    killed, once = found.pop("kills.mp4"), found["once.mp4"]
+    rows = by_name(read_rows(scanned))
+    journal = (scanned / "journal" / "all.jsonl").read_text(encoding="utf-8")
+    assert len(journal.splitlines()) == len(rows) == 7
+    killed, once = rows["kills.mp4"], rows["once.mp4"]
     assert (killed["status"], killed["attempts"]) == ("crashed", 2)
-    assert "worker" in killed["reason"]
+    assert killed["reason"] == "the worker that scanned it died, 2 times"
+    assert (scanned.parent / "kills").read_text() == "xx"
     assert (once["status"], once["attempts"]) == ("ok", 2)
-
-    locally = scan("archive", "--mode", "full", out=tmp_path / "local")
-    same = {name: without(row, "attempts") for name, row in locally.rows.items()}
-    del same["kills.mp4"]
-    assert {name: without(row, "attempts") for name, row in found.items()} == same
-    crops = {path.name: path.read_bytes() for path in (tmp_path / "local" / "crops").iterdir()}
-    assert crops
-    sent = (tmp_path / "out" / "crops").iterdir()
-    assert {path.name: path.read_bytes() for path in sent} == crops
-    assert "data:image" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-
-    os.utime(archive / "touched.mp4", (1, 1))
-    with start(TRUE_PROGRAM, "archive", "--mode", "full") as process:
-        _, log = process.communicate()
-    assert process.wait() == 0, log
-    assert "0 files scanned, 7 known" in log
 
 
 @pytest.mark.slow
-def test_a_signal_ends_the_scan_with_the_results_that_are_there(start, clip, tmp_path, read_rows):
-    for name in ("done.mp4", "slow.mp4"):
-        (tmp_path / name).hardlink_to(clip)
-    options = ["--mode", "keyframes", "--readers", 1]
-    with start(PROGRAM, "done.mp4", "slow.mp4", *options) as process:
-        worker = awaited(tmp_path / "pid")
-        journal = tmp_path / "out" / "journal" / "all.jsonl"
-        while not journal.read_bytes():
+@pytest.mark.timeout(400)
+def test_other_rows_pictures_and_report_are_those_of_the_local_engine(
+    scanned, scan, folder, read_rows, tmp_path
+):
+    (tmp_path / "archive").symlink_to(folder / "archive")
+    locally = scan("archive/", "--mode", "full").rows
+    rows = by_name(read_rows(scanned))
+    del locally["kills.mp4"], rows["kills.mp4"]
+    assert {n: judged(r) for n, r in rows.items()} == {n: judged(r) for n, r in locally.items()}
+    crops = {path.name: path.read_bytes() for path in (tmp_path / "out" / "crops").iterdir()}
+    assert crops
+    assert {path.name: path.read_bytes() for path in (scanned / "crops").iterdir()} == crops
+    assert "data:image" in (scanned / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_it_goes_on_where_it_was_and_a_signal_ends_it_with_what_is_finished(
+    scanned, start, folder, clip, read_rows
+):
+    os.utime(folder / "archive" / "again.mp4", (1, 1))
+    for name in ("early.mp4", "slow.mp4"):
+        (folder / "archive" / name).hardlink_to(clip)
+    home = {"HOME": str(folder), "PYTHONPATH": str(ROOT)}
+    with start("--readers", 1, env=home) as process:  # a cluster of its own
+        worker = awaited(folder / "pid")
+        while len((scanned / "journal" / "all.jsonl").read_bytes().splitlines()) < 8:
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
         _, log = process.communicate()
     assert process.wait() == 1, log
-    assert "run again to go on" in log
-    assert [row["path"] for row in read_rows(tmp_path / "out")] == ["done.mp4"]
+    assert "1 files scanned, 7 known" in log
+    rows = read_rows(scanned)
+    assert len(rows) == 8
+    assert "early.mp4" in by_name(rows)
     while Path(f"/proc/{worker}").exists():
         time.sleep(0.05)
+    assert not (folder / ".ray").exists()
 
 
 def test_without_ray_it_says_what_to_install(warm, clip, tiny_engine, tmp_path):
-    code = f"import sys; sys.modules['ray'] = None\n{TRUE_PROGRAM}"
+    code = "import sys; sys.modules['ray'] = None\n" + STARTED
     options = ["--engine", "ray", "--model", tiny_engine, "--out", "out", "--log-format", "json"]
     with warm.start("-c", code, clip, *options, cwd=tmp_path) as process:
         _, log = process.communicate()
