@@ -21,6 +21,7 @@ import threading
 from collections import Counter
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,6 +31,7 @@ from stream.errors import ConfigError, StreamError
 from stream.scan.analysers import Analysers
 from stream.scan.child import ReadStatus
 from stream.scan.crops import CropSender, write_crop
+from stream.scan.reading import reading_context
 from stream.scan.rows import FileRow
 from stream.scan.scanner import ScanProgress, scan_one
 from stream.signals import STOP_SIGNALS
@@ -93,6 +95,9 @@ class FileScanner:
         torch.set_num_threads(1)  # as in the local engine
         with suppress(OSError):  # it need not be there, if all paths are absolute
             os.chdir(setup.here)
+        # Each child imports our main module, which is Ray's: once, before it is forked.
+        reading_context("ray._private.workers.default_worker")
+        forkserver.ensure_running()
         self._setup = setup
         self._ledger = ledger
         self._analysers = Analysers(setup.configs)
