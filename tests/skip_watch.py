@@ -13,6 +13,7 @@ MAY_SKIP = {
     "needs redis-server": "TLS, ACL and AOF need Debian's Redis; the README names the packages",
     "needs openssl": "certificates for TLS servers; the README names the package",
     "needs the extra objects": "s3fs, and moto to test it with",
+    "needs the extra ray": "spreads scans over machines",
     "needs the extra heic": "reads HEIC",
     "needs the extra crosscheck": "brings OpenCV; only for development of the tracker",
     "needs a network namespace": "not every container may make one",

@@ -11,7 +11,7 @@ import time
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import click
 
@@ -24,7 +24,6 @@ from stream.signals import StopSignals
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from stream.analyse import Analyser
     from stream.config import RedisSinkConfig, StreamConfig
     from stream.scan.inputs import Listing
     from stream.scan.policy import Look, Mode, ScanLimits
@@ -100,7 +99,8 @@ Examples:
 )  # fmt: skip
 @click.option(
     "--readers", type=click.IntRange(1, 256), metavar="N",
-    help="Files that are read at a time, each by a process.  [default: the number of processors]",
+    help="Files that are read at a time, each by a process.  [default: the number of processors, "
+    "with --engine ray those of the cluster]",
 )  # fmt: skip
 @click.option(
     "--shard", metavar="I/N",
@@ -114,6 +114,15 @@ Examples:
 @click.option(
     "--sink", type=click.Choice(["redis"]),
     help="Publish a message per file, too, to the Redis of --config or $REDIS_URL.",
+)  # fmt: skip
+@click.option(
+    "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
+    help="Scan with this machine, or with a Ray cluster: see docs/scale.md.",
+)  # fmt: skip
+@click.option(
+    "--ray-address", metavar="HOST:PORT",
+    help="With --engine ray: the cluster; auto is the one this machine is part of.  [default: "
+    "$RAY_ADDRESS, else a cluster of its own]",
 )  # fmt: skip
 @click.option("--no-crops", is_flag=True, help="Keep no pictures of faces.")
 @click.option(
@@ -141,6 +150,8 @@ def scan(
     shard: str | None,
     watch: float | None,
     sink: str | None,
+    engine: str,
+    ray_address: str | None,
     no_crops: bool,
     fail_on: str | None,
     log_format: Literal["text", "json"],
@@ -165,6 +176,10 @@ def scan(
             raise ConfigError("expected PATH... or --from FILE, found neither")
         if then is not None and mode != "keyframes":
             raise ConfigError(f"--then sample goes with --mode keyframes, not with {mode}")
+        if engine != "ray" and ray_address is not None:
+            raise ConfigError("--ray-address goes with --engine ray")
+        if engine == "ray" and watch is not None:
+            raise ConfigError("--watch goes with --engine local, not with ray")
         part = (0, 1) if shard is None else parse_shard(shard)
         allowed = _limits(limits)
         named = [*paths, *(path for each in lists for path in _listed(each, null=null))]
@@ -193,6 +208,7 @@ def scan(
                 crops=not no_crops,
                 redis=redis,
                 watch=None if watch is None else (list_all, watch),
+                ray=Cluster(ray_address, readers) if engine == "ray" else None,
             )
         _say(progress)
         if signals.stop.is_set() and watch is None:
@@ -235,6 +251,13 @@ def main(arguments: Sequence[str]) -> None:
         scan(list(arguments), prog_name="run_stream.py scan")
 
 
+class Cluster(NamedTuple):
+    """Of Ray: where it is, and how many files it scans at a time; see `scan_on_ray`."""
+
+    address: str | None
+    actors: int | None
+
+
 class _Run:
     """A scan with its configuration; engines are opened when they are first needed."""
 
@@ -249,6 +272,7 @@ class _Run:
         *,
         looks_closer: bool,
     ) -> None:
+        from stream.scan.analysers import Analysers
         from stream.scan.policy import Look, Mode, config_for
 
         self._configs = {
@@ -260,8 +284,7 @@ class _Run:
         self._fps = config.decode.analyse_fps if mode is Mode.FULL else fps
         self._limits = limits
         self._out = out
-        self._resources = resources
-        self._analysers: dict[Look, Analyser] = {}
+        self._analysers = resources.enter_context(Analysers(self._configs))
 
     def plan(self, *, follow_links: bool, readers: int) -> ScanPlan:
         """Return how files are scanned.
@@ -315,6 +338,7 @@ class _Run:
         crops: bool,
         redis: RedisSinkConfig | None,
         watch: tuple[Callable[[], Listing], float] | None,
+        ray: Cluster | None,
     ) -> ScanProgress:
         """Scan, and write the results of what is finished, however it ends.
 
@@ -326,6 +350,7 @@ class _Run:
             crops: whether pictures of faces are kept.
             redis: where results are published, too.
             watch: what lists all that is there, and every how many seconds; None: `listing` is all.
+            ray: what scans; None: this machine.
         """
         import torch
 
@@ -333,6 +358,7 @@ class _Run:
         from stream.scan.journal import Journal
         from stream.scan.outputs import Outputs
         from stream.scan.policy import Look
+        from stream.scan.ray_engine import Setup, scan_on_ray
         from stream.scan.scanner import Scanner
         from stream.scan.watch import Watch
         from trt_engines.manifest import load_manifest
@@ -342,13 +368,13 @@ class _Run:
         name = "all" if parts == 1 else f"{number}-of-{parts}"
         first = load_manifest(self._configs[Look.VIDEO].score.engines[0].manifest)
         leave = 0.5 if first.thresholds is None else first.thresholds.leave
-        keeper = CropKeeper(self._out / "crops", first.input, leave) if crops else None
+        shown = first.input, leave
         plan = replace(plan, folder=plan.folder / name)
         with ExitStack() as held:
             journal = held.enter_context(Journal(self._out / "journal" / f"{name}.jsonl"))
-            looks = {Look.STILL if item.is_still else Look.VIDEO for item in listing.items}
-            for look in looks:
-                self.analyser(look)  # what can't be used is said before anything is scanned
+            if ray is None:
+                for look in {Look.STILL if item.is_still else Look.VIDEO for item in listing.items}:
+                    self._analysers.of(look)  # what can't be used is said before the first file
             outputs = Outputs(
                 self._out,
                 journal,
@@ -359,9 +385,6 @@ class _Run:
             )
             held.enter_context(outputs)
             arrivals = None if watch is None else held.enter_context(Watch(*watch))
-            scanner = Scanner(
-                plan, self.analyser, journal.finished, outputs.add, keeper, stop=signals.stop
-            )
             signals.drain_from_now()
             with _reporter() as report:
 
@@ -369,22 +392,40 @@ class _Run:
                     outputs.refresh()
                     report(progress)
 
-                scanner.run(listing.items, tell, arrivals)
+                if ray is None:
+                    keeper = CropKeeper(self._out / "crops", *shown) if crops else None
+                    scanner = Scanner(
+                        plan,
+                        self._analysers.of,
+                        journal.finished,
+                        outputs.add,
+                        keeper,
+                        stop=signals.stop,
+                    )
+                    scanner.run(listing.items, tell, arrivals)
+                    progress = scanner.progress
+                else:
+                    progress = scan_on_ray(
+                        Setup(
+                            plan, self._without_sinks(), shown if crops else None, str(Path.cwd())
+                        ),
+                        listing.items,
+                        journal.finished,
+                        outputs.add,
+                        self._out / "crops",
+                        address=ray.address,
+                        actors=ray.actors,
+                        stop=signals.stop,
+                        report=tell,
+                    )
             outputs.write()
-        return scanner.progress
+        return progress
 
-    def analyser(self, look: Look) -> Analyser:
-        """Return what analyses a kind of look."""
-        from stream.analyse import open_analyser
-        from trt_engines.errors import EngineError
-
-        if look not in self._analysers:
-            try:
-                opened = open_analyser(self._configs[look])
-            except EngineError as error:
-                raise ConfigError(str(error)) from error
-            self._analysers[look] = self._resources.enter_context(opened)
-        return self._analysers[look]
+    def _without_sinks(self) -> dict[Look, StreamConfig]:
+        """Return what workers need to know: no credentials are among it."""
+        return {
+            look: config.model_copy(update={"sinks": ()}) for look, config in self._configs.items()
+        }
 
     def _open_first(self) -> Backend:
         from stream.scan.policy import Look

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from PIL import Image
@@ -10,8 +12,6 @@ from PIL import Image
 from models import crop_faces, whole_file
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from torch import Tensor
 
     from models import InputSpec
@@ -41,9 +41,34 @@ class CropKeeper:
         return crop_faces(frame.image, score.sighting.detection.box[None], self._spec)[0]
 
     def keep(self, path: bytes, track: int, crop: Tensor) -> str:
-        """Write the crop of a track of a file; return the name it has in the folder."""
+        """Keep the crop of a track of a file; return the name it has in the folder."""
         name = f"{hashlib.sha256(path).hexdigest()[:24]}-{track}.png"
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with whole_file(self._folder / name) as partial:
-            Image.fromarray(crop.permute(1, 2, 0).numpy()).save(partial, "PNG")
+        png = io.BytesIO()
+        Image.fromarray(crop.permute(1, 2, 0).numpy()).save(png, "PNG")
+        self._write(name, png.getvalue())
         return name
+
+    def _write(self, name: str, png: bytes) -> None:
+        write_crop(self._folder, name, png)
+
+
+class CropSender(CropKeeper):
+    """Keeps the crops in memory, for whoever writes them on another machine.
+
+    Attributes:
+        pictures: PNG files, by name.
+    """
+
+    def __init__(self, spec: InputSpec, above: float) -> None:
+        super().__init__(Path(), spec, above)
+        self.pictures: dict[str, bytes] = {}
+
+    def _write(self, name: str, png: bytes) -> None:
+        self.pictures[name] = png
+
+
+def write_crop(folder: Path, name: str, png: bytes) -> None:
+    """Write a picture to a folder, which is made if it is not there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with whole_file(folder / name) as partial:
+        partial.write_bytes(png)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from stream.scan.inputs import Item
+
 
 @dataclass(frozen=True, slots=True)
 class Finished:
@@ -27,6 +29,18 @@ class Finished:
     mtime_ns: int
     sha256: str | None
     etag: str | None
+
+    def may_hold(self, item: Item, run_key: str) -> bool:
+        """Return whether a file may be as it was finished, in this way, whatever its time says."""
+        return (self.run_key, self.size) == (run_key, item.size)
+
+    def holds(self, item: Item, run_key: str) -> bool:
+        """Return whether a file looks unchanged, and was finished in this way."""
+        if item.etag is not None:
+            is_same = self.etag == item.etag
+        else:
+            is_same = self.mtime_ns == item.mtime_ns
+        return is_same and self.may_hold(item, run_key)
 
 
 class Journal(Closing):

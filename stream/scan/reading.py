@@ -61,11 +61,17 @@ class ReadEnd:
 Heard: TypeAlias = Frame | ReadEnd | None
 
 
-def reading_context() -> ForkServerContext:
-    """Return what starts the children: a process that has their imports, and forks for each."""
+def reading_context(*more: str) -> ForkServerContext:
+    """Return what starts the children: a process that has their imports, and forks for each.
+
+    Args:
+        more: modules that it imports beside.
+    """
     context = multiprocessing.get_context("forkserver")
     # The main module, too, which each child would import otherwise.
-    context.set_forkserver_preload(["__main__", "stream.scan.child", "stream.decode.sampled"])
+    context.set_forkserver_preload(
+        ["__main__", "stream.scan.child", "stream.decode.sampled", *more]
+    )
     return context
 
 

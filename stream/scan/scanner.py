@@ -66,6 +66,24 @@ class ScanProgress:
     statuses: Counter[str] = field(default_factory=Counter)
     verdicts: Counter[str] = field(default_factory=Counter)
 
+    def add(self, row: FileRow) -> None:
+        """Count a file that is finished."""
+        self.files += 1
+        self.bytes += row.size
+        self.media_s += row.seconds
+        self.statuses[row.status] += 1
+        self.verdicts[row.verdict] += 1
+
+    def expect(self, item: Item) -> None:
+        """Count a file that is due."""
+        self.files_due += 1
+        self.bytes_due += item.size
+
+    def drop(self, item: Item) -> None:
+        """Take back one that was due: it is gone, or turns out to be known."""
+        self.files_due -= 1
+        self.bytes_due -= item.size
+
 
 @dataclass(frozen=True, slots=True)
 class ScanPlan:
@@ -175,19 +193,15 @@ class Scanner:
                 self.progress.files_known += 1
             else:
                 self._waiting.append(item)
-                self.progress.files_due += 1
-                self.progress.bytes_due += item.size
+                self.progress.expect(item)
 
     def _finished(self, item: Item, *, same_time: bool) -> Finished | None:
         """Return what is known of a file that was finished in this way, if it looks unchanged."""
         known = self._known.get(item.path)
-        if known is None or (known.run_key, known.size) != (self._plan.run_key, item.size):
+        if known is None:
             return None
-        if item.etag is not None:
-            is_same = known.etag == item.etag
-        else:
-            is_same = known.mtime_ns == item.mtime_ns
-        return known if is_same or not same_time else None
+        looks = known.holds if same_time else known.may_hold
+        return known if looks(item, self._plan.run_key) else None
 
     def _begin(self, watch: Watch | None) -> None:
         """Begin to fetch and to read what waits, as far as there is room."""
@@ -206,8 +220,7 @@ class Scanner:
                 return
             elif watch is not None and not os.path.lexists(item.path):
                 log.info("%s: gone before it was read", shown(item.path))
-                self.progress.files_due -= 1
-                self.progress.bytes_due -= item.size
+                self.progress.drop(item)
             else:
                 self._read(item, item.path)
             self._waiting.popleft()
@@ -335,8 +348,7 @@ class Scanner:
         job.tally.add_records(self._analyser(job.look).finish(job.source_id))
         if end.is_known:
             self.progress.files_known += 1
-            self.progress.files_due -= 1
-            self.progress.bytes_due -= job.item.size
+            self.progress.drop(job.item)
         elif end.may_retry and job.attempt < _ATTEMPTS:
             log.warning("%s: %s; once more", shown(job.item.path), end.reason)
             self._read(job.item, job.reading.task.path, job.fetched, job.attempt + 1)
@@ -401,11 +413,7 @@ class Scanner:
             tracks=tracks,
         )
         self._deliver(row)
-        self.progress.files += 1
-        self.progress.bytes += item.size
-        self.progress.media_s += tally.seconds
-        self.progress.statuses[row.status] += 1
-        self.progress.verdicts[row.verdict] += 1
+        self.progress.add(row)
 
     def _close_all(self) -> None:
         for job in self._jobs.values():
@@ -425,14 +433,25 @@ def scan_one(
     analyser: Callable[[Look], Analyser],
     item: Item,
     crops: CropKeeper | None = None,
-) -> FileRow:
-    """Scan one file, read by a process of its own, and return its row; for engines that spread.
+    known: Finished | None = None,
+) -> FileRow | None:
+    """Scan one file, read by a process of its own; for engines that spread.
+
+    Args:
+        plan: how.
+        analyser: of a kind of look.
+        item: the file.
+        crops: keeps pictures of the likeliest attacks.
+        known: what is known of it, if it was finished before.
+
+    Returns:
+        Its row; None: its content is that which is known.
 
     Raises:
         EngineError: a network can't be run at all.
         StreamError: what is fetched from a store has no room.
     """
     rows: list[FileRow] = []
-    Scanner(plan, analyser, {}, rows.append, crops, stop=threading.Event()).run([item])
-    (row,) = rows
-    return row
+    finished = {} if known is None else {item.path: known}
+    Scanner(plan, analyser, finished, rows.append, crops, stop=threading.Event()).run([item])
+    return rows[0] if rows else None
