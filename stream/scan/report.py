@@ -44,7 +44,8 @@ td.path{overflow-wrap:anywhere;min-width:10rem;max-width:24rem}
 td:not(.path):not(.why),.sorts th{white-space:nowrap}.wide{overflow-x:auto}
 .attack{color:var(--bad);font-weight:600}.bona_fide{color:var(--good)}
 .sheet{display:grid;grid-template-columns:repeat(auto-fill,minmax(260px,1fr));gap:1rem}
-figure{margin:0;border:1px solid var(--line);padding:.5rem}figure img{width:50%}figcaption{overflow-wrap:anywhere;font-size:.85rem}
+figure{margin:0;border:1px solid var(--line);padding:.5rem}figure img{width:50%}
+figcaption{overflow-wrap:anywhere;font-size:.85rem}
 svg{display:block;width:260px}.note{color:var(--open)}
 """
 _SCRIPT: Final = """

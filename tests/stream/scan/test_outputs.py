@@ -1,9 +1,9 @@
-"""Rows on their way out: to the journal, to Redis when it is back, and into one result of several."""
+"""Rows on their way out: to the journal, to Redis when it is back, into one result of several."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -15,9 +15,6 @@ from stream.scan.outputs import Outputs
 from stream.scan.report import write_report
 from stream.scan.results import merge_journals, write_results
 from stream.scan.rows import FileRow, FileVerdict
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def a_row(path: str, at: str = "2026-11-29T10:00:00.000+00:00", **facts: Any) -> FileRow:
