@@ -20,7 +20,7 @@ import time
 from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import av
 import click
@@ -32,6 +32,9 @@ from pydantic import SecretStr
 from benchmarks.record import ROOT, circumstances, command_line, kept, save
 from stream.config import DecodeConfig, SourceConfig
 from stream.decode import open_decoder, sampled
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 MODES: Final[dict[str, list[str]]] = {
     "sample": ["--mode", "sample"],
@@ -51,13 +54,22 @@ _POLL_S: Final = 0.1
 @click.option(
     "--face", "faces", type=click.Choice(FACES), multiple=True, default=FACES, show_default=True
 )
+@click.option(
+    "--mode", "modes", type=click.Choice(list(MODES)), multiple=True, default=list(MODES),
+    help="Speeds to measure; those of others are kept from before.  [default: all]",
+)  # fmt: skip
 @click.option("--small", default=10_000, show_default=True, help="Small files; 0: leave this out.")
 @click.option(
     "--data", type=click.Path(path_type=Path), help="Folder of real clips, for agreement."
 )
 @click.option("--manifest", type=click.Path(path_type=Path), help="Detector; default: the shipped.")
 def main(
-    minutes: int, faces: tuple[str, ...], small: int, data: Path | None, manifest: Path | None
+    minutes: int,
+    faces: tuple[str, ...],
+    modes: tuple[str, ...],
+    small: int,
+    data: Path | None,
+    manifest: Path | None,
 ) -> None:
     """Measure, and write benchmarks/results/scan-DATE.json."""
     result = kept("scan") | {"command": command_line("benchmarks.scan")}
@@ -66,9 +78,15 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         here = Path(folder)
         if minutes:
-            result["speed"] = [
-                row for motion in faces for row in _speeds(here, motion, minutes * 60, engine)
+            rows = [
+                row
+                for motion in faces
+                for row in _speeds(here, motion, minutes * 60, modes, engine)
             ]
+            measured = {(row["face"], row["mode"]) for row in rows}
+            before = result.get("speed", [])
+            rows += [row for row in before if (row["face"], row["mode"]) not in measured]
+            result["speed"] = rows
         if small:
             result["small_files"] = _small_files(here, small, engine)
         if data is not None:
@@ -76,7 +94,9 @@ def main(
     print(save("scan", result))
 
 
-def _speeds(here: Path, motion: str, seconds: int, engine: list[str]) -> list[dict[str, Any]]:
+def _speeds(
+    here: Path, motion: str, seconds: int, modes: Sequence[str], engine: list[str]
+) -> list[dict[str, Any]]:
     clip = here / f"{motion}.mp4"
     _write_clip(clip, 120, still=motion == "sitting")
     archive = here / motion
@@ -90,13 +110,16 @@ def _speeds(here: Path, motion: str, seconds: int, engine: list[str]) -> list[di
     tiny = here / f"{motion}-tiny.mp4"
     _encode(tiny, [_picture(i, still=True, size=(320, 180)) for i in range(10)], (320, 180))
     rows = []
-    for mode, options in MODES.items():
-        for readers in (1, 2) if mode == "sample" else (2,):
+    for mode in modes:
+        options = MODES[mode]
+        started = here / f"out-{motion}-{mode}-tiny"
+        start_up = _scan([tiny, *options, "--no-crops", *engine], started)
+        for readers in (1, 2):
             load = os.getloadavg()[0]
             what = some if mode == "full" else archive
             out = here / f"out-{motion}-{mode}-{readers}"
             told = [*options, "--readers", readers, "--no-crops", *engine]
-            scanned = _without(_scan([what, *told], out), _scan([tiny, *told], out / "tiny"))
+            scanned = _without(_scan([what, *told], out), start_up)
             alone = _decoding_alone(clip, mode, readers)
             row = {"face": motion, "mode": mode, "readers": readers, "load_before": round(load, 1)}
             rows.append(row | scanned | alone)

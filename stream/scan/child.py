@@ -154,7 +154,10 @@ def _send(pipe: Connection, frame: Frame, seen: int) -> None:
         decoder=stamp.decoder,
         seen=seen,
     )
-    pipe.send_bytes(frame.image.numpy().data.cast("B"))
+    # As they are: `Connection` would copy megabytes several times on the way.
+    pixels = frame.image.numpy().data.cast("B")
+    while pixels:
+        pixels = pixels[os.write(pipe.fileno(), pixels) :]
 
 
 def _tell(pipe: Connection, what: str, **facts: Any) -> None:

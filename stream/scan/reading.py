@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import os
 import signal
 import time
 from dataclasses import dataclass
@@ -149,9 +150,14 @@ class Reading:
 
     def _frame(self, said: _Said) -> Frame:
         image = np.empty((said.height, said.width, 3), np.uint8)
-        n = self.pipe.recv_bytes_into(image.data.cast("B"))
-        if n != image.nbytes or not math.isfinite(said.pts_s):
-            raise OSError("pixels are missing")
+        missing = image.data.cast("B")
+        while missing:
+            n = os.readv(self.pipe.fileno(), [missing])
+            if not n:
+                raise EOFError
+            missing = missing[n:]
+        if not math.isfinite(said.pts_s):
+            raise OSError("a time that is none")
         stamp = FrameStamp(
             source_id=self.task.source_id,
             session=0,

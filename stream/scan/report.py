@@ -40,11 +40,12 @@ h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}
 table{border-collapse:collapse;width:100%}th,td{border-bottom:1px solid var(--line);
 padding:.3rem .5rem;text-align:left;vertical-align:top}td.n{text-align:right;
 font-variant-numeric:tabular-nums}th button{all:unset;cursor:pointer;font-weight:600}
-td.path{overflow-wrap:anywhere;max-width:24rem}
+td.path{overflow-wrap:anywhere;min-width:10rem;max-width:24rem}
+td:not(.path):not(.why),.sorts th{white-space:nowrap}.wide{overflow-x:auto}
 .attack{color:var(--bad);font-weight:600}.bona_fide{color:var(--good)}
 .sheet{display:grid;grid-template-columns:repeat(auto-fill,minmax(260px,1fr));gap:1rem}
-figure{margin:0;border:1px solid var(--line);padding:.5rem}figure img{width:48%;
-image-rendering:auto}figcaption{overflow-wrap:anywhere;font-size:.85rem}
+figure{margin:0;border:1px solid var(--line);padding:.5rem}figure img{width:50%}
+figcaption{overflow-wrap:anywhere;font-size:.85rem}
 svg{display:block;width:260px}.note{color:var(--open)}
 """
 _SCRIPT: Final = """
@@ -82,7 +83,8 @@ def write_report(
     unread: list[FileRow] = []
     for number, row in enumerate(latest_rows(journals)):
         statuses[row.status] += 1
-        verdicts[row.verdict] += 1
+        if _was_seen(row):
+            verdicts[row.verdict] += 1
         totals.update(files=1, tracks=row.n_tracks, bytes=row.size, frames=row.frames_analysed)
         totals["seconds"] += round(row.seconds)
         rank = row.n_attack + (-1.0 if row.p_attack is None else row.p_attack)
@@ -121,11 +123,20 @@ def _summary(totals: Counter[str], statuses: Counter[str], verdicts: Counter[str
     said = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in verdicts.most_common())
     ended = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in statuses.most_common())
     return (
-        f"<p>{totals['files']} files, {totals['bytes'] / 1e9:.2f} GB, "
+        f"<p>{totals['files']} files, {_amount(totals['bytes'])}, "
         f"{totals['seconds'] / 3600:.2f} h of media, {totals['frames']} frames analysed, "
         f"{totals['tracks']} faces followed.<br>Verdicts: {said or 'none'}.<br>Reading: "
         f"{ended or 'nothing to read'}.</p>"
     )
+
+
+def _amount(n_bytes: int) -> str:
+    return f"{n_bytes / 1e9:.2f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.1f} MB"
+
+
+def _was_seen(row: FileRow) -> bool:
+    """Return whether anything is known of its faces, be it that there are none."""
+    return row.status is ReadStatus.OK or row.frames_analysed > 0
 
 
 def _table(rows: Sequence[FileRow], n: int) -> str:
@@ -133,13 +144,14 @@ def _table(rows: Sequence[FileRow], n: int) -> str:
     body = "".join(map(_file, rows))
     note = f"<p class=note>The gravest {len(rows)} of {n} files.</p>" if n > len(rows) else ""
     return (
-        f"<h2>Files</h2>{note}<table class=sorts><thead><tr>{head}</tr></thead>"
-        f"<tbody>{body}</tbody></table>"
+        f"<h2>Files</h2>{note}<div class=wide><table class=sorts><thead><tr>{head}</tr></thead>"
+        f"<tbody>{body}</tbody></table></div>"
     )
 
 
 def _file(row: FileRow) -> str:
-    verdict = row.verdict.replace("_", " ") + (" (one look)" if row.kind == "still" else "")
+    verdict = row.verdict.replace("_", " ") if _was_seen(row) else "not seen"
+    verdict += " (one look)" if row.kind == "still" and _was_seen(row) else ""
     numbers = "".join(
         f"<td class=n>{'' if value is None else format(value, form)}</td>"
         for value, form in (
@@ -177,7 +189,7 @@ def _unread(rows: Sequence[FileRow], n: int) -> str:
         return "<h2>Not read to the end</h2><p>None: every file was.</p>"
     body = "".join(
         f"<tr><td class=path>{escape(row.path)}</td><td>{row.status}</td>"
-        f"<td>{escape(row.reason or '')}</td></tr>"
+        f"<td class=why>{escape(row.reason or '')}</td></tr>"
         for row in rows
     )
     note = f"<p class=note>The first {len(rows)} of {n}.</p>" if n > len(rows) else ""
@@ -237,7 +249,7 @@ def _overlaid(picture: _Pixels, evidence: NDArray[np.float32]) -> _Pixels:
     """Lay evidence, 0..1 of any size, over a picture in red."""
     height, width = picture.shape[:2]
     grey = Image.fromarray((evidence.clip(0, 1) * 255).astype(np.uint8))
-    share = np.asarray(grey.resize((width, height)), np.float32)[..., None] / 255 * 0.7
+    share = np.asarray(grey.resize((width, height)), np.float32)[..., None] / 255 * 0.5
     red = np.array([255, 0, 0], np.float32)
     mixed: _Pixels = (picture.mean(axis=2, keepdims=True) * (1 - share) + red * share).astype(
         np.uint8
