@@ -137,6 +137,7 @@ class Source:
         self._sessions = 0  # that brought a picture
         self._frames_seen = 0
         self._frames_due = 0
+        self._frames_undecoded = 0
         self._frames_failed = 0
         self._alerts = 0
         self._status: SourceStatus | None = None  # the latest
@@ -220,12 +221,15 @@ class Source:
             wait=self._stop.wait,
         )
         self._has_end = not decoder.is_live
-        seen_before = self._frames_seen
+        seen_before, undecoded_before = self._frames_seen, self._frames_undecoded
         try:
             for frame in decoder.frames():
                 if seen_before + decoder.frames_seen > self._frames_seen:
                     self._frames_seen = seen_before + decoder.frames_seen
                     self._picture_at = self._monotonic()
+                undecoded = undecoded_before + decoder.frames_undecoded
+                self._frames_due += undecoded - self._frames_undecoded
+                self._frames_undecoded = undecoded
                 if frame is not None:
                     if self._well_since is None:
                         self._well_since = self._picture_at
@@ -345,7 +349,9 @@ class Source:
             changed=changed,
             frames_seen=self._frames_seen,
             frames_due=self._frames_due,
-            frames_dropped=fates.dropped,
+            frames_overtaken=fates.overtaken,
+            frames_late=fates.late,
+            frames_undecoded=self._frames_undecoded,
             frames_failed=fates.failed,
             at=self._clock(),
         )

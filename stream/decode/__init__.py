@@ -101,6 +101,11 @@ class Decoder(Protocol):
         ...
 
     @property
+    def frames_undecoded(self) -> int:
+        """Frames so far that would have been due, had decoding not been behind."""
+        ...
+
+    @property
     def is_live(self) -> bool:
         """Whether it goes on for ever: False for what has an end, and is read once, to that end."""
         ...

@@ -60,6 +60,11 @@ class AutoDecoder:
         return self._decoder.frames_seen
 
     @property
+    def frames_undecoded(self) -> int:
+        """See `Decoder.frames_undecoded`."""
+        return self._decoder.frames_undecoded
+
+    @property
     def is_live(self) -> bool:
         """See `Decoder.is_live`."""
         return self._decoder.is_live

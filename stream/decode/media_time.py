@@ -65,6 +65,17 @@ class MediaTime:
         """Media time minus the stream's stamps, as far as known, seconds."""
         return self._shift_s
 
+    def lag_s(self, stamp_s: float | None, arrived_s: float) -> float:
+        """Return how much later a picture arrived than it would have, had it come as early as any.
+
+        Args:
+            stamp_s: its own time stamp, seconds; without one, the answer is 0.
+            arrived_s: when it reached us.
+        """
+        if stamp_s is None or self._shift_s is None:
+            return 0.0
+        return self._lead_s - (stamp_s + self._shift_s - arrived_s)
+
     def _follows(self, now_s: float, stamp_s: float, arrived_s: float) -> bool:
         """Return whether a stamp is plausible, and if so, move time on to it."""
         if self._shift_s is None:
@@ -106,6 +117,10 @@ class DueFrames:
             return False
         self._slot = slot
         return True
+
+    def missed(self, pts_s: float) -> int:
+        """Return how many slots before that of a time have gone by without a frame."""
+        return max(self.slot(pts_s) - self._slot - 1, 0)
 
     def slot(self, pts_s: float) -> int:
         """Return the number of the slot that a time lies in."""

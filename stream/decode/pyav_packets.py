@@ -20,14 +20,17 @@ from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 from stream.decode import SourceKind, source_kind
+from stream.decode.behind import Behind
 from stream.decode.connect import connect
 from stream.decode.deinterlace import Deinterlacer
+from stream.decode.groups import is_key_frame
 from stream.decode.media_time import DueFrames, MediaTime
 from stream.decode.reasons import source_error
+from stream.decode.slots import SLOTS
 from stream.records import Frame, FrameStamp, SourceCode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from av.packet import Packet
     from av.stream import Stream
@@ -111,6 +114,10 @@ class PyAVDecoder:
         self._deinterlacer: Deinterlacer[Moment] = Deinterlacer()
         self._reformatter = VideoReformatter()
         self._frames_seen = 0
+        self._frames_undecoded = 0
+        self._behind = Behind()
+        self._sheds = False  # packets, up to the next key frame
+        self._has_gap = False  # no frame has come since packets were left out
         self._picture_found = False
         self._key_found = False
         self._bad_packets = 0  # since the last that gave a good picture
@@ -145,6 +152,11 @@ class PyAVDecoder:
         return self._frames_seen
 
     @property
+    def frames_undecoded(self) -> int:
+        """See `Decoder.frames_undecoded`."""
+        return self._frames_undecoded
+
+    @property
     def is_live(self) -> bool:
         """See `Decoder.is_live`."""
         return self._live
@@ -166,18 +178,67 @@ class PyAVDecoder:
         """Yield the frames that are due, and None for every packet; see `Decoder`."""
         try:
             for packet in self._packets():
-                for picture, moment in self._pictures(packet):
-                    for whole, when in self._deinterlacer.push(picture, moment):
-                        if self._due.take(when.pts_s):
-                            yield self._frame(whole, when)
+                if not self._is_shed(packet):
+                    for picture, moment in self._pictures(packet):
+                        yield from self._due_of(self._deinterlacer.push(picture, moment))
                 yield None
-            for whole, when in self._deinterlacer.flush():
-                if self._due.take(when.pts_s):
-                    yield self._frame(whole, when)
+            yield from self._due_of(self._deinterlacer.flush())
             if not self._closed:
                 self._check_end()
         finally:
             self.close()
+
+    def _due_of(self, pictures: Iterable[tuple[VideoFrame, Moment]]) -> Iterator[Frame]:
+        """Yield the frames of those whole pictures that are due."""
+        for picture, moment in pictures:
+            missed = self._due.missed(moment.pts_s) if self._has_gap else 0
+            if self._due.take(moment.pts_s):
+                self._has_gap = False
+                self._frames_undecoded += missed
+                yield self._frame(picture, moment)
+
+    def _is_shed(self, packet: Packet[Stream]) -> bool:
+        """Return whether a packet is left out because decoding is behind; then, up to a key frame.
+
+        What waits in the socket only gets older. So a decoder that can't keep up reads on to what
+        is new, and is as late as the others, but for the gap.
+        """
+        of_video = packet.stream_index == self._stream.index and packet.size > 0
+        if not of_video or not (self._live or self._paced):
+            return False
+        if self._stamp_s(packet.pts, packet.dts, packet.time_base) is None:
+            return self._sheds
+        now_s = self._monotonic()
+        lag_s = self._lag_s(packet, now_s)
+        if self._sheds and self._is_key(packet) and self._behind.has_caught_up(lag_s, now_s):
+            self._sheds = False
+            self._start_anew()
+        elif not self._sheds and self._behind.is_lasting(lag_s, now_s):
+            self._sheds = self._has_gap = True
+            log.debug(
+                "%s: %.1f s behind: up to a key frame nothing is decoded", self._source.id, lag_s
+            )
+        if self._sheds:
+            self._waited_s = 0.0  # it is not for want of pictures
+        return self._sheds
+
+    def _start_anew(self) -> None:
+        """Forget all pictures, before a key frame that does not follow what was decoded last."""
+        self._stream.codec_context.flush_buffers()
+        self._deinterlacer = Deinterlacer()
+
+    def _is_key(self, packet: Packet[Stream]) -> bool:
+        return is_key_frame(packet, self._stream.codec_context.codec.canonical_name)
+
+    def _lag_s(self, packet: Packet[Stream], arrived_s: float) -> float:
+        """Return how late a packet is, seconds: how long it has waited for us, as far as known."""
+        stamp_s = self._stamp_s(packet.pts, packet.dts, packet.time_base)
+        shift_s = self._media_time.shift_s
+        if not self._paced:
+            return self._media_time.lag_s(stamp_s, arrived_s)
+        if self._play_from is None or stamp_s is None or shift_s is None:
+            return 0.0
+        return arrived_s - self._play_from - stamp_s - shift_s
 
     def _has_end(self) -> bool:
         """Return whether what was opened is a recording, known by its size or its duration."""
@@ -219,6 +280,7 @@ class PyAVDecoder:
                 raise self._error(code, error.strerror) from None
             if packet is None:
                 return
+            self._behind.waited(time.monotonic() - started)
             if self._kind is not SourceKind.FILE:
                 self._check_patience(packet, time.monotonic() - started)
             if not self._live:
@@ -285,7 +347,8 @@ class PyAVDecoder:
         if packet.stream_index != self._stream.index:
             return []
         try:
-            return self._stream.decode(packet)
+            with SLOTS:
+                return self._stream.decode(packet)
         except av.FFmpegError as error:
             context = self._stream.codec_context
             if context.width * context.height > self._source.max_pixels:
@@ -323,6 +386,7 @@ class PyAVDecoder:
         early_s = self._play_from + pts_s - now_s
         if early_s > 0:
             self._wait(min(early_s, MAX_PAUSE_S))
+            self._behind.waited(min(early_s, MAX_PAUSE_S))
         if early_s > MAX_PAUSE_S or (self._live and early_s < 0):
             self._play_from = self._monotonic() - pts_s
 
@@ -350,15 +414,16 @@ class PyAVDecoder:
         width, height = self._square_size(picture.width, picture.height)
         is_resized = (width, height) != (picture.width, picture.height)
         try:
-            rgb = self._reformatter.reformat(
-                picture,
-                width=width,
-                height=height,
-                format="rgb24",
-                src_colorspace=matrix,
-                interpolation=Interpolation.BICUBIC if is_resized else None,
-                threads=1,
-            )
+            with SLOTS:
+                rgb = self._reformatter.reformat(
+                    picture,
+                    width=width,
+                    height=height,
+                    format="rgb24",
+                    src_colorspace=matrix,
+                    interpolation=Interpolation.BICUBIC if is_resized else None,
+                    threads=1,
+                )
         except av.FFmpegError as error:
             what = f"{picture.format.name} can't be converted to RGB: {error.strerror}"
             raise self._error(SourceCode.UNSUPPORTED_CODEC, what) from None
