@@ -176,6 +176,7 @@ class Inbox:
                 late=queue.dropped[DropReason.LATE],
                 failed=queue.failed,
                 failing=queue.failing,
+                occupied=queue.need is not Need.NOBODY,
             )
 
     def close(self) -> None:

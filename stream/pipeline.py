@@ -186,7 +186,7 @@ class Pipeline:
         _step_back()
         for event in source.events(partial(self._inbox.fates, source.source_id)):
             if isinstance(event, Frame):
-                if not self._inbox.put(event, wait=not source.is_live):
+                if not self._inbox.put(event, wait=not source.may_drop):
                     break
             elif isinstance(event, SourceStatus):
                 self._take_status(event)
@@ -198,7 +198,7 @@ class Pipeline:
             self._statuses[status.source_id] = status
         # While its frames fail in the analysis, a session goes on.
         failing = status.state is SourceState.LOST and status.code is SourceCode.ANALYSIS_FAILED
-        if status.state is not SourceState.OPEN and not failing:
+        if not status.state.is_up and not failing:
             self._inbox.finish(status.source_id)
         self._queue_messages([self._writer.write(status)])
 

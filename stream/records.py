@@ -230,8 +230,14 @@ class SourceState(StrEnum):
     """Life of a source."""
 
     OPEN = "open"
+    IDLE = "idle"  # open, but decoded at its key frames alone, for it shows nobody
     LOST = "lost"  # will be tried again
     ENDED = "ended"  # will not
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the source is connected and gives pictures."""
+        return self in (SourceState.OPEN, SourceState.IDLE)
 
 
 class SourceCode(StrEnum):
@@ -280,6 +286,7 @@ class FrameFates:
     late: int = 0  # the same
     failed: int = 0  # their analysis raised an error
     failing: bool = False  # that of the latest did
+    occupied: bool = False  # the latest left a live track
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

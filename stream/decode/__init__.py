@@ -111,6 +111,18 @@ class Decoder(Protocol):
         ...
 
     @property
+    def is_catching_up(self) -> bool:
+        """Whether its frames were kept while it was idle, or waited behind those: none is late."""
+        ...
+
+    def set_idle(self, idle: bool) -> None:
+        """Decode key frames alone from the next one on, or again all since the latest one.
+
+        Without effect on a decoder that always decodes what it is given.
+        """
+        ...
+
+    @property
     def description(self) -> str:
         """Codec, size and frame rate, for people."""
         ...

@@ -70,6 +70,15 @@ class AutoDecoder:
         return self._decoder.is_live
 
     @property
+    def is_catching_up(self) -> bool:
+        """See `Decoder.is_catching_up`."""
+        return self._decoder.is_catching_up
+
+    def set_idle(self, idle: bool) -> None:
+        """See `Decoder.set_idle`."""
+        self._decoder.set_idle(idle)
+
+    @property
     def description(self) -> str:
         """See `Decoder.description`."""
         return self._decoder.description

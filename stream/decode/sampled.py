@@ -13,14 +13,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Literal
 
-from av.packet import Packet
-
 from stream.decode.media_time import MAX_DISORDER
 from stream.decode.pyav_packets import DEFAULT_FPS, PyAVDecoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from av.packet import Packet
     from av.stream import Stream
     from av.video.frame import VideoFrame
 
@@ -149,11 +148,3 @@ class SampledDecoder(PyAVDecoder):
             return None  # `MediaTime` finds out what that means, picture by picture
         shift_s = self._media_time.shift_s
         return self._due.slot(last_s + (-first_s if shift_s is None else shift_s))
-
-    def _nothing_more(self) -> Packet[Stream]:
-        """Return the packet that makes the decoder give what it holds."""
-        packet: Packet[Stream] = Packet()
-        packet.stream = self._stream
-        if self._stream.time_base is not None:
-            packet.time_base = self._stream.time_base
-        return packet

@@ -92,6 +92,7 @@ class Camera:
         self.is_live = is_live
         self.frames_seen = 0
         self.frames_undecoded = 0
+        self.is_catching_up = False
         self.n_frames = frames
         self.then = itertools.repeat(then)
         self._time, self._step_s, self._silent_s = time, step_s, silent_s
