@@ -164,8 +164,8 @@ def test_a_busy_machine_takes_the_newest_frames_of_the_most_urgent_sources():
         for source_id in needs:
             inbox.put(_frame(source_id, index), wait=False)
     assert _indices(inbox.take(at_most=1)) == [("b", 2)]
-    assert inbox.fates("b") == FrameFates(overtaken=1)
-    assert inbox.fates("a") == FrameFates()
+    assert inbox.fates("b") == FrameFates(overtaken=1, occupied=True)
+    assert inbox.fates("a") == FrameFates(occupied=True)
     assert _indices(inbox.take(at_most=2)) == [("a", 1), ("c", 1)]  # all there are: no hurry
 
 
