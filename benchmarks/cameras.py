@@ -34,7 +34,7 @@ from benchmarks.stages import decoded_fps, naive_fps, stage_costs
 from stream.config import ScoreConfig, load_config
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 MOST_DROPPED: Final = 0.001  # of the frames due
 SLOWEST_P95_MS: Final = 500.0
@@ -91,7 +91,7 @@ def main(quick: bool, manifest: Path, auto: bool) -> None:
     result |= circumstances(manifest)
     threads = sorted({1, result["machine"]["cores"]})
     with tempfile.TemporaryDirectory(prefix="facewarden-bench-") as name:
-        bench = _Bench(Path(name), manifest, plan, auto=auto)
+        bench = TrialFolder(Path(name), manifest, plan, auto=auto)
         with _console.status("decoding alone"):
             decoding = {n: decoded_fps(bench.clip, n, plan.single_s / 2) for n in threads}
         with _console.status("the naive loop"):
@@ -138,7 +138,7 @@ def largest_held(held: Callable[[int], bool], limit: int) -> int:
     return good
 
 
-class _Bench:
+class TrialFolder:
     """Runs trials in a folder."""
 
     def __init__(self, folder: Path, manifest: Path, plan: Plan, *, auto: bool) -> None:
@@ -146,7 +146,7 @@ class _Bench:
         self._manifest = manifest
         self._plan = plan
         self._auto = auto
-        self._messages = folder / "messages.jsonl"
+        self.messages = folder / "messages.jsonl"
         self.trials: list[Trial] = []
         self.clip = folder / "clip.mp4"
         with _console.status("encoding the clip"):
@@ -159,7 +159,7 @@ class _Bench:
             "sources": [{"id": f"cam{i}", **camera} for i in range(1, n + 1)],
             "score": {"engines": [{"manifest": str(self._manifest)}]},
             "fuse": {"publish_every_s": 0},  # the latency of every score, not of one a second
-            "sinks": [{"kind": "jsonl", "path": str(self._messages)}],
+            "sinks": [{"kind": "jsonl", "path": str(self.messages)}],
         }
         if self._auto:
             config |= {"backend": "auto", "decode": {"kind": "auto"}}
@@ -169,12 +169,12 @@ class _Bench:
 
     def held(self, n: int) -> bool:
         """Run so many cameras for a while, and judge."""
-        self._messages.unlink(missing_ok=True)
+        self.messages.unlink(missing_ok=True)
         arguments = ["-m", "benchmarks.trial", str(self.write_config(n)), str(self._plan.trial_s)]
         with _console.status(f"{n} cameras"):
             command = [sys.executable, *arguments]
             run = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True)
-        lines = self._messages.read_text(encoding="utf-8").splitlines()
+        lines = self.messages.read_text(encoding="utf-8").splitlines()
         messages = [json.loads(line) for line in lines]
         trial = _judged(n, messages, self._plan.start_up_s, json.loads(run.stdout))
         self.trials.append(trial)
@@ -189,7 +189,7 @@ def _judged(
     begin = min(time_of(message) for message in messages) + start_up_s
     messages = [message for message in messages if time_of(message) >= begin]
     latencies = [m["latency_ms"] for m in messages if m["event"]["type"] == "track.score"]
-    spans = [_span(messages, f"cam{i}") for i in range(1, n + 1)]
+    spans = [span_of(messages, f"cam{i}") for i in range(1, n + 1)]
     p50, p95 = np.percentile(latencies, [50, 95]) if latencies else (np.inf, np.inf)
     due, dropped = (sum(span[name] for span in spans) for name in ("frames_due", "frames_dropped"))
     behind_s = max(span["seconds"] - span["frames_seen"] / FPS for span in spans)
@@ -211,7 +211,11 @@ def _judged(
     )
 
 
-def _span(messages: list[dict[str, Any]], source: str) -> dict[str, Any]:
+def span_of(
+    messages: Sequence[dict[str, Any]],
+    source: str,
+    counters: Sequence[str] = ("frames_seen", "frames_due", "frames_dropped"),
+) -> dict[str, Any]:
     """Return by how much a source's counters grew between its first and last heartbeat."""
     beats = [
         message
@@ -223,7 +227,6 @@ def _span(messages: list[dict[str, Any]], source: str) -> dict[str, Any]:
     if not beats:
         raise click.ClickException(f"{source} sent no status; the machine is far too slow")
     first, last = beats[0], beats[-1]
-    counters = ("frames_seen", "frames_due", "frames_dropped")
     grown = {name: last["status"][name] - first["status"][name] for name in counters}
     return {"seconds": time_of(last) - time_of(first), **grown}
 

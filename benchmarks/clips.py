@@ -29,7 +29,7 @@ _NOISE: Final = 3.0  # standard deviation, grey levels
 _NOISE_PX: Final = 64  # a frame's noise is a random window of a picture so much larger
 
 
-def write_clip(path: Path, seconds: int) -> None:
+def write_clip(path: Path, seconds: int, nobody_s: float = 0.0) -> None:
     """Encode a clip as cameras do: H.264, 1280x720, 25 fps, about 3 Mbit/s, without B-frames.
 
     The face is about 90 px wide and 110 px high and never stands still.
@@ -37,8 +37,9 @@ def write_clip(path: Path, seconds: int) -> None:
     Args:
         path: .mp4, overwritten.
         seconds: rounded up to whole periods of the motion: one is encoded, and repeated.
+        nobody_s: at the beginning of each period of 10 s, nobody is to be seen for so long.
     """
-    period = _encoded_period()
+    period = _encoded_period(nobody_s)
     with av.open(str(path), "w") as container:
         stream = None
         for repetition in range(math.ceil(seconds / _PERIOD_S)):
@@ -71,14 +72,14 @@ def _portrait_corner(number: int, side: int) -> tuple[int, int]:
     return x, y
 
 
-def _encoded_period() -> io.BytesIO:
+def _encoded_period(nobody_s: float) -> io.BytesIO:
     file = io.BytesIO()
     options = {"preset": "superfast", "bf": "0", "g": str(2 * FPS), "sc_threshold": "0"}
     with av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=FPS, options=options)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         stream.bit_rate = _BITS_PER_S
-        for number, picture in enumerate(_pictures()):
+        for number, picture in enumerate(_pictures(nobody_s)):
             frame = av.VideoFrame.from_ndarray(picture).reformat(format="yuv420p")
             frame.pts, frame.time_base = number, Fraction(1, FPS)
             container.mux(stream.encode(frame))
@@ -86,7 +87,7 @@ def _encoded_period() -> io.BytesIO:
     return file
 
 
-def _pictures() -> Iterator[NDArray[np.uint8]]:
+def _pictures(nobody_s: float) -> Iterator[NDArray[np.uint8]]:
     """Yield the frames of one period, (HEIGHT, WIDTH, 3) RGB."""
     random = np.random.default_rng(2026)
     noise = random.normal(0, _NOISE, (HEIGHT + _NOISE_PX, WIDTH + _NOISE_PX, 1))
@@ -98,7 +99,8 @@ def _pictures() -> Iterator[NDArray[np.uint8]]:
     for number in range(_PERIOD_S * FPS):
         x, y = _portrait_corner(number, side)
         picture = np.repeat(room[..., None], 3, axis=2)
-        picture[y : y + side, x : x + side] = portrait
+        if number >= nobody_s * FPS:
+            picture[y : y + side, x : x + side] = portrait
         top, left = random.integers(_NOISE_PX, size=2)
         picture += grain[top : top + HEIGHT, left : left + WIDTH]
         yield picture.clip(0, 255).astype(np.uint8)

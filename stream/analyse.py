@@ -20,6 +20,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, TypeVar
 
 from stream.closing import Closing
+from stream.records import Need
 from stream.stages.batch import batches
 from stream.stages.crop import Cropper, View
 from stream.stages.detect import open_detector
@@ -57,6 +58,7 @@ class Step:
 
     records: list[TrackScore | Alert] = field(default_factory=list)
     failures: dict[str, Exception] = field(default_factory=dict)  # by source: its tracks ended
+    needs: dict[str, Need] = field(default_factory=dict)  # by source
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,16 @@ class Analyser(Closing):
                 step.records.extend(self._fuser.update(scored, look.rejected, look.ended))
         for source_id in step.failures:
             step.records.extend(self._reset(source_id))
+        for source_id in by_source:
+            step.needs[source_id] = self._need(source_id)
         return step
+
+    def _need(self, source_id: str) -> Need:
+        """Return what makes the next frame of a source urgent."""
+        tracks = self._follower.tracks_of(source_id)
+        if not tracks:
+            return Need.NOBODY
+        return Need.DECIDED if all(map(self._fuser.has_decided, tracks)) else Need.UNDECIDED
 
     def _look(self, frame: Frame, faces: Sequence[FaceDetection]) -> _Look:
         """Follow the faces of one source's frame, and cut out those that are due."""

@@ -116,6 +116,9 @@ class SourceConfig(Options):
         description="Width of a stored pixel over its height, for cameras that do not tag it "
         "(1080N: 2.0); default: as tagged, else 1.",
     )
+    idle: Literal["off", "keyframes"] | None = Field(
+        None, description="As decode.idle, for this source; default: as decode.idle says."
+    )
     realtime: bool = Field(
         False, description="Play a file at its own speed and drop frames under load, as a camera."
     )
@@ -172,6 +175,20 @@ class DecodeConfig(Options):
         "`sampled` decodes no group outside them. Default: all of it.",
     )
     threads: int = Field(1, ge=1, description="Decoder threads per source.")
+    idle: Literal["off", "keyframes"] = Field(
+        "off",
+        description="`keyframes`: while a live source shows nobody, only its key frames are "
+        "decoded and searched; a face there wakes it (docs/operate.md: what can be missed). By "
+        "`pyav` alone.",
+    )
+    idle_after_s: float = Field(
+        10.0, gt=0, description="A source is awake for so long after its last track ended."
+    )
+
+
+def idles(source: SourceConfig, decode: DecodeConfig) -> bool:
+    """Return whether a live source is decoded at its key frames alone while it shows nobody."""
+    return (source.idle or decode.idle) == "keyframes"
 
 
 class DetectConfig(Options):
@@ -427,6 +444,16 @@ class StreamConfig(Options):
     def look_every_s(self, engine: EngineConfig) -> float:
         """Return the least media time between two looks of an engine at a track, seconds."""
         return max(self.score.interval_of(engine), 1 / self.decode.analyse_fps)
+
+    @model_validator(mode="after")
+    def _idle_by_pyav(self) -> Self:
+        idle = [source.id for source in self.sources if idles(source, self.decode)]
+        if idle and self.decode.kind != "pyav":
+            raise ValueError(
+                f"idle: keyframes is for decode.kind: pyav, found {self.decode.kind}, for "
+                f"{', '.join(idle)}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _unique_ids(self) -> Self:

@@ -1,18 +1,25 @@
-"""Frames wait here for analysis, and only here are frames dropped."""
+"""Frames wait here for analysis, and only here are decoded frames dropped.
+
+Which frames are taken when not all can be is `stream.turns`' to say.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections import deque
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import time
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
 
-from stream.records import FrameFates
+from stream.records import DropReason, FrameFates, Need
+from stream.turns import Candidate, chosen
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection, Mapping
 
     from stream.records import Frame
+
+LATE_S: Final = 1.0  # a live frame that waited longer is not analysed
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,14 +30,29 @@ class Taken:
     finished: tuple[str, ...]  # sources whose session ended, all their frames handed out
 
 
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    frame: Frame
+    since: float
+    may_drop: bool
+
+
 @dataclass(slots=True)
 class _Queue:
-    frames: deque[Frame]
+    looked_at: float  # when a frame was last taken; at first, when the first came
+    looks: int = 0  # frames taken
+    frames: deque[_Waiting] = field(default_factory=deque)
     in_hand: bool = False  # a frame was handed out and is not done
     finished: bool = False
-    dropped: int = 0
+    dropped: Counter[DropReason] = field(default_factory=Counter)
     failed: int = 0
     failing: bool = False
+    need: Need = Need.NOBODY
+
+    def drop(self, reason: DropReason) -> None:
+        """Leave out the oldest frame."""
+        self.frames.popleft()
+        self.dropped[reason] += 1
 
 
 class Inbox:
@@ -39,8 +61,9 @@ class Inbox:
     `take` gives at most one frame per source, so that a fast camera can't starve another.
     """
 
-    def __init__(self, capacity: int = 2) -> None:
+    def __init__(self, capacity: int = 2, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._capacity = capacity  # per source; 1080p RGB is 6 MB a frame
+        self._monotonic = monotonic
         self._queues: dict[str, _Queue] = {}
         self._changed = threading.Condition()
         self._closed = False
@@ -50,26 +73,23 @@ class Inbox:
 
         Args:
             frame: of any source.
-            wait: True waits for room (files); False drops the source's oldest frame (live).
+            wait: True waits for room, and the frame is never dropped (files); False drops the
+                source's oldest frame (live), if it may be dropped, and else waits, too.
 
         Returns:
             False once the inbox is closed: the frame was not taken.
         """
         with self._changed:
-            queue = self._queues.setdefault(frame.stamp.source_id, _Queue(deque()))
+            queue = self._queues.setdefault(frame.stamp.source_id, _Queue(self._monotonic()))
             # After `finish`, the next session waits until the end of the last one was handed out.
             self._changed.wait_for(
-                lambda: (
-                    self._closed
-                    or not (queue.finished or (wait and len(queue.frames) >= self._capacity))
-                )
+                lambda: self._closed or not (queue.finished or self._blocks(queue, wait=wait))
             )
             if self._closed:
                 return False
-            if len(queue.frames) >= self._capacity:
-                queue.frames.popleft()
-                queue.dropped += 1
-            queue.frames.append(frame)
+            if self._is_full(queue):
+                queue.drop(DropReason.OVERTAKEN)
+            queue.frames.append(_Waiting(frame, self._monotonic(), may_drop=not wait))
             self._changed.notify_all()
             return True
 
@@ -80,37 +100,62 @@ class Inbox:
                 self._queues[source_id].finished = True
                 self._changed.notify_all()
 
-    def take(self) -> Taken | None:
-        """Wait for something to do; None once the inbox is closed and empty."""
+    def take(self, at_most: int | None = None) -> Taken | None:
+        """Wait for something to do; None once the inbox is closed and empty.
+
+        Args:
+            at_most: frames of so many sources, chosen by `stream.turns`; None: of all.
+        """
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._has_work())
-            if not self._has_work():
-                return None
-            ready = [queue for queue in self._queues.values() if queue.frames]
-            frames = tuple(queue.frames.popleft() for queue in ready)
-            for queue in ready:
-                queue.in_hand = True
+            while True:
+                self._changed.wait_for(lambda: self._closed or self._has_work())
+                self._drop_late()
+                if self._has_work():
+                    break
+                if self._closed:
+                    return None
+            now = self._monotonic()
+            ready = [
+                Candidate(source_id, queue.need, now - queue.looked_at, queue.looks)
+                for source_id, queue in self._queues.items()
+                if queue.frames
+            ]
+            frames = []
+            is_busy = at_most is not None and len(ready) > at_most
+            for source_id in chosen(ready, at_most or len(ready)):
+                queue = self._queues[source_id]
+                while is_busy and len(queue.frames) > 1 and queue.frames[0].may_drop:
+                    queue.drop(DropReason.OVERTAKEN)
+                frames.append(queue.frames.popleft().frame)
+                queue.in_hand, queue.looked_at = True, now
+                queue.looks += 1
             finished = tuple(
                 source_id for source_id, q in self._queues.items() if q.finished and not q.frames
             )
             for source_id in finished:
                 self._queues[source_id].finished = False
+                self._queues[source_id].need = Need.NOBODY
             self._changed.notify_all()
-            return Taken(frames, finished)
+            return Taken(tuple(frames), finished)
 
-    def done(self, taken: Taken, failed: Collection[str]) -> None:
+    def done(
+        self, taken: Taken, failed: Collection[str], needs: Mapping[str, Need] | None = None
+    ) -> None:
         """Say that frames were analysed.
 
         Args:
             taken: which.
             failed: the sources among them whose frame could not be analysed.
+            needs: what the frames showed, by source; default: nobody.
         """
         with self._changed:
             for frame in taken.frames:
-                queue = self._queues[frame.stamp.source_id]
+                source_id = frame.stamp.source_id
+                queue = self._queues[source_id]
                 queue.in_hand = False
-                queue.failing = frame.stamp.source_id in failed
+                queue.failing = source_id in failed
                 queue.failed += queue.failing
+                queue.need = (needs or {}).get(source_id, Need.NOBODY)
             self._changed.notify_all()
 
     def fates(self, source_id: str, *, settled: bool = False) -> FrameFates:
@@ -126,7 +171,13 @@ class Inbox:
                 return FrameFates()
             if settled:
                 self._changed.wait_for(lambda: self._closed or not (queue.frames or queue.in_hand))
-            return FrameFates(dropped=queue.dropped, failed=queue.failed, failing=queue.failing)
+            return FrameFates(
+                overtaken=queue.dropped[DropReason.OVERTAKEN],
+                late=queue.dropped[DropReason.LATE],
+                failed=queue.failed,
+                failing=queue.failing,
+                occupied=queue.need is not Need.NOBODY,
+            )
 
     def close(self) -> None:
         """Take no more frames; those that wait are still handed out."""
@@ -136,3 +187,16 @@ class Inbox:
 
     def _has_work(self) -> bool:
         return any(q.frames or q.finished for q in self._queues.values())
+
+    def _is_full(self, queue: _Queue) -> bool:
+        return len(queue.frames) >= self._capacity
+
+    def _blocks(self, queue: _Queue, *, wait: bool) -> bool:
+        return self._is_full(queue) and (wait or not queue.frames[0].may_drop)
+
+    def _drop_late(self) -> None:
+        """Leave out the live frames that have waited for too long."""
+        latest = self._monotonic() - LATE_S
+        for queue in self._queues.values():
+            while queue.frames and queue.frames[0].may_drop and queue.frames[0].since < latest:
+                queue.drop(DropReason.LATE)

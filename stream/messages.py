@@ -203,8 +203,20 @@ class Status(Part):
     detail: str = Field(description="One line for people, without addresses; not for programs.")
     changed: bool = Field(description="False in a heartbeat.")
     frames_seen: int = Field(ge=0, description="Decoded by this run, in all sessions.")
-    frames_due: int = Field(ge=0, description="Of those, selected for analysis.")
-    frames_dropped: int = Field(ge=0, description="Of those due, dropped: analysis was behind.")
+    frames_due: int = Field(
+        ge=0, description="Selected for analysis, or meant to be and never decoded."
+    )
+    frames_dropped: int = Field(
+        ge=0,
+        description="Of those due, dropped: the machine was behind. The sum of the next three.",
+    )
+    frames_overtaken: int = Field(
+        ge=0, description="Of those dropped: a newer frame of the source came before their turn."
+    )
+    frames_late: int = Field(ge=0, description="Of those dropped: they had waited for too long.")
+    frames_undecoded: int = Field(
+        ge=0, description="Of those dropped: decoding was behind, and left them out."
+    )
     frames_failed: int = Field(ge=0, description="Of those due, not analysed because of an error.")
 
 
@@ -316,6 +328,9 @@ class StatusMessage(Envelope):
             "frames_seen": str(self.status.frames_seen),
             "frames_due": str(self.status.frames_due),
             "frames_dropped": str(self.status.frames_dropped),
+            "frames_overtaken": str(self.status.frames_overtaken),
+            "frames_late": str(self.status.frames_late),
+            "frames_undecoded": str(self.status.frames_undecoded),
             "frames_failed": str(self.status.frames_failed),
             "producer": self.producer.model_dump_json(),
         }
@@ -583,6 +598,9 @@ def _report(status: SourceStatus) -> Status:
         frames_seen=status.frames_seen,
         frames_due=status.frames_due,
         frames_dropped=status.frames_dropped,
+        frames_overtaken=status.frames_overtaken,
+        frames_late=status.frames_late,
+        frames_undecoded=status.frames_undecoded,
         frames_failed=status.frames_failed,
     )
 

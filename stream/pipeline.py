@@ -4,6 +4,9 @@ One decode thread per source, one analysis thread, one publish thread:
 
     Source.events -> Inbox -> Analyser -> messages -> Sink.publish
 
+The analysis comes first: decode threads have a lower priority, and no more of them than there are
+cores decode at a moment (`stream/decode/slots.py`).
+
 What goes wrong with one source is that source's alone: it is tried again or ends, and the others
 go on. Any other error stops all threads and is raised by `run`. Asked to stop, or out of sources,
 the pipeline drains: decoders leave their loop, analysis empties the inbox, publishing empties the
@@ -14,7 +17,9 @@ from __future__ import annotations
 
 import faulthandler
 import logging
+import os
 import queue
+import sys
 import threading
 import time
 from collections import Counter
@@ -27,6 +32,7 @@ from stream.errors import StreamError
 from stream.inbox import Inbox
 from stream.records import Alert, AttackFamily, Frame, SourceCode, SourceState, SourceStatus
 from stream.stack_log import StackLog
+from stream.turns import Pace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -43,6 +49,8 @@ HOPELESS_FRAMES: Final = 50  # when so many in a row fail, of all sources, the f
 _POLL_S: Final = 0.2  # how often a blocked thread looks whether it should give up
 _LEAVE_SHARE: Final = 0.25  # of the time to drain: for decoders to leave their loop
 _MESSAGE_STEPS: Final = 256  # analysis waits when publishing is so many steps behind
+# Below the analysis, which all frames wait for, and not so far that a busy machine stops decoding.
+_DECODER_NICENESS: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,9 +183,10 @@ class Pipeline:
             self._inbox.close()
 
     def _decode(self, source: Source) -> None:
+        _step_back()
         for event in source.events(partial(self._inbox.fates, source.source_id)):
             if isinstance(event, Frame):
-                if not self._inbox.put(event, wait=not source.is_live):
+                if not self._inbox.put(event, wait=not source.may_drop):
                     break
             elif isinstance(event, SourceStatus):
                 self._take_status(event)
@@ -189,13 +198,17 @@ class Pipeline:
             self._statuses[status.source_id] = status
         # While its frames fail in the analysis, a session goes on.
         failing = status.state is SourceState.LOST and status.code is SourceCode.ANALYSIS_FAILED
-        if status.state is not SourceState.OPEN and not failing:
+        if not status.state.is_up and not failing:
             self._inbox.finish(status.source_id)
         self._queue_messages([self._writer.write(status)])
 
     def _analyse(self) -> None:
-        while taken := self._inbox.take():
+        pace = Pace()
+        while taken := self._inbox.take(pace.at_most()):
+            began = time.monotonic()
             step = self._analyser.step(taken.frames)
+            if taken.frames:
+                pace.note(len(taken.frames), time.monotonic() - began)
             records, failures = step.records, step.failures
             for source_id in taken.finished:
                 records += self._analyser.finish(source_id)
@@ -205,7 +218,7 @@ class Pipeline:
                 self._verdicts.update(_verdict(r.track) for r in records if isinstance(r, Alert))
             if messages:
                 self._queue_messages(messages)
-            self._inbox.done(taken, failures)
+            self._inbox.done(taken, failures, step.needs)
             self._look_at(failures, taken.frames)
 
     def _write(
@@ -262,6 +275,14 @@ class Pipeline:
             while (messages := self._messages.get()) is not None:
                 for sink in self._sinks:
                     sink.publish(messages)
+
+
+def _step_back() -> None:
+    """Give the calling thread a lower priority than the others, where a thread has one."""
+    if sys.platform == "linux":
+        thread = threading.get_native_id()
+        niceness = os.getpriority(os.PRIO_PROCESS, thread)
+        os.setpriority(os.PRIO_PROCESS, thread, min(niceness + _DECODER_NICENESS, 19))
 
 
 def _verdict(score: TrackScore) -> str:

@@ -230,8 +230,14 @@ class SourceState(StrEnum):
     """Life of a source."""
 
     OPEN = "open"
+    IDLE = "idle"  # open, but decoded at its key frames alone, for it shows nobody
     LOST = "lost"  # will be tried again
     ENDED = "ended"  # will not
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the source is connected and gives pictures."""
+        return self in (SourceState.OPEN, SourceState.IDLE)
 
 
 class SourceCode(StrEnum):
@@ -257,13 +263,31 @@ class SourceCode(StrEnum):
     WORKER_FAILED = "worker_failed"  # the process that watched it died; see stream.workers
 
 
+class Need(StrEnum):
+    """What the latest analysed frame of a source showed, as far as it makes the next one urgent."""
+
+    UNDECIDED = "undecided"  # a face without a verdict
+    NOBODY = "nobody"
+    DECIDED = "decided"  # faces with verdicts, or none that could be judged
+
+
+class DropReason(StrEnum):
+    """Why a frame that was due was not analysed."""
+
+    OVERTAKEN = "overtaken"  # a newer one of the source came before its turn
+    LATE = "late"  # it had waited for too long
+    UNDECODED = "undecoded"  # decoding was behind: it was never a picture
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameFates:
     """What became of the frames that a source gave, in all sessions."""
 
-    dropped: int = 0  # because analysis was behind
+    overtaken: int = 0  # dropped, as `DropReason` says
+    late: int = 0  # the same
     failed: int = 0  # their analysis raised an error
     failing: bool = False  # that of the latest did
+    occupied: bool = False  # the latest left a live track
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -277,10 +301,18 @@ class SourceStatus:
     detail: str  # one line for people, credentials removed
     changed: bool  # False in a heartbeat
     frames_seen: int  # decoded, in all sessions
-    frames_due: int  # of those, selected for analysis
-    frames_dropped: int  # of those due, dropped because analysis was behind
+    frames_due: int  # selected for analysis, or meant to be and not decoded
+    # Of those due, dropped because the machine was behind, as `DropReason` says:
+    frames_overtaken: int
+    frames_late: int
+    frames_undecoded: int
     frames_failed: int  # of those due, not analysed because of an error
     at: float  # Unix seconds
+
+    @property
+    def frames_dropped(self) -> int:
+        """Of the frames that were due, those dropped for any reason."""
+        return self.frames_overtaken + self.frames_late + self.frames_undecoded
 
     @property
     def failed(self) -> bool:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from pydantic import SecretStr
 
-from stream.config import SOURCE_ID, SourceConfig
+from stream.config import SOURCE_ID, SourceConfig, idles
 from stream.decode import SourceKind, open_decoder, source_kind
 from stream.errors import ConfigError, SourceError
 from stream.records import (
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from threading import Event
 
     from stream.config import DecodeConfig
+    from stream.decode import Decoder
     from stream.records import SourceOutput
 
 log = logging.getLogger(__name__)
@@ -145,14 +146,18 @@ class Source:
         self._sessions = past.sessions  # that brought a picture
         self._frames_seen = past.status.frames_seen if past.status else 0
         self._frames_due = past.status.frames_due if past.status else 0
+        self._frames_undecoded = past.status.frames_undecoded if past.status else 0
         self._frames_failed = self._past_fates.failed
         self._alerts = past.alerts
+        self._is_idle = False
+        self._catches_up = False
         self._status = past.status  # the latest
         # On the monotonic clock:
         self._reported_at = 0.0
         self._well_since: float | None = None  # first picture of the session; None before
         self._picture_at = 0.0  # the latest
         self._failure_at = 0.0  # the latest of analysis
+        self._occupied_at = 0.0  # the latest live track, or the opening
 
     @property
     def source_id(self) -> str:
@@ -163,6 +168,11 @@ class Source:
     def is_live(self) -> bool:
         """Whether frames may be dropped under load. What has an end waits, unless `realtime`."""
         return not self._has_end or self._config.realtime
+
+    @property
+    def may_drop(self) -> bool:
+        """Whether the latest frame may be dropped: of a live source, unless it has just woken."""
+        return self.is_live and not self._catches_up
 
     def events(self, fates: FatesOfFrames | None = None) -> Iterator[SourceOutput]:
         """Yield frames that are due, statuses and alerts, until the source ends.
@@ -249,6 +259,7 @@ class Source:
     def _session_events(self) -> Iterator[SourceOutput]:
         """Open once, and yield until the stream ends, breaks, or `stop` is set."""
         self._well_since = None
+        self._is_idle = False
         decoder = open_decoder(
             self._config,
             self._decode,
@@ -258,24 +269,31 @@ class Source:
             wait=self._stop.wait,
         )
         self._has_end = not decoder.is_live
-        seen_before = self._frames_seen
+        seen_before, undecoded_before = self._frames_seen, self._frames_undecoded
         try:
             for frame in decoder.frames():
                 if seen_before + decoder.frames_seen > self._frames_seen:
                     self._frames_seen = seen_before + decoder.frames_seen
                     self._picture_at = self._monotonic()
+                undecoded = undecoded_before + decoder.frames_undecoded
+                self._frames_due += undecoded - self._frames_undecoded
+                self._frames_undecoded = undecoded
                 if frame is not None:
                     if self._well_since is None:
                         self._well_since = self._picture_at
                         self._sessions += 1
                         self._patience.opened(self._picture_at)
+                        self._occupied_at = self._picture_at
                         self._frames_failed = self._fates().failed
                         yield from self._report(
                             SourceState.OPEN, SourceCode.OK, decoder.description
                         )
                     self._frames_due += 1
+                    self._catches_up = decoder.is_catching_up
                     yield frame
                 yield from self._watch_analysis(decoder.description)
+                if self._may_idle:
+                    yield from self._doze(decoder)
                 yield from self.beat()
                 if self._stop.is_set():
                     return
@@ -307,13 +325,34 @@ class Source:
             and now - self._failure_at >= self._config.recovered_after_s
         ):
             self._well_since = self._failure_at
-            yield from self._report(SourceState.OPEN, SourceCode.OK, description)
+            yield from self._report(self._up, SourceCode.OK, description)
+
+    @property
+    def _may_idle(self) -> bool:
+        wanted = idles(self._config, self._decode)
+        return wanted and self.is_live and self._well_since is not None
+
+    @property
+    def _up(self) -> SourceState:
+        return SourceState.IDLE if self._is_idle else SourceState.OPEN
+
+    def _doze(self, decoder: Decoder) -> Iterator[SourceStatus | SourceAlert]:
+        """Let a decoder sleep while there is nobody, and wake it."""
+        now = self._monotonic()
+        if self._fates().occupied:
+            self._occupied_at = now
+        is_idle = now - self._occupied_at >= self._decode.idle_after_s
+        if is_idle != self._is_idle:
+            self._is_idle = is_idle
+            decoder.set_idle(is_idle)
+            if self._status is not None and self._status.state.is_up:
+                yield from self._report(self._up, SourceCode.OK, decoder.description)
 
     def _stood_s(self) -> float:
         """Return for how long this session has given pictures that could be analysed, seconds."""
         if self._well_since is None or self._status is None:
             return 0.0
-        is_open = self._status.state is SourceState.OPEN
+        is_open = self._status.state.is_up
         return self._picture_at - self._well_since if is_open else 0.0
 
     def _rest(self, seconds: float) -> Iterator[SourceStatus | SourceAlert]:
@@ -334,7 +373,7 @@ class Source:
         kind = self._alarm.time_passed(
             self._monotonic(),
             stood_s=self._stood_s(),
-            is_open=self._status.state is SourceState.OPEN,
+            is_open=self._status.state.is_up,
         )
         if kind is not None:
             yield self._alert(kind, self._status)
@@ -383,7 +422,9 @@ class Source:
             changed=changed,
             frames_seen=self._frames_seen,
             frames_due=self._frames_due,
-            frames_dropped=fates.dropped,
+            frames_overtaken=fates.overtaken,
+            frames_late=fates.late,
+            frames_undecoded=self._frames_undecoded,
             frames_failed=fates.failed,
             at=self._clock(),
         )
@@ -512,16 +553,20 @@ def _no_fates(*, settled: bool = False) -> FrameFates:
 def _fates_of(status: SourceStatus | None) -> FrameFates:
     if status is None:
         return FrameFates()
-    return FrameFates(dropped=status.frames_dropped, failed=status.frames_failed)
+    return FrameFates(
+        overtaken=status.frames_overtaken, late=status.frames_late, failed=status.frames_failed
+    )
 
 
 def _added(past: FrameFates, fates: FatesOfFrames, *, settled: bool = False) -> FrameFates:
     """Return the fates of all frames: those of a process that is gone, and of this one's."""
     now = fates(settled=settled)
     return FrameFates(
-        dropped=past.dropped + now.dropped,
+        overtaken=past.overtaken + now.overtaken,
+        late=past.late + now.late,
         failed=past.failed + now.failed,
         failing=now.failing,
+        occupied=now.occupied,
     )
 
 

@@ -276,7 +276,9 @@ class Records:
             changed=changed,
             frames_seen=250,
             frames_due=50,
-            frames_dropped=2,
+            frames_overtaken=2,
+            frames_late=0,
+            frames_undecoded=0,
             frames_failed=1,
             at=self.T0 + after_s,
         )

@@ -101,8 +101,25 @@ class Decoder(Protocol):
         ...
 
     @property
+    def frames_undecoded(self) -> int:
+        """Frames so far that would have been due, had decoding not been behind."""
+        ...
+
+    @property
     def is_live(self) -> bool:
         """Whether it goes on for ever: False for what has an end, and is read once, to that end."""
+        ...
+
+    @property
+    def is_catching_up(self) -> bool:
+        """Whether its frames were kept while it was idle, or waited behind those: none is late."""
+        ...
+
+    def set_idle(self, idle: bool) -> None:
+        """Decode key frames alone from the next one on, or again all since the latest one.
+
+        Without effect on a decoder that always decodes what it is given.
+        """
         ...
 
     @property

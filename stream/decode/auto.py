@@ -60,9 +60,23 @@ class AutoDecoder:
         return self._decoder.frames_seen
 
     @property
+    def frames_undecoded(self) -> int:
+        """See `Decoder.frames_undecoded`."""
+        return self._decoder.frames_undecoded
+
+    @property
     def is_live(self) -> bool:
         """See `Decoder.is_live`."""
         return self._decoder.is_live
+
+    @property
+    def is_catching_up(self) -> bool:
+        """See `Decoder.is_catching_up`."""
+        return self._decoder.is_catching_up
+
+    def set_idle(self, idle: bool) -> None:
+        """See `Decoder.set_idle`."""
+        self._decoder.set_idle(idle)
 
     @property
     def description(self) -> str:

@@ -68,6 +68,17 @@ class MediaTime:
         """Media time minus the stream's stamps, as far as known, seconds."""
         return self._shift_s
 
+    def lag_s(self, stamp_s: float | None, arrived_s: float) -> float:
+        """Return how much later a picture arrived than it would have, had it come as early as any.
+
+        Args:
+            stamp_s: its own time stamp, seconds; without one, the answer is 0.
+            arrived_s: when it reached us.
+        """
+        if stamp_s is None or self._shift_s is None:
+            return 0.0
+        return self._lead_s - (stamp_s + self._shift_s - arrived_s)
+
     def _follows(self, now_s: float, stamp_s: float, arrived_s: float) -> bool:
         """Return whether a stamp is plausible, and if so, move time on to it."""
         if self._shift_s is None:
@@ -120,7 +131,15 @@ class DueFrames:
     def last_slot(self, from_s: float, to_s: float) -> int:
         """Return the last slot of a stretch of time that something in it is due for; -1: none."""
         ends = [min(to_s, end) for start, end in self._spans if start <= to_s and from_s <= end]
-        return math.floor((max(ends) + DUE_TOLERANCE_S) * self._per_second) if ends else -1
+        return self.slot(max(ends)) if ends else -1
+
+    def missed(self, pts_s: float) -> int:
+        """Return how many slots before that of a time have gone by without a frame."""
+        return max(self.slot(pts_s) - self._slot - 1, 0)
+
+    def slot(self, pts_s: float) -> int:
+        """Return the number of the slot that a time lies in."""
+        return math.floor((pts_s + DUE_TOLERANCE_S) * self._per_second)
 
     def wants(self, slot: int) -> bool:
         """Return whether a frame of this slot would still be due."""

@@ -8,28 +8,31 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Final
 
 import av
 import numpy as np
 import torch
+from av.packet import Packet
 from av.stream import Disposition
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 from stream.decode import SourceKind, source_kind
+from stream.decode.behind import CAUGHT_UP_S, Behind
 from stream.decode.connect import connect
 from stream.decode.deinterlace import Deinterlacer
+from stream.decode.groups import MAX_GROUP_BYTES, Arrived, is_key_frame
 from stream.decode.media_time import DueFrames, MediaTime
 from stream.decode.reasons import source_error
+from stream.decode.slots import SLOTS
 from stream.records import Frame, FrameStamp, SourceCode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
-    from av.packet import Packet
     from av.stream import Stream
     from av.video.frame import VideoFrame
     from torch import Tensor
@@ -54,6 +57,8 @@ _TIMED_FORMATS: Final = {"matroska,webm", "flv", "avi", "asf", "mxf", "ivf"}
 _PIXEL_ASPECTS: Final = Fraction(1, 4), Fraction(4)
 # So little off is not worth the loss of resampling.
 _ASPECT_TOLERANCE: Final = 0.01
+# After it woke, a decoder has so long to catch up before it counts as behind.
+CATCH_UP_S: Final = 10.0
 COLORSPACE_UNSPECIFIED: Final = 2  # AVCOL_SPC_UNSPECIFIED
 # FFmpeg's decoders count padding, too: rows of whole 64 pixels, blocks of 16. So they are allowed
 # more, and what exceeds the limit is refused once its size is known.
@@ -115,6 +120,15 @@ class PyAVDecoder:
         self._deinterlacer: Deinterlacer[Moment] = Deinterlacer()
         self._reformatter = VideoReformatter()
         self._frames_seen = 0
+        self._frames_undecoded = 0
+        self._behind = Behind()
+        self._sheds = False  # packets, up to the next key frame
+        self._has_gap = False  # no frame has come since packets were left out
+        self._idle = False
+        self._kept: list[Arrived] = []  # while idle: the latest key frame and what came since
+        self._kept_bytes = 0
+        self._shown_ticks: int | None = None  # of the key frame that was decoded by itself
+        self._woke_s: float | None = None  # until it has caught up
         self._picture_found = False
         self._key_found = False
         self._bad_packets = 0  # since the last that gave a good picture
@@ -149,9 +163,23 @@ class PyAVDecoder:
         return self._frames_seen
 
     @property
+    def frames_undecoded(self) -> int:
+        """See `Decoder.frames_undecoded`."""
+        return self._frames_undecoded
+
+    @property
     def is_live(self) -> bool:
         """See `Decoder.is_live`."""
         return self._live
+
+    @property
+    def is_catching_up(self) -> bool:
+        """See `Decoder.is_catching_up`."""
+        return self._woke_s is not None
+
+    def set_idle(self, idle: bool) -> None:
+        """See `Decoder.set_idle`."""
+        self._idle = idle
 
     @property
     def description(self) -> str:
@@ -170,18 +198,124 @@ class PyAVDecoder:
         """Yield the frames that are due, and None for every packet; see `Decoder`."""
         try:
             for packet in self._packets():
-                for picture, moment in self._pictures(packet):
-                    for whole, when in self._deinterlacer.push(picture, moment):
-                        if self._due.take(when.pts_s):
-                            yield self._frame(whole, when)
+                if self._sleeps_through(packet):
+                    yield from self._key_frame_alone(packet)
+                else:
+                    if self._kept and (not self._idle or self._kept_bytes > MAX_GROUP_BYTES):
+                        yield from self._since_the_key_frame()
+                    if not self._is_shed(packet):
+                        yield from self._due_of_packet(packet)
                 yield None
-            for whole, when in self._deinterlacer.flush():
-                if self._due.take(when.pts_s):
-                    yield self._frame(whole, when)
+            yield from self._due_of(self._deinterlacer.flush())
             if not self._closed:
                 self._check_end()
         finally:
             self.close()
+
+    def _due_of_packet(self, packet: Packet[Stream]) -> Iterator[Frame]:
+        for picture, moment in self._pictures(packet):
+            yield from self._due_of(self._deinterlacer.push(picture, moment))
+
+    def _sleeps_through(self, packet: Packet[Stream]) -> bool:
+        """Return whether a packet is kept for the case that its source wakes; key frames first."""
+        if not self._idle or packet.stream_index != self._stream.index or not packet.size:
+            return False
+        # A group that would fill the memory is decoded as it comes.
+        return self._is_key(packet) or 0 < self._kept_bytes <= MAX_GROUP_BYTES
+
+    def _key_frame_alone(self, packet: Packet[Stream]) -> Iterator[Frame]:
+        """Keep a packet; yield the frame of a key frame, if it is due."""
+        is_key = self._is_key(packet)
+        if is_key and not self._kept:  # falling asleep: what the decoder still holds
+            yield from self._due_of_packet(self._nothing_more())
+            yield from self._due_of(self._deinterlacer.flush())
+        stamp_s = self._stamp_s(packet.pts, packet.dts, packet.time_base)
+        shift_s = self._media_time.shift_s
+        if self._paced and stamp_s is not None and shift_s is not None:
+            self._play(stamp_s + shift_s)
+        self._waited_s = 0.0  # it is not for want of pictures
+        arrived = Arrived(packet, self._clock(), self._monotonic())
+        if not is_key:
+            self._kept.append(arrived)
+            self._kept_bytes += packet.size
+            return
+        self._kept, self._kept_bytes, self._sheds = [arrived], packet.size, False
+        self._start_anew()
+        for part in (packet, self._nothing_more()):
+            for picture, moment in self._pictures(part, arrived):
+                self._shown_ticks = picture.pts
+                yield from self._due_of(self._deinterlacer.push(picture, moment))
+        yield from self._due_of(self._deinterlacer.flush())
+        self._start_anew()
+
+    def _since_the_key_frame(self) -> Iterator[Frame | None]:
+        """Yield the due frames of what was kept, and None for every packet: the source woke."""
+        kept, self._kept, self._kept_bytes = self._kept, [], 0
+        if len(kept) > 1:
+            self._woke_s = self._monotonic()
+        for each in kept:
+            if self._closed:
+                return
+            for picture, moment in self._pictures(each.packet, each):
+                yield from self._due_of(self._deinterlacer.push(picture, moment))
+            yield None
+        self._shown_ticks = None
+
+    def _due_of(self, pictures: Iterable[tuple[VideoFrame, Moment]]) -> Iterator[Frame]:
+        """Yield the frames of those whole pictures that are due."""
+        for picture, moment in pictures:
+            missed = self._due.missed(moment.pts_s) if self._has_gap else 0
+            if self._due.take(moment.pts_s):
+                self._has_gap = False
+                self._frames_undecoded += missed
+                yield self._frame(picture, moment)
+
+    def _is_shed(self, packet: Packet[Stream]) -> bool:
+        """Return whether a packet is left out because decoding is behind; then, up to a key frame.
+
+        What waits in the socket only gets older. So a decoder that can't keep up reads on to what
+        is new, and is as late as the others, but for the gap.
+        """
+        of_video = packet.stream_index == self._stream.index and packet.size > 0
+        if not of_video or not (self._live or self._paced):
+            return False
+        if self._stamp_s(packet.pts, packet.dts, packet.time_base) is None:
+            return self._sheds
+        now_s = self._monotonic()
+        lag_s = self._lag_s(packet, now_s)
+        if self._woke_s is not None:
+            if lag_s > CAUGHT_UP_S and now_s - self._woke_s < CATCH_UP_S:
+                return False
+            self._woke_s = None
+        if self._sheds and self._is_key(packet) and self._behind.has_caught_up(lag_s, now_s):
+            self._sheds = False
+            self._start_anew()
+        elif not self._sheds and self._behind.is_lasting(lag_s, now_s):
+            self._sheds = self._has_gap = True
+            log.debug(
+                "%s: %.1f s behind: up to a key frame nothing is decoded", self._source.id, lag_s
+            )
+        if self._sheds:
+            self._waited_s = 0.0  # it is not for want of pictures
+        return self._sheds
+
+    def _start_anew(self) -> None:
+        """Forget all pictures, before a key frame that does not follow what was decoded last."""
+        self._stream.codec_context.flush_buffers()
+        self._deinterlacer = Deinterlacer()
+
+    def _is_key(self, packet: Packet[Stream]) -> bool:
+        return is_key_frame(packet, self._stream.codec_context.codec.canonical_name)
+
+    def _lag_s(self, packet: Packet[Stream], arrived_s: float) -> float:
+        """Return how late a packet is, seconds: how long it has waited for us, as far as known."""
+        stamp_s = self._stamp_s(packet.pts, packet.dts, packet.time_base)
+        shift_s = self._media_time.shift_s
+        if not self._paced:
+            return self._media_time.lag_s(stamp_s, arrived_s)
+        if self._play_from is None or stamp_s is None or shift_s is None:
+            return 0.0
+        return arrived_s - self._play_from - stamp_s - shift_s
 
     def _has_end(self) -> bool:
         """Return whether what was opened is a recording, known by its size or its duration."""
@@ -223,6 +357,7 @@ class PyAVDecoder:
                 raise self._error(code, error.strerror) from None
             if packet is None:
                 return
+            self._behind.waited(time.monotonic() - started)
             if self._kind is not SourceKind.FILE:
                 self._check_patience(packet, time.monotonic() - started)
             if not self._live:
@@ -263,17 +398,30 @@ class PyAVDecoder:
             self._longest_gap_s = max(self._longest_gap_s, end_s - self._reached_s)
         self._reached_s = end_s if self._reached_s is None else max(self._reached_s, end_s)
 
-    def _pictures(self, packet: Packet[Stream]) -> Iterator[tuple[VideoFrame, Moment]]:
-        """Yield the good pictures that a packet completes."""
-        captured_at, arrived_s = self._clock(), self._monotonic()
+    def _pictures(
+        self, packet: Packet[Stream], arrived: Arrived | None = None
+    ) -> Iterator[tuple[VideoFrame, Moment]]:
+        """Yield the good pictures that a packet completes.
+
+        Args:
+            packet: of any stream.
+            arrived: when it came; None: now.
+        """
+        if arrived is None:
+            captured_at, arrived_s = self._clock(), self._monotonic()
+        else:
+            captured_at, arrived_s = arrived.captured_at, arrived.arrived_s
         for picture in self._decode(packet):
+            if picture.pts is not None and picture.pts == self._shown_ticks:
+                continue  # its key frame was decoded by itself
             self._frames_seen += 1
             if picture.is_corrupt:  # concealed damage may look like an attack
                 continue
             if packet.size:  # else the decoder was emptied at the end
                 self._bad_packets = 0
             stamp_s = self._stamp_s(picture.pts, picture.dts, picture.time_base)
-            yield picture, self._moment(stamp_s, captured_at, arrived_s)
+            moment = self._moment(stamp_s, captured_at, arrived_s)
+            yield picture, moment if arrived is None else replace(moment, captured_at=captured_at)
 
     def _moment(self, stamp_s: float | None, captured_at: float, arrived_s: float) -> Moment:
         """Return when the good picture that was counted last was taken; wait if it is played."""
@@ -285,11 +433,20 @@ class PyAVDecoder:
             captured_at = self._clock()
         return Moment(self._frames_seen - 1, pts_s, captured_at)
 
+    def _nothing_more(self) -> Packet[Stream]:
+        """Return the packet that makes the decoder give what it holds."""
+        packet: Packet[Stream] = Packet()
+        packet.stream = self._stream
+        if self._stream.time_base is not None:
+            packet.time_base = self._stream.time_base
+        return packet
+
     def _decode(self, packet: Packet[Stream]) -> list[VideoFrame]:
         if packet.stream_index != self._stream.index:
             return []
         try:
-            return self._stream.decode(packet)
+            with SLOTS:
+                return self._stream.decode(packet)
         except av.FFmpegError as error:
             context = self._stream.codec_context
             if context.width * context.height > self._source.max_pixels:
@@ -327,6 +484,7 @@ class PyAVDecoder:
         early_s = self._play_from + pts_s - now_s
         if early_s > 0:
             self._wait(min(early_s, MAX_PAUSE_S))
+            self._behind.waited(min(early_s, MAX_PAUSE_S))
         if early_s > MAX_PAUSE_S or (self._live and early_s < 0):
             self._play_from = self._monotonic() - pts_s
 
@@ -354,15 +512,16 @@ class PyAVDecoder:
         width, height = self._square_size(picture.width, picture.height)
         is_resized = (width, height) != (picture.width, picture.height)
         try:
-            rgb = self._reformatter.reformat(
-                picture,
-                width=width,
-                height=height,
-                format="rgb24",
-                src_colorspace=matrix,
-                interpolation=Interpolation.BICUBIC if is_resized else None,
-                threads=1,
-            )
+            with SLOTS:
+                rgb = self._reformatter.reformat(
+                    picture,
+                    width=width,
+                    height=height,
+                    format="rgb24",
+                    src_colorspace=matrix,
+                    interpolation=Interpolation.BICUBIC if is_resized else None,
+                    threads=1,
+                )
         except av.FFmpegError as error:
             what = f"{picture.format.name} can't be converted to RGB: {error.strerror}"
             raise self._error(SourceCode.UNSUPPORTED_CODEC, what) from None

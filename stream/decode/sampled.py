@@ -13,14 +13,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Literal
 
-from av.packet import Packet
-
 from stream.decode.media_time import MAX_DISORDER
 from stream.decode.pyav_packets import DEFAULT_FPS, PyAVDecoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from av.packet import Packet
     from av.stream import Stream
     from av.video.frame import VideoFrame
 

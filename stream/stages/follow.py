@@ -89,6 +89,11 @@ class Follower:
             session.searched_at_s = stamp.pts_s
         return session.tracker.update(stamp.pts_s, faces), old
 
+    def tracks_of(self, source_id: str) -> tuple[TrackKey, ...]:
+        """Return the keys of a source's live tracks, those not seen just now too."""
+        session = self._sessions.get(source_id)
+        return session.tracker.live() if session else ()
+
     def reset(self, source_id: str) -> tuple[TrackKey, ...]:
         """End every track of a source and go on with others; return the keys of those known."""
         session = self._sessions.get(source_id)

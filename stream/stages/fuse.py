@@ -231,6 +231,11 @@ class Fuser:
         ]
         return messages
 
+    def has_decided(self, key: TrackKey) -> bool:
+        """Return whether a live track has a verdict, or can't be judged."""
+        track = self._tracks.get(key)
+        return track is not None and track.verdict is not Verdict.UNDECIDED
+
     def tracks_of(self, source_id: str) -> list[TrackKey]:
         """Return the keys of a source's live tracks that were looked at, in order."""
         return sorted(key for key in self._tracks if key.source_id == source_id)

@@ -90,6 +90,10 @@ class FaceTracker:
         half = np.exp(expected[:, 2:]) / 2
         return np.hstack([expected[:, :2] - half, expected[:, :2] + half]).astype(np.float32)
 
+    def live(self) -> tuple[TrackKey, ...]:
+        """Return the keys of the tracks that have not ended, lost ones too."""
+        return tuple(track.key for track in self._live)
+
     def end(self) -> tuple[TrackKey, ...]:
         """End all tracks, because the session is over, and return their keys."""
         ended = tuple(track.key for track in self._live)

@@ -298,6 +298,9 @@ def test_status_hash_holds_every_field_of_the_record_as_text(writer, records):
         "frames_seen": "250",
         "frames_due": "50",
         "frames_dropped": "2",
+        "frames_overtaken": "2",
+        "frames_late": "0",
+        "frames_undecoded": "0",
         "frames_failed": "1",
     }
 

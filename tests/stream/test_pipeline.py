@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -159,6 +161,19 @@ def test_a_file_gives_every_sink_what_the_straight_line_says_in_the_same_order(
         assert sink.messages[0] is not sink.said[0]  # a status comes first
         assert sink.closed == 1
     assert [fact["event.type"] for fact in expected].count("track.end") == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads have no priority")
+def test_decoding_has_a_lower_priority_than_the_analysis(open_analyser, two_faces, stop):
+    niceness: dict[str, int] = {}
+
+    def note(_: int) -> None:
+        for thread in threading.enumerate():
+            if thread.native_id is not None:
+                niceness[thread.name] = os.getpriority(os.PRIO_PROCESS, thread.native_id)
+
+    pipeline([source(two_faces, stop)], Watched(open_analyser(), note), [ListSink()], stop).run()
+    assert niceness["decode-cam"] > niceness["analysis"] == niceness["publish"]
 
 
 def test_two_files_are_watched_at_once_and_neither_loses_a_frame(

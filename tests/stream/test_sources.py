@@ -100,6 +100,8 @@ class Camera:
         self.opened_at: list[float] = []
         self.is_live = is_live
         self.frames_seen = 0
+        self.frames_undecoded = 0
+        self.is_catching_up = False
         self.n_frames = frames
         self.then = itertools.repeat(then)
         self._time, self._step_s, self._silent_s = time, step_s, silent_s
@@ -640,8 +642,16 @@ def test_a_file_of_which_frames_failed_in_the_analysis_ends_as_failed(clip, time
 
 def test_a_status_counts_the_frames_that_were_dropped_and_that_failed(clip, time):
     source = make_source(clip, time)
-    events = source.events(lambda **_: FrameFates(dropped=3, failed=1, failing=False))
+    events = source.events(lambda **_: FrameFates(overtaken=3, failed=1, failing=False))
     assert [(s.frames_dropped, s.frames_failed) for s in statuses(events)][-1] == (3, 1)
+
+
+def test_what_was_due_and_not_decoded_counts_as_due_and_as_dropped(camera, time):
+    camera(frames=4, is_live=False).frames_undecoded = 3
+    source = make_source("a.mp4", time)
+    *_, last = statuses(source.events(lambda **_: FrameFates(overtaken=2, late=1)))
+    assert (last.frames_due, last.frames_dropped) == (4 + 3, 2 + 1 + 3)
+    assert last.frames_undecoded == 3
 
 
 # --- for people ---
