@@ -111,11 +111,11 @@ def filled(head: Sequence[str], rows: Sequence[Row], outcomes: Sequence[Outcome]
 
 
 def _verdict(tests: Sequence[str], outcomes: Sequence[Outcome]) -> str:
-    whats = [outcome.what for outcome in outcomes if outcome.file in tests]
-    ran = [what for what in whats if what in {"passed", "failed"}]
-    reasons = sorted({what for what in whats if what not in {"passed", "failed"}})
+    ends = [outcome.what for outcome in outcomes if outcome.file in tests]
+    ran = [what for what in ends if what in {"passed", "failed"}]
+    reasons = sorted({what for what in ends if what not in {"passed", "failed"}})
     said = [f"{ran.count('passed')} of {len(ran)} passed"] if ran else []
-    said += [f"{sum(what == reason for what in whats)} not run: {reason}" for reason in reasons]
+    said += [f"{sum(what == reason for what in ends)} not run: {reason}" for reason in reasons]
     return "; ".join(said) or "no test"
 
 
