@@ -153,11 +153,3 @@ class SampledDecoder(PyAVDecoder):
             return None  # `MediaTime` finds out what that means, picture by picture
         shift_s = -first_s if self._media_time.shift_s is None else self._media_time.shift_s
         return self._due.last_slot(first_s + shift_s, last_s + shift_s)
-
-    def _nothing_more(self) -> Packet[Stream]:
-        """Return the packet that makes the decoder give what it holds."""
-        packet: Packet[Stream] = Packet()
-        packet.stream = self._stream
-        if self._stream.time_base is not None:
-            packet.time_base = self._stream.time_base
-        return packet
