@@ -665,13 +665,13 @@ def test_a_camera_whose_process_died_is_lost_at_once_and_goes_on_with_the_next_s
 ):
     camera(frames=100, then=GONE)
     before = make_source("rtsp://camera/1", time)
-    until(before.events(lambda **_: FrameFates(dropped=2)), time, time.now + 4)
+    until(before.events(lambda **_: FrameFates(overtaken=2)), time, time.now + 4)
     between = make_source("rtsp://camera/1", time, history=before.history)
     said = list(between.interrupted("its worker was killed by SIGKILL", for_good=False))
     assert changes(said) == [(0, SourceState.LOST, SourceCode.WORKER_FAILED)]
     assert alerts(said) == [SourceEventKind.LOST]
     after = make_source("rtsp://camera/1", time, history=between.history)
-    events = until(after.events(lambda **_: FrameFates(dropped=3)), time, time.now + 15)
+    events = until(after.events(lambda **_: FrameFates(late=3)), time, time.now + 15)
     assert changes(events) == [(1, SourceState.OPEN, SourceCode.OK)]
     assert {f.stamp.session for f in frames_of(events)} == {1}
     assert alerts(events) == [SourceEventKind.REGAINED]

@@ -5,6 +5,7 @@ A crash is a signal from the test: what a decoder's bug does to its process is t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -75,9 +76,10 @@ class Log:
 
 def wait_for_end(pid: int) -> None:
     deadline = time.monotonic() + LIMIT_S
-    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline, f"process {pid} lives on"
-        time.sleep(0.05)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < deadline, f"process {pid} lives on"
+            time.sleep(0.05)
 
 
 def read(server: Any, lane: str) -> list[dict[str, Any]]:
