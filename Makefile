@@ -7,7 +7,7 @@ PIP_INSTALL := .venv/bin/pip install --quiet --disable-pip-version-check
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-stream fmt lint type unit golden golden-update gpu check-engines bench bench-workers bench-loaders bench-training bench-models bench-scan evaluate-shipped train-shipped soak demo test schema clean
+.PHONY: help setup setup-stream fmt lint type unit golden golden-update test-cluster gpu check-engines bench bench-workers bench-loaders bench-training bench-models bench-scan evaluate-shipped train-shipped soak demo test schema clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -46,13 +46,16 @@ type: setup ## mypy, strict
 	.venv/bin/mypy
 
 unit: setup ## all tests but the golden ones
-	.venv/bin/pytest -q -n 2 -m "not gpu and not golden"
+	.venv/bin/pytest -q -n 2 -m "not gpu and not golden and not cluster"
 
 golden: setup ## results against stored ones
 	.venv/bin/pytest -q -n 2 -m "golden and not gpu"
 
 golden-update: setup ## rewrite the stored results; review the diff
 	.venv/bin/pytest -q -m golden --golden-update
+
+test-cluster: setup ## what starts a Ray cluster: minutes, not in `make test`
+	.venv/bin/pytest -q -m cluster
 
 gpu: setup ## on an NVIDIA GPU: its tests, engines, cameras, and docs/gpu-status.md with what ran (never run here)
 	$(PY) -m benchmarks.gpu
@@ -105,7 +108,7 @@ test: ## what CI runs: setup, lint, types, all tests
 	@echo "== test 2/4: lint"; $(MAKE) --no-print-directory lint
 	@echo "== test 3/4: types"; $(MAKE) --no-print-directory type
 	@echo "== test 4/4: golden results, unit and end-to-end tests"
-	@began=$$(date +%s); .venv/bin/pytest -q -n 2 --dist worksteal --durations=20 --durations-min=5 -m "not gpu"; \
+	@began=$$(date +%s); .venv/bin/pytest -q -n 2 --dist worksteal --durations=20 --durations-min=5 -m "not gpu and not cluster"; \
 	code=$$?; echo "== test: pytest took $$(($$(date +%s) - began)) s"; exit $$code
 	@echo "== test: all passed"
 

@@ -123,7 +123,7 @@ def judged(row):
     return {name: value for name, value in row.items() if name not in {"at", "attempts"}}
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.timeout(400)
 def test_a_killed_worker_and_a_file_that_kills_its_workers_lose_and_repeat_no_row(
     scanned, read_rows
@@ -138,7 +138,7 @@ def test_a_killed_worker_and_a_file_that_kills_its_workers_lose_and_repeat_no_ro
     assert (once["status"], once["attempts"]) == ("ok", 2)
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.timeout(400)
 def test_other_rows_pictures_and_report_are_those_of_the_local_engine(
     scanned, scan, folder, read_rows, tmp_path
@@ -154,7 +154,7 @@ def test_other_rows_pictures_and_report_are_those_of_the_local_engine(
     assert "data:image" in (scanned / "report.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.timeout(400)
 def test_it_goes_on_where_it_was_and_a_signal_ends_it_with_what_is_finished(
     scanned, start, folder, clip, read_rows

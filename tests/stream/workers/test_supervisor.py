@@ -82,6 +82,18 @@ def wait_for_end(pid: int) -> None:
             time.sleep(0.05)
 
 
+def wait_for_session(server: Any, session: str, *sources: str) -> None:
+    """Wait until sources have said that they are open; their log says it a moment before."""
+    deadline = time.monotonic() + LIMIT_S
+    for source in sources:
+        while True:
+            status = server.client.hgetall(f"facewarden:status:{source}")
+            if (status.get(b"state"), status.get(b"session")) == (b"open", session.encode()):
+                break
+            assert time.monotonic() < deadline, f"{source}: no session {session}, but {status}"
+            time.sleep(0.02)
+
+
 def read(server: Any, lane: str) -> list[dict[str, Any]]:
     entries = server.client.xrange(f"facewarden:{lane}")
     return [json.loads(fields[b"metadata"]) for _, fields in entries]
@@ -114,13 +126,16 @@ def test_killed_workers_cost_the_others_nothing_and_a_source_to_blame_ends_alone
         log.until("source a: open", "source b: open", "source bad: open")
         assert log.sources_of(log.pids["bad"]) == {"a", "bad"}
         watches_b = log.pids["b"]
-        for _ in range(2):  # at first it is not known whose fault it is
+        wait_for_session(redis_server, "0", "a", "b", "bad")
+        for session in ("1", "2"):  # at first it is not known whose fault it is
             os.kill(log.pids["bad"], signal.SIGKILL)
             log.until("source a: open", "source bad: open")
+            wait_for_session(redis_server, session, "a", "bad")
             assert log.sources_of(log.pids["bad"]) == {"a", "bad"}
         os.kill(log.pids["bad"], signal.SIGSEGV)
-        log.until("source a: lost (worker_failed)", "source bad: lost (worker_failed)")
+        log.until("was killed by SIGSEGV, death 3")
         log.until("source a: open", "source bad: open")
+        wait_for_session(redis_server, "3", "a", "bad")
         assert log.sources_of(log.pids["bad"]) == {"bad"}
         os.kill(log.pids["bad"], signal.SIGSEGV)
         log.until("in 8 s worker")  # it waits ever longer, alone
