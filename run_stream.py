@@ -385,7 +385,7 @@ def _run(config: StreamConfig, duration: float | None, signals: StopSignals) -> 
 def _supervise(
     config: StreamConfig, workers: int | None, duration: float | None, signals: StopSignals
 ) -> None:
-    from stream.workers.shares import processors
+    from stream.processors import processors
     from stream.workers.supervisor import Supervisor
 
     # Before the first worker's imports: a pool of threads each would outnumber the processors.

@@ -31,13 +31,13 @@ from stream.decode.on_device import DeviceDecoder
 from stream.records import SourceCode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from av.packet import Packet
     from av.stream import Stream
     from torch import Tensor
 
-    from stream.config import DecodeConfig, SourceConfig
+    from stream.config import DecodeConfig
     from stream.decode.groups import Group
     from stream.decode.on_device import Example
     from stream.errors import SourceError
@@ -64,26 +64,14 @@ class DaliDecoder(DeviceDecoder):
 
     _name = "dali"
 
-    def __init__(
-        self,
-        source: SourceConfig,
-        config: DecodeConfig,
-        *,
-        session: int,
-        clock: Callable[[], float],
-        monotonic: Callable[[], float],
-        wait: Callable[[float], object],
-    ) -> None:
-        self._pipeline: _Pipeline | None = None
-        super().__init__(
-            source, config, session=session, clock=clock, monotonic=monotonic, wait=wait
-        )
+    _pipeline: _Pipeline | None = None
+
+    def _prepare(self, config: DecodeConfig) -> None:
         self._device = torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu")
         self._threads = config.threads
         self._codec = self._stream.codec_context.codec.canonical_name
         known = GPU_CODECS if self._device.type == "cuda" else CPU_CODECS
         if self._codec not in known:
-            self.close()
             raise self._unsupported(
                 f"DALI decodes no {self._codec} on a {self._device.type}, only "
                 f"{', '.join(sorted(known))}"

@@ -162,19 +162,17 @@ class NvdecDecoder(DeviceDecoder):
         super().__init__(
             source, config, session=session, clock=clock, monotonic=monotonic, wait=wait
         )
+
+    def _prepare(self, config: DecodeConfig) -> None:
         self._refused: list[str] = []
         self._first: Example | None = None  # known from the first key frame on
         self._n_packets = 0
         self._stamps: OrderedDict[int, float | None] = OrderedDict()  # by token, seconds
+        self._engines = iter((self._open_core, self._open_hwaccel))
         try:
-            self._engines = iter((self._open_core, self._open_hwaccel))
             self._next_engine()
         except NotOnGpuError as error:
-            self.close()
             raise self._unsupported(str(error)) from None
-        except BaseException:
-            self.close()
-            raise
 
     def frames(self) -> Iterator[Frame | None]:
         """Yield the frames that are due, and None for every packet; see `Decoder`."""

@@ -156,6 +156,14 @@ class PyAVDecoder:
         self._tagged_aspect = self._container_aspect()
         rate = self._stream.average_rate or DEFAULT_FPS
         self._media_time = MediaTime(interval_s=float(1 / rate), live=self._live)
+        try:
+            self._prepare(config)
+        except BaseException:
+            self.close()
+            raise
+
+    def _prepare(self, config: DecodeConfig) -> None:
+        """Get ready what a decoder has of its own, once the stream is known."""
 
     @property
     def frames_seen(self) -> int:
@@ -279,10 +287,11 @@ class PyAVDecoder:
         of_video = packet.stream_index == self._stream.index and packet.size > 0
         if not of_video or not (self._live or self._paced):
             return False
-        if self._stamp_s(packet.pts, packet.dts, packet.time_base) is None:
+        stamp_s = self._stamp_s(packet.pts, packet.dts, packet.time_base)
+        if stamp_s is None:
             return self._sheds
         now_s = self._monotonic()
-        lag_s = self._lag_s(packet, now_s)
+        lag_s = self._lag_s(stamp_s, now_s)
         if self._woke_s is not None:
             if lag_s > CAUGHT_UP_S and now_s - self._woke_s < CATCH_UP_S:
                 return False
@@ -307,13 +316,12 @@ class PyAVDecoder:
     def _is_key(self, packet: Packet[Stream]) -> bool:
         return is_key_frame(packet, self._stream.codec_context.codec.canonical_name)
 
-    def _lag_s(self, packet: Packet[Stream], arrived_s: float) -> float:
+    def _lag_s(self, stamp_s: float, arrived_s: float) -> float:
         """Return how late a packet is, seconds: how long it has waited for us, as far as known."""
-        stamp_s = self._stamp_s(packet.pts, packet.dts, packet.time_base)
         shift_s = self._media_time.shift_s
         if not self._paced:
             return self._media_time.lag_s(stamp_s, arrived_s)
-        if self._play_from is None or stamp_s is None or shift_s is None:
+        if self._play_from is None or shift_s is None:
             return 0.0
         return arrived_s - self._play_from - stamp_s - shift_s
 

@@ -17,13 +17,13 @@ from stream.decode.media_time import MAX_DISORDER
 from stream.decode.pyav_packets import DEFAULT_FPS, PyAVDecoder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from av.packet import Packet
     from av.stream import Stream
     from av.video.frame import VideoFrame
 
-    from stream.config import DecodeConfig, SourceConfig
+    from stream.config import DecodeConfig
     from stream.records import Frame
 
 # A group with more than this is decoded whole, as it comes: it must not fill the memory.
@@ -40,19 +40,7 @@ _SKIPPED: Final[dict[str, Literal["DEFAULT", "NONREF", "NONKEY"]]] = {
 class SampledDecoder(PyAVDecoder):
     """A `Decoder` on the CPU that leaves out what it can; see `DecodeConfig.pictures`."""
 
-    def __init__(
-        self,
-        source: SourceConfig,
-        config: DecodeConfig,
-        *,
-        session: int,
-        clock: Callable[[], float],
-        monotonic: Callable[[], float],
-        wait: Callable[[float], object],
-    ) -> None:
-        super().__init__(
-            source, config, session=session, clock=clock, monotonic=monotonic, wait=wait
-        )
+    def _prepare(self, config: DecodeConfig) -> None:
         self._keys_alone = config.pictures == "keyframes"
         self._interval_s = float(1 / (self._stream.average_rate or DEFAULT_FPS))
         self._group_ticks: int | None = None  # when the present group is shown

@@ -7,11 +7,9 @@ so more cameras than the machine holds brought the analysis to a standstill (dec
 
 from __future__ import annotations
 
-import os
 import threading
 from typing import Final
 
-N_CORES: Final = (
-    len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-)
-SLOTS: Final = threading.BoundedSemaphore(N_CORES)  # held for one packet, or one conversion
+from stream.processors import processors
+
+SLOTS: Final = threading.BoundedSemaphore(processors())  # held for one packet, or one conversion

@@ -18,6 +18,7 @@ import click
 from models import Setting
 from stream.console import hide_in_logs, open_standard_streams, set_up_logging
 from stream.errors import ConfigError, StreamError
+from stream.processors import processors
 from stream.redact import secrets_of
 from stream.signals import StopSignals
 
@@ -197,7 +198,7 @@ def scan(
         )  # fmt: skip
         with ExitStack() as resources:
             run = _Run(config, _mode(mode), fps, allowed, out, resources, looks_closer=bool(then))
-            plan = run.plan(follow_links=follow_links, readers=readers or os.cpu_count() or 1)
+            plan = run.plan(follow_links=follow_links, readers=readers or processors())
             if watch is not None:
                 listing = Listing()  # what is there already may be half-written, too
             progress = run.scan(

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pyarrow as pa
 
 from stream.errors import ConfigError, StreamError
+from stream.processors import processors
 from stream.scan.analysers import Analysers
 from stream.scan.child import ReadStatus
 from stream.scan.crops import CropSender, write_crop
@@ -266,7 +267,7 @@ def _cluster(address: str | None, actors: int | None) -> Iterator[Any]:
             f"--engine ray needs Ray: pip install 'facewarden[ray]' ({error.msg})"
         ) from None
     ours: dict[str, Any] = {
-        "num_cpus": actors or os.cpu_count(),
+        "num_cpus": actors or processors(),
         "include_dashboard": False,
         "object_store_memory": _STORE_BYTES,
         "_node_ip_address": "127.0.0.1",  # nobody else's

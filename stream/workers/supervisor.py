@@ -33,6 +33,7 @@ from stream.assembly import message_writer
 from stream.config import RedisSinkConfig
 from stream.errors import ConfigError, SinkError, StreamError
 from stream.pipeline import Progress
+from stream.processors import processors
 from stream.publish import open_sink, open_sinks
 from stream.publish.embedded import EmbeddedServer
 from stream.records import SourceHistory, SourceState
@@ -49,7 +50,7 @@ from stream.workers.said import (
     Ready,
     SourceSaid,
 )
-from stream.workers.shares import bounded, processors, shares
+from stream.workers.shares import bounded, shares
 from stream.workers.worker import Task, work
 
 if TYPE_CHECKING:

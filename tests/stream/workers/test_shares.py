@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.config import StreamConfig
+from stream.processors import processors
 from stream.scan.inputs import Selection
 from stream.scan.listing import list_items
 from stream.shards import part_of
-from stream.workers.shares import bounded, processors, shares
+from stream.workers.shares import bounded, shares
 
 NAMES = st.lists(
     st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,9}", fullmatch=True), unique=True, max_size=40
