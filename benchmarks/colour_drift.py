@@ -20,6 +20,8 @@ from torch.nn import functional as F
 from models import crop_faces
 from stream.config import DetectConfig
 from stream.decode.colours import Colour, Planes, rgb_of
+from stream.decode.on_device import FULL_RANGE
+from stream.decode.pyav_packets import matrix_of
 from stream.stages.detect import open_detector
 from stream.stages.infer import open_classifier
 from trt_engines.backends import OnnxRuntimeConfig
@@ -103,8 +105,9 @@ def pictures(path: str) -> Iterator[tuple[Planes, Colour]]:
                 .contiguous()
                 for plane in picture.planes
             )
-            full = picture.color_range == 2 or picture.format.name == "yuvj420p"
-            yield Planes(*planes), Colour(int(picture.colorspace), full)
+            full = picture.color_range == FULL_RANGE or picture.format.name == "yuvj420p"
+            matrix = matrix_of(int(picture.colorspace), picture.height)
+            yield Planes(*planes), Colour(matrix, full)
 
 
 def main() -> None:

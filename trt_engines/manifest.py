@@ -17,7 +17,7 @@ from models import InputSpec, file_sha256, one_line, whole_file
 from trt_engines.errors import EngineError, EngineMismatchError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
 MANIFEST = ".manifest.json"
 SHIPPED = Path(__file__).resolve().parent / "shipped"
@@ -239,6 +239,19 @@ def save_manifest(path: Path, manifest: Manifest) -> None:
     """Write a manifest, replacing an old one in one step."""
     with whole_file(path) as partial:
         partial.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def check_outputs(name: str, found: Collection[str], promised: Collection[str]) -> None:
+    """Make sure that a graph gives what its manifest says.
+
+    Raises:
+        EngineMismatchError: it has other outputs.
+    """
+    if set(found) != set(promised):
+        raise EngineMismatchError(
+            f"{name}: expected outputs {sorted(promised)}, as its manifest says, found "
+            f"{sorted(found)}; export it again"
+        )
 
 
 def verified_file(manifest_path: Path, name: str, sha256: str) -> Path:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import onnxruntime as ort
 import torch
 
-from trt_engines.backends.refined import RefinedBackend
-from trt_engines.errors import EngineError, EngineMismatchError
-from trt_engines.manifest import load_manifest, only_as_written, verified_file
+from trt_engines.backends.refined import with_refinement
+from trt_engines.errors import EngineError
+from trt_engines.manifest import check_outputs, load_manifest, only_as_written, verified_file
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -34,11 +34,12 @@ def open_onnxruntime(manifest_path: Path, config: OnnxRuntimeConfig) -> Backend:
     first = OnnxRuntimeBackend(
         path, manifest.outputs, manifest.max_batch, config, as_written=as_written
     )
-    if manifest.refinement is None:
-        return first
-    path = verified_file(manifest_path, manifest.refinement.onnx, manifest.refinement.onnx_sha256)
-    second = OnnxRuntimeBackend(path, ["probability"], manifest.max_batch, config)
-    return RefinedBackend(first, second, manifest.refinement)
+    return with_refinement(
+        manifest_path,
+        manifest,
+        first,
+        lambda second: OnnxRuntimeBackend(second, ["probability"], manifest.max_batch, config),
+    )
 
 
 class OnnxRuntimeBackend:
@@ -68,11 +69,7 @@ class OnnxRuntimeBackend:
             ) from error
         self.max_batch = max_batch
         self._outputs = [output.name for output in self._session.get_outputs()]
-        if set(self._outputs) != set(outputs):
-            raise EngineMismatchError(
-                f"{name}: expected outputs {sorted(outputs)}, as its manifest says, found "
-                f"{sorted(self._outputs)}; export it again"
-            )
+        check_outputs(str(name), self._outputs, outputs)
         (self._input,) = (node.name for node in self._session.get_inputs())
 
     def infer(self, images: Tensor) -> Mapping[str, Tensor]:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from trt_engines.backends.refined import RefinedBackend
-from trt_engines.errors import EngineError, EngineMismatchError
-from trt_engines.manifest import load_manifest, verified_file
+from trt_engines.backends.refined import with_refinement
+from trt_engines.errors import EngineError
+from trt_engines.manifest import check_outputs, load_manifest, verified_file
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -29,11 +29,12 @@ def open_openvino(manifest_path: Path, config: OpenVinoConfig) -> Backend:
     manifest = load_manifest(manifest_path)
     path = verified_file(manifest_path, manifest.onnx, manifest.onnx_sha256)
     first = OpenVinoBackend(path, manifest.outputs, manifest.max_batch, config)
-    if manifest.refinement is None:
-        return first
-    path = verified_file(manifest_path, manifest.refinement.onnx, manifest.refinement.onnx_sha256)
-    second = OpenVinoBackend(path, ["probability"], manifest.max_batch, config)
-    return RefinedBackend(first, second, manifest.refinement)
+    return with_refinement(
+        manifest_path,
+        manifest,
+        first,
+        lambda second: OpenVinoBackend(second, ["probability"], manifest.max_batch, config),
+    )
 
 
 class OpenVinoBackend:
@@ -68,11 +69,7 @@ class OpenVinoBackend:
             ) from error
         self.max_batch = max_batch
         self._outputs = [output.any_name for output in model.outputs]
-        if set(self._outputs) != set(outputs):
-            raise EngineMismatchError(
-                f"{path}: expected outputs {sorted(outputs)}, as its manifest says, found "
-                f"{sorted(self._outputs)}; export it again"
-            )
+        check_outputs(str(path), self._outputs, outputs)
         self._request = model.create_infer_request()
 
     def infer(self, images: Tensor) -> Mapping[str, Tensor]:

@@ -4,13 +4,32 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from trt_engines.manifest import verified_file
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from torch import Tensor
 
     from trt_engines.backends import Backend
-    from trt_engines.manifest import Refinement
+    from trt_engines.manifest import Manifest, Refinement
+
+
+def with_refinement(
+    manifest_path: Path, manifest: Manifest, first: Backend, open_second: Callable[[Path], Backend]
+) -> Backend:
+    """Return an opened graph with the second one that its manifest names, or alone.
+
+    Raises:
+        EngineError: the second is missing or can't be opened.
+        EngineMismatchError: it is not the manifest's.
+    """
+    second = manifest.refinement
+    if second is None:
+        return first
+    path = verified_file(manifest_path, second.onnx, second.onnx_sha256)
+    return RefinedBackend(first, open_second(path), second)
 
 
 class RefinedBackend:
