@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import re
@@ -11,6 +12,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
+import torch.distributed.nn  # its defaults keep the group of the day it is imported: before any
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -181,6 +183,9 @@ def joined() -> Iterator[Ranks]:
     try:
         yield Ranks(place.rank, place.world, device)
     finally:
+        # The group's threads end with its last holder, such as a wrapped module in a cycle: gloo's
+        # own abort the process if one frees its last work while Python shuts down.
+        gc.collect()
         distributed.destroy_process_group()
 
 

@@ -80,6 +80,12 @@ def test_a_loss_that_is_no_number_on_one_rank_ends_all_before_they_step(tmp_path
         assert told.endswith("unchanged: True")
 
 
+def test_no_thread_of_gloo_is_left_to_abort_the_process_at_its_end(tmp_path, ranks):
+    ranks(SCRIPT, "leave", tmp_path)
+    for rank in range(2):
+        assert "gloo" not in (tmp_path / f"{rank}.txt").read_text()
+
+
 def test_a_rank_that_dies_ends_the_run_with_its_traceback(tmp_path, torchrun):
     code, told = torchrun(SCRIPT, "die", tmp_path)
     assert code != 0
