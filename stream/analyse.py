@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         FaceDetection,
         Frame,
         Rejection,
+        Track,
         TrackKey,
         TrackScore,
     )
@@ -59,12 +60,17 @@ class Step:
     records: list[TrackScore | Alert] = field(default_factory=list)
     failures: dict[str, Exception] = field(default_factory=dict)  # by source: its tracks ended
     needs: dict[str, Need] = field(default_factory=dict)  # by source
+    # What was seen on the way, for those that watch; of sources that did not fail:
+    tracks: dict[str, tuple[Track, ...]] = field(default_factory=dict)  # by source, in its frame
+    crops: list[FaceCrop] = field(default_factory=list)
+    scores: list[AttackScore] = field(default_factory=list)  # of these crops
 
 
 @dataclass(frozen=True, slots=True)
 class _Look:
     """What tracking and cropping made of one source's frame."""
 
+    tracks: tuple[Track, ...]
     crops: tuple[FaceCrop, ...]
     rejected: tuple[Rejection, ...]
     ended: tuple[TrackKey, ...]
@@ -115,6 +121,9 @@ class Analyser(Closing):
             with _blamed(source_id, step.failures):
                 look = looks[source_id]
                 step.records.extend(self._fuser.update(scored, look.rejected, look.ended))
+                step.tracks[source_id] = look.tracks
+                step.crops.extend(look.crops)
+                step.scores.extend(scored)
         for source_id in step.failures:
             step.records.extend(self._reset(source_id))
         for source_id in by_source:
@@ -134,7 +143,7 @@ class Analyser(Closing):
         looks = self._cropper.crop([frame], [update])
         ended = (*old, *update.ended)
         self._cropper.forget(ended)
-        return _Look(looks.crops, looks.rejected, ended)
+        return _Look(update.tracks, looks.crops, looks.rejected, ended)
 
     def _score(self, looks: Sequence[_Look]) -> list[list[AttackScore]]:
         """Return the scores of each look, detector by detector."""

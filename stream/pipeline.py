@@ -26,7 +26,7 @@ from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from stream.errors import StreamError
 from stream.inbox import Inbox
@@ -37,7 +37,7 @@ from stream.turns import Pace
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from stream.analyse import Analyser
+    from stream.analyse import Analyser, Step
     from stream.messages import MessageWriter, OutMessage
     from stream.publish import Sink
     from stream.records import TrackScore
@@ -51,6 +51,19 @@ _LEAVE_SHARE: Final = 0.25  # of the time to drain: for decoders to leave their 
 _MESSAGE_STEPS: Final = 256  # analysis waits when publishing is so many steps behind
 # Below the analysis, which all frames wait for, and not so far that a busy machine stops decoding.
 _DECODER_NICENESS: Final = 5
+
+
+class Watcher(Protocol):
+    """Sees what the analysis sees: a page, metrics, evidence. It must not slow it down."""
+
+    def watch(self, frames: Sequence[Frame], step: Step) -> None:
+        """Take note of one step, in the analysis thread; return within a millisecond or so.
+
+        Args:
+            frames: that were analysed, at most one per source.
+            step: what they let us say; frames of a source among its failures are not in it.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +87,7 @@ class Pipeline:
         *,
         stop: threading.Event,
         shutdown_s: float,
+        watchers: Sequence[Watcher] = (),
     ) -> None:
         """Connect the parts.
 
@@ -84,6 +98,7 @@ class Pipeline:
             sinks: owned by the publish thread; closed at the end of `run`.
             stop: set from outside (signals, a timer) to drain and end.
             shutdown_s: longest time to drain.
+            watchers: see every step of the analysis.
         """
         self._sources = sources
         self._analyser = analyser
@@ -91,6 +106,7 @@ class Pipeline:
         self._sinks = sinks
         self._stop = stop
         self._shutdown_s = shutdown_s
+        self._watchers = watchers
         self._inbox = Inbox()
         self._messages: queue.Queue[list[OutMessage] | None] = queue.Queue(_MESSAGE_STEPS)
         self._error: BaseException | None = None
@@ -219,6 +235,8 @@ class Pipeline:
             if messages:
                 self._queue_messages(messages)
             self._inbox.done(taken, failures, step.needs)
+            for watcher in self._watchers:
+                watcher.watch(taken.frames, step)
             self._look_at(failures, taken.frames)
 
     def _write(
