@@ -140,7 +140,7 @@ class Analyser(Closing):
     def _look(self, frame: Frame, faces: Sequence[FaceDetection]) -> _Look:
         """Follow the faces of one source's frame, and cut out those that are due."""
         update, old = self._follower.track(frame, faces)
-        looks = self._cropper.crop([frame], [update])
+        looks = self._cropper.crop([frame], [update], self._fuser.stands)
         ended = (*old, *update.ended)
         self._cropper.forget(ended)
         return _Look(update.tracks, looks.crops, looks.rejected, ended)
@@ -195,7 +195,8 @@ def open_analyser(config: StreamConfig, detector: FaceDetector | None = None) ->
         for engine in config.score.engines:
             classifier = resources.enter_context(open_classifier(engine.manifest, config.backend))
             classifiers.append(classifier)
-            views.append(View(classifier.manifest.input, config.score.interval_of(engine)))
+            interval_s = config.score.interval_of(engine)
+            views.append(View(classifier.manifest.input, interval_s, config.score.still_interval_s))
             judges.append(attack_detector(classifier.manifest, config.look_every_s(engine)))
         analyser = Analyser(
             Follower(

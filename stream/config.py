@@ -314,6 +314,12 @@ class ScoreConfig(Options):
     interval_s: float = Field(
         0.4, ge=0, description="Least media time between two scores of a track by one detector."
     )
+    still_interval_s: float = Field(
+        1.6,
+        ge=0,
+        description="To which that doubles, look by look, for a face that keeps its place and "
+        "whose verdict its latest scores agree with; 0: it stays.",
+    )
 
     @model_validator(mode="after")
     def _no_engine_twice(self) -> Self:

@@ -27,7 +27,7 @@ from stream.decode.deinterlace import Deinterlacer
 from stream.decode.groups import MAX_GROUP_BYTES, Arrived, is_key_frame
 from stream.decode.media_time import DueFrames, MediaTime
 from stream.decode.reasons import source_error
-from stream.decode.slots import SLOTS
+from stream.decode.slots import slot
 from stream.records import Frame, FrameStamp, SourceCode
 
 if TYPE_CHECKING:
@@ -453,7 +453,7 @@ class PyAVDecoder:
         if packet.stream_index != self._stream.index:
             return []
         try:
-            with SLOTS:
+            with slot():
                 return self._stream.decode(packet)
         except av.FFmpegError as error:
             context = self._stream.codec_context
@@ -520,7 +520,7 @@ class PyAVDecoder:
         width, height = self._square_size(picture.width, picture.height)
         is_resized = (width, height) != (picture.width, picture.height)
         try:
-            with SLOTS:
+            with slot():
                 rgb = self._reformatter.reformat(
                     picture,
                     width=width,

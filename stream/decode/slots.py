@@ -8,8 +8,22 @@ so more cameras than the machine holds brought the analysis to a standstill (dec
 from __future__ import annotations
 
 import threading
-from typing import Final
 
 from stream.processors import processors
 
-SLOTS: Final = threading.BoundedSemaphore(processors())  # held for one packet, or one conversion
+_slots = threading.BoundedSemaphore(processors())
+
+
+def slot() -> threading.BoundedSemaphore:
+    """Return what a decoder holds for one packet, or one conversion."""
+    return _slots
+
+
+def share_processors(n: int) -> None:
+    """Let so many decoders of this process work at a moment, before any does.
+
+    Args:
+        n: processors that are its share, where several processes decode.
+    """
+    global _slots
+    _slots = threading.BoundedSemaphore(n)

@@ -147,6 +147,7 @@ class _Opinion:
     """What one detector knows of one track."""
 
     evidence: Evidence
+    latest: float | None = None  # probability of the latest look
     problems: Counter[QualityProblem] = field(default_factory=Counter)
     rejected: bool = False  # the latest look was
 
@@ -217,6 +218,7 @@ class Fuser:
             track = seen[score.sighting.key] = self._seen(score.sighting)
             opinion = track.opinions[score.detector]
             opinion.evidence.add(score.sighting.stamp.pts_s, score.probability)
+            opinion.latest = score.probability
             opinion.rejected = False
         for look in rejected:
             track = seen[look.sighting.key] = self._seen(look.sighting)
@@ -235,6 +237,27 @@ class Fuser:
         """Return whether a live track has a verdict, or can't be judged."""
         track = self._tracks.get(key)
         return track is not None and track.verdict is not Verdict.UNDECIDED
+
+    def stands(self, key: TrackKey) -> bool:
+        """Return whether a live track has a verdict, and its latest looks alone speak for it.
+
+        For an attack that is one detector's look, for bona fide those of all.
+        """
+        track = self._tracks.get(key)
+        if track is None:
+            return False
+        told = [
+            aligned(opinion.latest, detector.thresholds, self._scale)
+            for opinion, detector in zip(track.opinions, self._detectors, strict=True)
+            if opinion.latest is not None
+        ]
+        match track.verdict:
+            case Verdict.BONA_FIDE:
+                return all(p < self.leave for p in told)
+            case Verdict.ATTACK:
+                return any(p >= self.enter for p in told)
+            case _:
+                return False
 
     def tracks_of(self, source_id: str) -> list[TrackKey]:
         """Return the keys of a source's live tracks that were looked at, in order."""

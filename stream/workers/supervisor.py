@@ -133,6 +133,7 @@ class Supervisor:
         self._groups = [
             _Group(next(self._numbers), part) for part in shares(ids, {}, min(workers, len(ids)))
         ]
+        self._share = max(1, processors() // len(self._groups))  # of a worker, in processors
         self._sources = {source.id: source for source in config.sources}
         self._histories: dict[str, SourceHistory] = {}
         self._away: dict[str, Source] = {}  # those that no process watches
@@ -167,8 +168,7 @@ class Supervisor:
             for sink in self._sinks:
                 resources.callback(sink.close)
             cores, n = processors(), len(self._groups)
-            threads = max(1, cores // n)
-            self._config = bounded(self._config, threads)
+            self._config = bounded(self._config, self._share)
             log.log(
                 logging.INFO if n <= cores else logging.WARNING,
                 "%d workers on %d processors%s, each with %d threads a network run, and %d a "
@@ -249,7 +249,7 @@ class Supervisor:
             }
         )
         ours, theirs = self._context.Pipe()
-        task = Task(config, histories, self._run, self._log_level)
+        task = Task(config, histories, self._run, self._log_level, self._share)
         name = f"worker-{group.number}"
         process = self._context.Process(target=work, args=(task, theirs), name=name, daemon=True)
         try:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from stream.assembly import connect, load_engines
+from stream.decode.slots import share_processors
 from stream.errors import ConfigError, SinkError, StreamError
 from stream.records import Frame
 from stream.redact import RedactingFilter
@@ -55,6 +56,7 @@ class Task:
     histories: Mapping[str, SourceHistory]  # of those sources that were watched before
     run: str
     log_level: int
+    processors: int  # of the machine's, its share
 
 
 def work(task: Task, pipe: Connection) -> None:
@@ -85,6 +87,7 @@ def work(task: Task, pipe: Connection) -> None:
 
 def _watch(task: Task, link: _Link, stop: threading.Event) -> None:
     config = task.config
+    share_processors(task.processors)
     with load_engines(config) as analyser:
         sources = [
             _ToldSource(source, config.decode, stop=stop, history=task.histories.get(source.id))

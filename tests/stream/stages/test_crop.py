@@ -48,11 +48,11 @@ def key(track=1, *, source="cam"):
     return TrackKey(source_id=source, session=0, track_id=track)
 
 
-def seen(pts_s=0.0, *, track=1, source="cam", confirmed=True):
+def seen(pts_s=0.0, *, track=1, source="cam", confirmed=True, right_px=0):
     """Return what the tracker says of a frontal face, 60 px wide and 80 px high."""
     landmarks = [(65, 45), (95, 45), (80, 60), (68, 78), (92, 78)]
     detection = FaceDetection(
-        box=np.array([50, 20, 110, 100], np.float32),
+        box=np.array([50 + right_px, 20, 110 + right_px, 100], np.float32),
         landmarks=np.array(landmarks, np.float32),
         confidence=0.99,
     )
@@ -135,6 +135,52 @@ def test_a_face_is_cut_from_the_frame_of_its_own_source():
         assert crop.image.dtype == torch.uint8
         assert crop.image.shape == (3, 32, 32)
         assert tuple(crop.image[:, 16, 16].tolist()) == colour
+
+
+# --- faces that keep their place ---
+
+TENTHS = [n / 5 for n in range(41)]  # 8 s at 5 frames a second
+
+
+def looks_at(shown, *, still_interval_s=1.6, stands=lambda _: True):
+    """Return when a face is cut, given where it is, pixels to the right, at each media time."""
+    cut = Cropper([View(SPEC, 0.4, still_interval_s)], ANY_QUALITY)
+    frames = [(t, frame(t), seen(t, right_px=x)) for t, x in shown.items()]
+    return [t for t, image, face in frames if cut.crop([image], [face], stands).crops]
+
+
+def test_a_face_that_keeps_its_place_and_verdict_is_looked_at_ever_less_often_up_to_the_bound():
+    still = dict.fromkeys(TENTHS, 0)
+    assert looks_at(still) == [0.0, 0.4, 1.2, 2.8, 4.4, 6.0, 7.6]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"stands": lambda _: False}, id="its verdict is open"),
+        pytest.param({"still_interval_s": 0.0}, id="the option is off"),
+    ],
+)
+def test_otherwise_it_is_looked_at_as_often_as_any(change):
+    still = dict.fromkeys(TENTHS[:9], 0)
+    assert looks_at(still, **change) == [0.0, 0.4, 0.8, 1.2, 1.6]
+
+
+def test_a_face_that_moves_is_looked_at_at_once_and_often_until_it_keeps_its_place_again():
+    moves = {t: 0 if t < 5.0 else 9 if t < 5.5 else 18 for t in TENTHS}  # 8 px are a tenth of it
+    assert looks_at(moves) == [0.0, 0.4, 1.2, 2.8, 4.4, 5.0, 5.4, 5.8, 6.2, 7.0]
+
+
+def test_a_face_that_sways_a_little_keeps_its_place():
+    sways = {t: 7 * (n % 2) for n, t in enumerate(TENTHS)}
+    assert looks_at(sways) == [0.0, 0.4, 1.2, 2.8, 4.4, 6.0, 7.6]
+
+
+def test_a_verdict_that_is_doubted_has_the_face_looked_at_often_at_once():
+    doubted = iter([True] * 14)
+    still = dict.fromkeys(TENTHS[:21], 0)
+    # 13 frames between the second look and the doubt: 0.2, 0.4, ... 2.8, of which 2.8 was a look.
+    assert looks_at(still, stands=lambda _: next(doubted, False)) == [0, 0.4, 1.2, 2.8, 3.2, 3.6, 4]
 
 
 # --- several detectors ---

@@ -231,6 +231,24 @@ def test_a_score_that_is_no_probability_is_refused(score):
         _run([(0.0, score)])
 
 
+@pytest.mark.parametrize(
+    ("looks", "stands"),
+    [
+        pytest.param([0.05] * 2, False, id="undecided"),
+        pytest.param([0.05] * 10, True, id="bona fide"),
+        pytest.param([0.05] * 10 + [0.9], False, id="bona fide, and a look like an attack"),
+        pytest.param([0.95] * 10, True, id="attack"),
+        pytest.param([0.95] * 10 + [0.1], False, id="attack, and a look like bona fide"),
+        pytest.param([0.95] * 10 + [0.1, 0.95], True, id="attack again"),
+    ],
+)
+def test_a_verdict_stands_while_the_latest_look_speaks_for_it(looks, stands):
+    fuser = _fuser()
+    for number, probability in enumerate(looks):
+        fuser.update([_look(0.4 * number, probability)], (), ())
+    assert fuser.stands(KEY) is stands
+
+
 def test_options_override_the_thresholds_of_the_detector():
     alerts = _alerts(_run(_steady(0.8), EVERY_LOOK.model_copy(update={"enter": 0.95})))
     assert alerts == []
