@@ -67,7 +67,12 @@ VARIANTS: dict[str, list[dict[str, object]]] = {
         },
     ],
 }
-SMALL_TRUNK: dict[str, dict[str, object]] = {"udr": {"trunk": "resnet18", "size_px": 64}}
+SMALL: dict[str, dict[str, object]] = {
+    "highfreq": {"size_px": 64, "encoder": "efficientnet_lite0"},
+    "udr": {"trunk": "resnet18", "size_px": 64},
+}
+# By the commands that train and import them, which refuse a graph that differs from torch.
+EXPORTED_ELSEWHERE = {"lgsc", "minifasnet"}
 CASES = [(name, options) for name in method_names() for options in VARIANTS[name]]
 
 
@@ -170,9 +175,9 @@ def test_a_state_dict_survives_a_round_trip(variant):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # raised inside torch's exporter
-@pytest.mark.parametrize("name", method_names())
+@pytest.mark.parametrize("name", sorted({*method_names()} - EXPORTED_ELSEWHERE))
 def test_the_exported_graph_equals_torch(name, tmp_path):
-    options = SMALL_TRUNK.get(name, VARIANTS[name][0])  # `make check-engines` exports them all
+    options = SMALL.get(name, VARIANTS[name][0])  # `make check-engines` exports them all
     model = _build(name, options).eval()
     manifest = export_engine(
         model,
