@@ -21,7 +21,7 @@ class Mode(StrEnum):
 
     KEYFRAMES = "keyframes"
     SAMPLE = "sample"
-    FULL = "full"  # as the live stream
+    FULL = "full"  # those that the live stream looks at
 
 
 class Look(StrEnum):
@@ -81,10 +81,13 @@ def for_videos(config: StreamConfig, mode: Mode, fps: float) -> StreamConfig:
     whenever a known face is not found again or none is known.
 
     Args:
-        config: of the live stream; `full` leaves it as it is.
+        config: of the live stream; `full` leaves it as it is, but looks at still faces as often as
+            at others, since the coverage of a file counts looks.
         mode: which frames.
         fps: frames a second of media time that `sample` looks at, and `keyframes` at most.
     """
+    score = config.score.model_copy(update={"still_interval_s": 0.0})
+    config = config.model_copy(update={"score": score})
     if mode is Mode.FULL:
         return config
     pictures = "reference" if mode is Mode.SAMPLE else "keyframes"

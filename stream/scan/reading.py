@@ -1,7 +1,12 @@
-"""The parent's side of `stream.scan.child`: starts a process for a file, listens, ends it."""
+"""The parent's side of `stream.scan.child`: starts a process for a file, listens, ends it.
+
+A thread listens, so that a frame's pixels arrive while others are analysed; it is one frame ahead
+at most.
+"""
 
 from __future__ import annotations
 
+import concurrent.futures
 import math
 import multiprocessing
 import os
@@ -20,6 +25,7 @@ from stream.scan.child import ReadStatus, read_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Executor, Future
     from multiprocessing.context import ForkServerContext
 
     from stream.scan.child import Task
@@ -79,7 +85,14 @@ def reading_context(*more: str) -> ForkServerContext:
 class Reading:
     """A file that a child process reads.
 
+    Args:
+        task: what to read.
+        context: starts the process.
+        listeners: threads, of which this occupies one until `close`.
+        clock: seconds.
+
     Attributes:
+        coming: done as soon as there is something to `take`.
         sha256: of the file, once known.
         description: of what is in it, once known.
         frames_seen: decoded so far, as far as it was told.
@@ -89,6 +102,7 @@ class Reading:
         self,
         task: Task,
         context: ForkServerContext,
+        listeners: Executor,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.task = task
@@ -96,20 +110,28 @@ class Reading:
         self.description: str | None = None
         self.frames_seen = 0
         self._clock = clock
+        self._listeners = listeners
         self._started_at = self._heard_at = clock()
-        self.pipe, theirs = context.Pipe(duplex=False)
+        self._pipe, theirs = context.Pipe(duplex=False)
         self._process = context.Process(target=read_file, args=(task, theirs), daemon=True)
         self._process.start()
         theirs.close()
+        self.coming: Future[Heard] = listeners.submit(self._hear)
 
-    def hear(self) -> Heard:
-        """Take what the child said; wait for it, if it has said nothing.
+    def take(self) -> Heard:
+        """Return what the child said, and listen to the next; wait, if it has said nothing.
 
         Returns:
-            A frame; the end; or None for what is kept as an attribute.
+            A frame; the end, after which nothing comes; or None for what is kept as an attribute.
         """
+        heard = self.coming.result()
+        if not isinstance(heard, ReadEnd):
+            self.coming = self._listeners.submit(self._hear)
+        return heard
+
+    def _hear(self) -> Heard:
         try:
-            said = _SAID.validate_json(self.pipe.recv_bytes(_LONGEST_TEXT))
+            said = _SAID.validate_json(self._pipe.recv_bytes(_LONGEST_TEXT))
             self._heard_at = self._clock()
             self.frames_seen = max(self.frames_seen, said.seen)
             match said.what:
@@ -135,24 +157,25 @@ class Reading:
         limits, now = self.task.limits, self._clock()
         if now - self._started_at > limits.wall_s:
             return ReadEnd(ReadStatus.TIMEOUT, f"not read in {limits.wall_s:g} s (wall_s)", False)
-        if now - self._heard_at > limits.silent_s and not self.pipe.poll():
+        if now - self._heard_at > limits.silent_s and not self.coming.done():
             reason = f"reading got nowhere for {limits.silent_s:g} s (silent_s)"
             return ReadEnd(ReadStatus.TIMEOUT, reason, may_retry=True)
         return None
 
     def close(self) -> None:
         """End the child, if it has not ended; a second call does nothing."""
-        if not self.pipe.closed:
-            self.pipe.close()
+        if not self._pipe.closed:
             self._process.kill()
+            concurrent.futures.wait([self.coming])  # the end of the process ends it
             self._process.join()
+            self._pipe.close()
             self._process.close()
 
     def _frame(self, said: _Said) -> Frame:
         image = np.empty((said.height, said.width, 3), np.uint8)
         missing = image.data.cast("B")
         while missing:
-            n = os.readv(self.pipe.fileno(), [missing])
+            n = os.readv(self._pipe.fileno(), [missing])
             if not n:
                 raise EOFError
             missing = missing[n:]

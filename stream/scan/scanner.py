@@ -13,11 +13,11 @@ import os
 import threading
 import time
 from collections import Counter, deque
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
-from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Final
 
 from stream import __version__
@@ -148,6 +148,7 @@ class Scanner:
         self._crops = crops
         self._stop = stop
         self._context = reading_context()
+        self._listeners = ThreadPoolExecutor(plan.readers, "listen")
         self._waiting: deque[Item] = deque()
         self._fetching: list[tuple[Item, Future[Path]]] = []
         self._fetcher: Fetcher | None = None
@@ -174,6 +175,7 @@ class Scanner:
         """
         self._take(items)
         with ExitStack() as resources:
+            resources.enter_context(self._listeners)
             resources.callback(self._close_all)
             while (
                 self._waiting or self._fetching or self._jobs or watch is not None
@@ -295,22 +297,24 @@ class Scanner:
             decode=decode,
             limits=self._plan.limits,
         )
-        return Reading(task, self._context)
+        return Reading(task, self._context, self._listeners)
 
     def _hear(self) -> tuple[list[tuple[_Job, Frame]], list[tuple[_Job, ReadEnd]]]:
         """Listen to all children; return at most one frame of each, and those that ended."""
         frames: list[tuple[_Job, Frame]] = []
         ended: list[tuple[_Job, ReadEnd]] = []
         if not self._jobs:  # fetching, or watching
-            coming = [fetched for _, fetched in self._fetching]
-            if coming:
-                concurrent.futures.wait(coming, _POLL_S, concurrent.futures.FIRST_COMPLETED)
+            fetching = [fetched for _, fetched in self._fetching]
+            if fetching:
+                concurrent.futures.wait(fetching, _POLL_S, concurrent.futures.FIRST_COMPLETED)
             else:
                 self._stop.wait(0 if self._waiting else _POLL_S)
             return [], []
-        ready = wait([job.reading.pipe for job in self._jobs.values()], _POLL_S)
+        coming = [job.reading.coming for job in self._jobs.values()]
+        ready, _ = concurrent.futures.wait(coming, _POLL_S, concurrent.futures.FIRST_COMPLETED)
         for job in self._jobs.values():
-            heard = job.reading.hear() if job.reading.pipe in ready else job.reading.overdue()
+            is_ready = job.reading.coming in ready
+            heard = job.reading.take() if is_ready else job.reading.overdue()
             if isinstance(heard, Frame):
                 frames.append((job, heard))
             elif isinstance(heard, ReadEnd):

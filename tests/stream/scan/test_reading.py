@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,13 +25,14 @@ FORK = multiprocessing.get_context("fork")
 def read(path: Path) -> tuple[list[Frame], reading.ReadEnd]:
     decode = DecodeConfig(kind="sampled", pictures="keyframes", analyse_fps=1)
     task = child.Task(bytes(path), "file", False, False, None, decode, ScanLimits())
-    its = reading.Reading(task, FORK)  # type: ignore[arg-type]
     frames = []
-    try:
-        while not isinstance(heard := its.hear(), reading.ReadEnd):
-            frames += [heard] if heard is not None else []
-    finally:
-        its.close()
+    with ThreadPoolExecutor(1) as listeners:
+        its = reading.Reading(task, FORK, listeners)  # type: ignore[arg-type]
+        try:
+            while not isinstance(heard := its.take(), reading.ReadEnd):
+                frames += [heard] if heard is not None else []
+        finally:
+            its.close()
     return frames, heard
 
 
