@@ -28,7 +28,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.clips import FPS, write_clip
+from benchmarks.clips import FPS, ONE_FACE, Scene, write_clip
 from benchmarks.record import ROOT, circumstances, command_line, save
 from benchmarks.stages import decoded_fps, naive_fps, stage_costs
 from stream.config import ScoreConfig, load_config
@@ -141,7 +141,9 @@ def largest_held(held: Callable[[int], bool], limit: int) -> int:
 class TrialFolder:
     """Runs trials in a folder."""
 
-    def __init__(self, folder: Path, manifest: Path, plan: Plan, *, auto: bool) -> None:
+    def __init__(
+        self, folder: Path, manifest: Path, plan: Plan, *, auto: bool, scene: Scene = ONE_FACE
+    ) -> None:
         self._folder = folder
         self._manifest = manifest
         self._plan = plan
@@ -150,7 +152,7 @@ class TrialFolder:
         self.trials: list[Trial] = []
         self.clip = folder / "clip.mp4"
         with _console.status("encoding the clip"):
-            write_clip(self.clip, 60)
+            write_clip(self.clip, 60, scene=scene)
 
     def write_config(self, n: int) -> Path:
         """Write the configuration of a run with so many cameras; return its path."""
