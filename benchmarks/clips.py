@@ -19,7 +19,7 @@ import skimage.data
 from PIL import Image
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -39,6 +39,7 @@ class Scene:
     width: int = WIDTH
     height: int = HEIGHT
     faces: int = 1
+    key_frame_s: int = 2  # from one to the next
 
     @property
     def bits_per_s(self) -> float:
@@ -50,21 +51,24 @@ class Scene:
 ONE_FACE: Final = Scene()
 
 
-def write_clip(path: Path, seconds: int, nobody_s: float = 0.0, scene: Scene = ONE_FACE) -> None:
+def write_clip(
+    path: Path, seconds: int, nobody_s: Sequence[float] = (0.0,), scene: Scene = ONE_FACE
+) -> None:
     """Encode a clip as cameras do: H.264, 25 fps, without B-frames; 1280x720 at about 3 Mbit/s.
 
     A face alone is about 90 px wide and 110 px high, of 720, and never stands still.
 
     Args:
         path: .mp4, overwritten.
-        seconds: rounded up to whole periods of the motion: one is encoded, and repeated.
-        nobody_s: at the beginning of each period of 10 s, nobody is to be seen for so long.
+        seconds: rounded up to whole periods of the motion, 10 s, which are encoded once.
+        nobody_s: for how long at its beginning each period shows nobody, over and over.
         scene: what else it shows.
     """
-    period = _encoded_period(nobody_s, scene)
+    periods = {empty_s: _encoded_period(empty_s, scene) for empty_s in {*nobody_s}}
     with av.open(str(path), "w") as container:
         stream = None
         for repetition in range(math.ceil(seconds / _PERIOD_S)):
+            period = periods[nobody_s[repetition % len(nobody_s)]]
             period.seek(0)
             with av.open(period, "r") as source:
                 (video,) = source.streams.video
@@ -97,7 +101,8 @@ def _portrait_corner(number: int, side: int, scene: Scene = ONE_FACE) -> tuple[i
 
 def _encoded_period(nobody_s: float, scene: Scene) -> io.BytesIO:
     file = io.BytesIO()
-    options = {"preset": "superfast", "bf": "0", "g": str(2 * FPS), "sc_threshold": "0"}
+    key_frames = str(scene.key_frame_s * FPS)
+    options = {"preset": "superfast", "bf": "0", "g": key_frames, "sc_threshold": "0"}
     with av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=FPS, options=options)
         stream.width, stream.height, stream.pix_fmt = scene.width, scene.height, "yuv420p"
@@ -133,7 +138,7 @@ def _portrait(scene: Scene) -> NDArray[np.uint8]:
     """Return what stands for each face: the whole portrait, or heads that fit into their cells."""
     whole = skimage.data.astronaut()  # type: ignore[no-untyped-call]
     scale = scene.height / HEIGHT
-    if scene == ONE_FACE:
+    if scene.faces == 1 and scale == 1:
         return np.asarray(whole, np.uint8)
     left, top, right, bottom = (0, 0, *whole.shape[1::-1]) if scene.faces == 1 else _HEAD
     if scene.faces > 1:
