@@ -85,7 +85,7 @@ evaluate-shipped: setup ## the shipped detectors on real attacks, at their own t
 
 train-shipped: setup ## the shipped presentation-attack detector, from scratch, of the open data in DATA; two hours of one core
 	$(PY) -m models get minifasnet
-	$(PY) -m train prepare --dataset real_faces --root $(DATA) --option collection=configs/train/faces.yaml --set window=inside --set margin=4.2 --set size_px=176 --set resize=bilinear --set frames_per_video=48 --out runs/wide_faces
+	$(PY) -m train prepare --dataset real_faces --root $(DATA) --option collection=configs/train/faces.yaml --set window=inside --set margin=4.2 --set size_px=256 --set resize=bilinear --set frames_per_video=48 --out runs/wide_faces
 	$(PY) -m train configs/train/lgsc_presentation.yaml
 	$(PY) -m train configs/train/lgsc_presentation_2.yaml
 	$(PY) -m train export runs/lgsc_presentation_2 --false-alarms 0.03 --onnx-only --out runs/lgsc_presentation_2/engine

@@ -304,9 +304,8 @@ class PlacesHead(nn.Module):
             features: (N, inputs, places, places).
             decision: of the embedding, K outputs.
         """
-        weight = (decision.weight @ self.embedding.weight)[:, :, None, None] * self.gather.weight[
-            :, 0
-        ]
+        to_outputs = decision.weight.float() @ self.embedding.weight.float()
+        weight = to_outputs[:, :, None, None] * self.gather.weight.float()[:, 0]
         return (features[:, None] * weight).sum(dim=2)
 
 

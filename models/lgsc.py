@@ -332,12 +332,17 @@ class Lgsc(nn.Module):
             local = F.conv2d(self.head(features), weight, self.decision.bias)
             return _Judged(local.mean(dim=(1, 2, 3)), local)
         by_kind = self.decision(self.head(features))
-        log_odds = by_kind.logsumexp(dim=1)
-        part = by_kind.softmax(dim=1)[:, :, None, None]
-        added = (part * self.head.added(features, self.decision)).sum(dim=1, keepdim=True)
-        places = added.shape[2] * added.shape[3]
-        rest = (log_odds - added.sum(dim=(1, 2, 3))) / places  # what no place adds, shared alike
-        return _Judged(log_odds, added + rest[:, None, None, None])
+        return _Judged(by_kind.logsumexp(dim=1), self._places(features, by_kind))
+
+    @float32
+    def _places(self, features: Tensor, by_kind: Tensor) -> Tensor:
+        """Return (N, 1, H, W) log-odds of each place, which add up to those of the face."""
+        assert isinstance(self.head, PlacesHead)
+        assert self.decision is not None
+        share = by_kind.softmax(dim=1)[:, :, None, None]
+        added = (share * self.head.added(features, self.decision)).sum(dim=1, keepdim=True)
+        rest = by_kind.logsumexp(dim=1) - added.sum(dim=(1, 2, 3))  # what no place adds
+        return added + rest[:, None, None, None] / (added.shape[2] * added.shape[3])
 
     def _decoded(self, images: Tensor, pyramid: Pyramid, judged: _Judged | None) -> LgscOutputs:
         """Draw the cue, and return all outputs.

@@ -201,7 +201,7 @@ def test_stages_apart_come_nearer_to_the_teachers(minifasnet):
         terms["stages"].backward()
         optimiser.step()
         unexplained.append(terms["stages"].item())
-    assert unexplained[-1] < 0.6 * unexplained[0]
+    assert unexplained[-1] < 0.75 * unexplained[0]
 
 
 def test_stages_together_are_one_pass_with_the_methods_own_terms(minifasnet):
