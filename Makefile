@@ -83,7 +83,7 @@ DATA ?= ../shared/data
 evaluate-shipped: setup ## the shipped detectors on real attacks, at their own thresholds; LOOK="who, why" notes it
 	$(PY) -m train evaluate-shipped --root $(DATA) $(if $(TEACHER),--teacher $(TEACHER)) $(if $(LADDER),--ladder) $(if $(LOOK),--look "$(LOOK)")
 
-train-shipped: setup ## the shipped presentation-attack detector, from scratch, of the open data in DATA; two hours of one core
+train-shipped: setup ## the shipped presentation-attack detector, from scratch, of the open data in DATA; about two hours of one core
 	$(PY) -m models get minifasnet
 	$(PY) -m train prepare --dataset real_faces --root $(DATA) --option collection=configs/train/faces.yaml --set window=inside --set margin=4.2 --set size_px=256 --set resize=bilinear --set frames_per_video=48 --out runs/wide_faces
 	$(PY) -m train configs/train/lgsc_presentation.yaml
