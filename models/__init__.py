@@ -34,6 +34,8 @@ if TYPE_CHECKING:
         Method,
         Publication,
         RefinedModel,
+        StagedModel,
+        StagedStudent,
         TwoPassModel,
     )
     from models._files import file_sha256, whole_file
@@ -60,6 +62,8 @@ __all__ = [
     "Publication",
     "RefinedModel",
     "Setting",
+    "StagedModel",
+    "StagedStudent",
     "TwoPassModel",
     "box_in_crop",
     "build_model",
@@ -107,6 +111,8 @@ _HOMES = {
         "Method",
         "Publication",
         "RefinedModel",
+        "StagedModel",
+        "StagedStudent",
         "TwoPassModel",
     ),
     "_files": ("file_sha256", "whole_file"),

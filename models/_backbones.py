@@ -1,4 +1,4 @@
-"""Encoders shared by the methods: feature pyramids at strides 2, 4, 8, 16 and 32.
+"""Encoders shared by the methods: feature pyramids at strides 2, 4, 8, 16 and 32, or 16 again.
 
 Every encoder is a module whose `forward(images)` returns five maps, finest first, and whose
 `channels` are theirs. Module names follow the published checkpoints, so ImageNet weights load by
@@ -13,26 +13,38 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from models._depthwise import Chain, Conv, DepthWise
 
-EncoderName: TypeAlias = Literal["resnet18", "efficientnet_lite0"]
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+EncoderName: TypeAlias = Literal["resnet18", "efficientnet_lite0", "mobilefacenet"]
 Pyramid: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 class Encoder(nn.Module):
-    """Base of the encoders; `channels` belong to the maps at strides 2, 4, 8, 16, 32."""
+    """Base of the encoders; `channels` belong to the maps at strides 2, 4, 8, 16, `last_stride`."""
 
     channels: tuple[int, int, int, int, int]
+    last_stride: int = 32
 
     def forward(self, images: Tensor) -> Pyramid:
-        """Return the five maps of normalised images (N, 3, H, W), H and W multiples of 32."""
+        """Return the five maps of normalised images (N, 3, H, W).
+
+        Args:
+            images: H and W are multiples of `last_stride`.
+        """
         raise NotImplementedError
 
 
 def build_encoder(name: EncoderName) -> Encoder:
     """Return an encoder with random weights."""
-    return ResNet18() if name == "resnet18" else EfficientNetLite0()
+    encoders: dict[EncoderName, type[Encoder]] = {
+        "resnet18": ResNet18,
+        "efficientnet_lite0": EfficientNetLite0,
+        "mobilefacenet": MobileFaceNet,
+    }
+    return encoders[name]()
 
 
 class _BasicBlock(nn.Module):
@@ -212,6 +224,89 @@ class LiteHead(nn.Module):
         """
         mine = ("_conv_head.", "_bn1.")
         self.load_state_dict({k: v for k, v in state.items() if k.startswith(mine)})
+
+
+class MobileFaceNet(Encoder):
+    """A narrow MobileFaceNet (Chen et al., arXiv:1804.07573) of six stages: 0.4 M parameters.
+
+    Its maps have the shapes of MiniFASNet's, which is made of such blocks too, so that each stage
+    can be taught alone; the widths within the blocks are its own. There are no published weights.
+    """
+
+    channels = (32, 64, 128, 128, 512)
+    last_stride = 16
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(Conv(3, 32, 3, stride=2, padding=1), Conv(32, 32, 3, padding=1))
+        self.to_4 = DepthWise(32, 128, 64)
+        self.at_4 = Chain(64, (32, 32, 32, 32))
+        self.to_8 = DepthWise(64, 256, 128)
+        self.at_8 = Chain(128, (128, 64, 64, 64, 64, 64))
+        self.to_16 = DepthWise(128, 384, 128)
+        self.at_16 = Chain(128, (64, 64))
+        self.widened = Conv(128, 512)
+
+    def forward(self, images: Tensor) -> Pyramid:
+        """See `Encoder.forward`."""
+        return self.pyramid(self.maps(images))
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """Return what each stage makes of the one before, the first of normalised images."""
+        made = []
+        x = images
+        for stage in self.stages():
+            x = stage(x)
+            made.append(x)
+        return made
+
+    def stages(self) -> tuple[Callable[[Tensor], Tensor], ...]:
+        """Return the eight stages; each takes what the one before gives, the first the images."""
+        return (
+            *(self.stem, self.to_4, self.at_4, self.to_8),
+            *(self.at_8, self.to_16, self.at_16, self.widened),
+        )
+
+    def pyramid(self, maps: list[Tensor]) -> Pyramid:
+        """Return the five of the eight maps that make the pyramid."""
+        stem, _, at_4, _, at_8, _, at_16, widened = maps
+        return stem, at_4, at_8, at_16, widened
+
+
+class PlacesHead(nn.Module):
+    """Every place of the last map has its own weights, as in MobileFaceNet and MiniFASNet.
+
+    Linear, so what each place adds is known exactly.
+
+    Args:
+        inputs: channels of the last map.
+        places: its side.
+    """
+
+    channels: Final = 128
+
+    def __init__(self, inputs: int, places: int) -> None:
+        super().__init__()
+        self.gather = nn.Conv2d(inputs, inputs, places, groups=inputs, bias=False)
+        self.embedding = nn.Linear(inputs, self.channels)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return (N, 128) for (N, inputs, places, places)."""
+        embedded: Tensor = self.embedding(self.gather(features).flatten(1))
+        return embedded
+
+    def added(self, features: Tensor, decision: nn.Linear) -> Tensor:
+        """Return (N, K, places, places): what each place adds to each of K linear outputs.
+
+        Together they are less than `decision(self(features))` by what no place adds.
+
+        Args:
+            features: (N, inputs, places, places).
+            decision: of the embedding, K outputs.
+        """
+        to_outputs = decision.weight.float() @ self.embedding.weight.float()
+        weight = to_outputs[:, :, None, None] * self.gather.weight.float()[:, 0]
+        return (features[:, None] * weight).sum(dim=2)
 
 
 def load_imagenet_encoders(network: nn.Module) -> int:

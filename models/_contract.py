@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol, run
 from pydantic import BaseModel, Field
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor, nn
 
@@ -132,6 +132,42 @@ class DistilledModel(AttackModel, Protocol):
 
         Returns:
             (N,) log-odds, as `attack_logit`; the outputs of the first `n_whole`, None for 0.
+        """
+        ...
+
+
+@runtime_checkable
+class StagedModel(AttackModel, Protocol):
+    """A method that is a chain of stages, each of which can teach, or learn, alone.
+
+    Two that have maps of the same shapes teach and learn from each other stage by stage
+    (docs/decisions/0067).
+    """
+
+    def stages(self) -> Sequence[Callable[[Tensor], Tensor]]:
+        """Return the stages; the first takes normalised images, each other what the last one gave.
+
+        The last gives (N, D), from which `logit_of_features` follows.
+        """
+        ...
+
+    def logit_of_features(self, features: Tensor) -> Tensor:
+        """Return (N,), as `attack_logit`, for what the last stage gives, (N, D)."""
+        ...
+
+
+@runtime_checkable
+class StagedStudent(StagedModel, DistilledModel, Protocol):
+    """A method that is taught in stages."""
+
+    def partly_in_stages(
+        self, images: Tensor, n_whole: int
+    ) -> tuple[tuple[Tensor, ...], Tensor, Any | None]:
+        """Return what each stage gives, and what `partly` returns, of one pass.
+
+        Args:
+            images: (N, 3, S, S), normalised.
+            n_whole: 0..N.
         """
         ...
 

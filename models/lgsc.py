@@ -22,7 +22,11 @@ Differences from the official code:
   that the triplet term pulls apart, widened as EfficientNet-Lite widens them. Decoder and
   classifier serve the loss alone; what each place of the picture adds to the score explains it. It
   can be taught by another network at a quarter of the cost (`partly`), and runs at half.
-- `pixels="imagenet"`, ours: the scale that the published weights of the encoder know.
+- `pixels="imagenet"`, ours: the scale that the published weights of EfficientNet-Lite know.
+- `encoder="mobilefacenet"`, ours, for the bottleneck's score: the blocks of MiniFASNet, which has
+  taught it stage by stage (`stages`). It has no map of stride 32, so the deepest stage of the
+  decoder refines without doubling. Two kinds of attack have log-odds of their own, whose odds add
+  up; every place has its own weights, and explains by what it adds.
 - The raw score is turned into log-odds by two constants, and then calibrated on development data
   (`calibration`). Until that is fitted the probability means nothing.
 """
@@ -30,14 +34,14 @@ Differences from the official code:
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Self, TypeAlias
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models._backbones import EncoderName, LiteHead, build_encoder
+from models._backbones import EncoderName, LiteHead, MobileFaceNet, PlacesHead, build_encoder
 from models._calibration import Calibration
 from models._contract import ATTACK, BONA_FIDE, InputSpec, Layout, Method
 from models._losses import asymmetric_triplet
@@ -53,13 +57,15 @@ if TYPE_CHECKING:
 # Trained cues are small: ports show a mean |cue| near 0.01 for live faces and 0.1 for attacks.
 _CUE_OFFSET: Final = 0.05
 _CUE_SCALE: Final = 0.02
+_KINDS: Final = 2  # of attack, whose log-odds `PlacesHead` keeps apart
 
 
 class LgscConfig(BaseModel, frozen=True, extra="forbid"):
     """Options; the defaults are the official configuration."""
 
     encoder: EncoderName = Field(
-        "resnet18", description="Backbone; efficientnet_lite0, for CPUs, is ours."
+        "resnet18",
+        description="Backbone; efficientnet_lite0 and mobilefacenet, for CPUs, are ours.",
     )
     decoder_widths: tuple[int, int, int, int, int] = Field(
         (256, 128, 64, 64, 64), description="Channels of the five decoder stages, deepest first."
@@ -78,7 +84,10 @@ class LgscConfig(BaseModel, frozen=True, extra="forbid"):
         description="Scale of the pixels: (v - 100) / 80, or (v - 127) / 128, EfficientNet-Lite's.",
     )
     size_px: int = Field(
-        224, multiple_of=32, description="Side of the network's input, pixels. A multiple of 32."
+        224,
+        multiple_of=16,
+        description="Side of the network's input, pixels. A multiple of 32, or of 16 with the "
+        "encoder mobilefacenet.",
     )
     margin: float = Field(1.2, gt=0, description="Crop side over face box.")
     window: Literal["pad", "inside"] = Field("pad", description="Window rule, as `InputSpec`.")
@@ -104,17 +113,30 @@ class LgscConfig(BaseModel, frozen=True, extra="forbid"):
         description="Distance by which attacks must lie farther off than bona fide faces.",
     )
 
+    @model_validator(mode="after")
+    def _halves_often_enough(self) -> Self:
+        if self.encoder != "mobilefacenet" and self.size_px % 32:
+            raise ValueError(
+                f"size_px is {self.size_px}; the encoder {self.encoder} needs a multiple of 32"
+            )
+        return self
+
 
 class LgscOutputs(NamedTuple):
     """What one forward pass yields."""
 
     cue: Tensor  # (N, 3, S, S), -1..1
-    features: tuple[Tensor, ...]  # E5, D1, D2, D3, D4: (N, C, H, W), H from S/32 to S/2
+    features: tuple[Tensor, ...]  # E5, D1, D2, D3, D4: (N, C, H, W), H from that of E5 to S/2
     raw_score: Tensor  # (N,) higher = attack; mean |cue|, 0..1, or log-odds, as `score` says
     class_logits: Tensor | None  # (N, 2), column 1 = attack; None where the classifier did not run
-    local_evidence: Tensor | None = (
-        None  # (N, 1, S/32, S/32) log-odds, where the bottleneck decides
-    )
+    local_evidence: Tensor | None = None  # (N, 1, H, W) log-odds, where the bottleneck decides
+
+
+class _Judged(NamedTuple):
+    """What the bottleneck says."""
+
+    log_odds: Tensor  # (N,)
+    places: Tensor  # (N, 1, H, W) log-odds: `LiteHead`: their mean decides; `PlacesHead`: their sum
 
 
 Norm: TypeAlias = "Callable[[int], nn.Module]"
@@ -151,12 +173,14 @@ class _DecoderBlock(nn.Module):
 
 
 class _DecoderStage(nn.Module):
-    """Double the size, join the encoder's map of that size, refine."""
+    """Double the size (or keep it), join the encoder's map of that size, refine."""
 
-    def __init__(self, inputs: int, width: int, skip: int, outputs: int, norm: Norm) -> None:
+    def __init__(
+        self, inputs: int, width: int, skip: int, outputs: int, norm: Norm, *, doubles: bool = True
+    ) -> None:
         super().__init__()
         self.upsample = nn.Sequential(
-            nn.Upsample(scale_factor=2, mode="nearest"),
+            nn.Upsample(scale_factor=2, mode="nearest") if doubles else nn.Identity(),
             nn.ZeroPad2d((0, 1, 0, 1)),  # below and right only: the 2x2 kernel keeps the size
             nn.Conv2d(inputs, width, 2, bias=False),
             norm(width),
@@ -210,7 +234,7 @@ class Lgsc(nn.Module):
         norm: Norm = InstanceNorm if config.decoder_norm == "instance" else nn.BatchNorm2d
         self.decoder = nn.ModuleList(
             [
-                _DecoderStage(e5, w1, e4, w1, norm),
+                _DecoderStage(e5, w1, e4, w1, norm, doubles=self.encoder.last_stride == 32),
                 _DecoderStage(w1, w2, e3, w2, norm),
                 _DecoderStage(w2, w3, e2, w3, norm),
                 _DecoderStage(w3, w4, e1, w4, norm),
@@ -218,13 +242,20 @@ class Lgsc(nn.Module):
             ]
         )
         self.classifier = AuxiliaryClassifier(config.encoder, config.dropout)
-        decides = config.score == "bottleneck"
-        self.head = LiteHead(e5) if decides else None
-        self.decision = nn.Linear(LiteHead.channels, 1) if decides else None
+        self.head: LiteHead | PlacesHead | None = None
+        self.decision: nn.Linear | None = None
+        if config.score == "bottleneck" and isinstance(self.encoder, MobileFaceNet):
+            self.head = PlacesHead(e5, config.size_px // self.encoder.last_stride)
+            self.decision = nn.Linear(PlacesHead.channels, _KINDS)
+        elif config.score == "bottleneck":
+            self.head = LiteHead(e5)
+            self.decision = nn.Linear(LiteHead.channels, 1)
         self.calibration = Calibration()
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        if isinstance(self.head, PlacesHead):  # begins as the mean, which no norm follows
+            nn.init.constant_(self.head.gather.weight, 1 / self.head.gather.weight[0].numel())
         nn.init.xavier_uniform_(self.classifier.fc.weight)
         nn.init.zeros_(self.classifier.fc.bias)
         if config.decoder_norm == "batch":
@@ -239,9 +270,9 @@ class Lgsc(nn.Module):
         return (images.float() - 100) / 80
 
     def forward(self, images: Tensor) -> LgscOutputs:
-        """Return cue, features and raw score of normalised (N, 3, S, S), S a multiple of 32."""
+        """Return cue, features and raw score of normalised (N, 3, S, S)."""
         pyramid: Pyramid = self.encoder(images)
-        return self._decoded(images, pyramid, self._local_evidence(pyramid[-1]))
+        return self._decoded(images, pyramid, self._judged(pyramid[-1]))
 
     def partly(self, images: Tensor, n_whole: int) -> tuple[Tensor, LgscOutputs | None]:
         """See `DistilledModel.partly`; the bottleneck's log-odds need the encoder alone."""
@@ -249,33 +280,77 @@ class Lgsc(nn.Module):
             outputs = self(images)
             first = mapped_tensors(outputs, lambda t: t[:n_whole]) if n_whole else None
             return self.attack_logit(outputs), first
-        pyramid: Pyramid = self.encoder(images)
-        local = self._local_evidence(pyramid[-1])
-        assert local is not None
-        log_odds = local.mean(dim=(1, 2, 3))
-        if not n_whole:
-            return log_odds, None
-        e1, e2, e3, e4, e5 = (f[:n_whole] for f in pyramid)
-        return log_odds, self._decoded(images[:n_whole], (e1, e2, e3, e4, e5), local[:n_whole])
+        return self._partly_decoded(images, self.encoder(images), n_whole)
 
-    def _local_evidence(self, features: Tensor) -> Tensor | None:
-        """Return (N, 1, S/32, S/32) log-odds whose mean decides; None: the bottleneck does not.
+    def stages(self) -> tuple[Callable[[Tensor], Tensor], ...]:
+        """See `StagedModel.stages`.
+
+        Raises:
+            ValueError: with these options the network is no chain of stages.
+        """
+        encoder, head = self.encoder, self.head
+        if not isinstance(encoder, MobileFaceNet) or head is None:
+            raise ValueError(
+                "only encoder: mobilefacenet with score: bottleneck is a chain of stages; found "
+                f"{self.config.encoder}, {self.config.score}"
+            )
+        stem, to_4, *middle, widened = encoder.stages()
+        return lambda x: to_4(stem(x)), *middle, lambda x: head(widened(x))
+
+    def partly_in_stages(
+        self, images: Tensor, n_whole: int
+    ) -> tuple[tuple[Tensor, ...], Tensor, LgscOutputs | None]:
+        """See `StagedModel.partly_in_stages`."""
+        encoder, head = self.encoder, self.head
+        assert isinstance(encoder, MobileFaceNet)
+        assert head is not None
+        maps = encoder.maps(images)
+        log_odds, outputs = self._partly_decoded(images, encoder.pyramid(maps), n_whole)
+        return (*maps[1:-1], head(maps[-1])), log_odds, outputs
+
+    def _partly_decoded(
+        self, images: Tensor, pyramid: Pyramid, n_whole: int
+    ) -> tuple[Tensor, LgscOutputs | None]:
+        judged = self._judged(pyramid[-1])
+        assert judged is not None
+        if not n_whole:
+            return judged.log_odds, None
+        e1, e2, e3, e4, e5 = (f[:n_whole] for f in pyramid)
+        first = mapped_tensors(judged, lambda t: t[:n_whole])
+        return judged.log_odds, self._decoded(images[:n_whole], (e1, e2, e3, e4, e5), first)
+
+    def _judged(self, features: Tensor) -> _Judged | None:
+        """Return what the bottleneck says; None: it does not decide.
 
         Args:
-            features: (N, C, S/32, S/32), the encoder's last.
+            features: (N, C, H, W), the encoder's last.
         """
         if self.head is None or self.decision is None:
             return None
-        weight = self.decision.weight[:, :, None, None]
-        return F.conv2d(self.head(features), weight, self.decision.bias)
+        if isinstance(self.head, LiteHead):
+            weight = self.decision.weight[:, :, None, None]
+            local = F.conv2d(self.head(features), weight, self.decision.bias)
+            return _Judged(local.mean(dim=(1, 2, 3)), local)
+        by_kind = self.decision(self.head(features))
+        return _Judged(by_kind.logsumexp(dim=1), self._places(features, by_kind))
 
-    def _decoded(self, images: Tensor, pyramid: Pyramid, local: Tensor | None) -> LgscOutputs:
+    @float32
+    def _places(self, features: Tensor, by_kind: Tensor) -> Tensor:
+        """Return (N, 1, H, W) log-odds of each place, which add up to those of the face."""
+        assert isinstance(self.head, PlacesHead)
+        assert self.decision is not None
+        share = by_kind.softmax(dim=1)[:, :, None, None]
+        added = (share * self.head.added(features, self.decision)).sum(dim=1, keepdim=True)
+        rest = by_kind.logsumexp(dim=1) - added.sum(dim=(1, 2, 3))  # what no place adds
+        return added + rest[:, None, None, None] / (added.shape[2] * added.shape[3])
+
+    def _decoded(self, images: Tensor, pyramid: Pyramid, judged: _Judged | None) -> LgscOutputs:
         """Draw the cue, and return all outputs.
 
         Args:
             images: (N, 3, S, S), normalised.
             pyramid: what the encoder makes of them.
-            local: what `_local_evidence` says.
+            judged: what the bottleneck says; None: it does not decide.
         """
         e1, e2, e3, e4, e5 = pyramid
         features = [e5]
@@ -286,8 +361,8 @@ class Lgsc(nn.Module):
         cue = torch.tanh(features.pop())
         classifies = self.training or self.config.score == "classifier"
         logits = self.classifier(images + cue) if classifies else None
-        if local is not None:
-            raw_score = local.mean(dim=(1, 2, 3))
+        if judged is not None:
+            raw_score = judged.log_odds
         elif self.config.score == "classifier" and logits is not None:
             raw_score = logits[:, ATTACK] - logits[:, BONA_FIDE]
         else:
@@ -297,7 +372,7 @@ class Lgsc(nn.Module):
             features=tuple(features),
             raw_score=raw_score,
             class_logits=logits,
-            local_evidence=local,
+            local_evidence=None if judged is None else judged.places,
         )
 
     def attack_logit(self, outputs: LgscOutputs) -> Tensor:
@@ -313,21 +388,22 @@ class Lgsc(nn.Module):
     def last_features(self, images: Tensor) -> Tensor:
         """See `AdaptableModel.last_features`."""
         assert self.head is not None
-        features: Tensor = self.head(self.encoder(images)[-1]).mean(dim=(2, 3))
-        return features
+        features: Tensor = self.head(self.encoder(images)[-1])
+        return features.mean(dim=(2, 3)) if isinstance(self.head, LiteHead) else features
 
     def logit_of_features(self, features: Tensor) -> Tensor:
         """See `AdaptableModel.logit_of_features`."""
         assert self.decision is not None
-        log_odds: Tensor = self.decision(features)[:, 0]
-        return log_odds
+        by_kind: Tensor = self.decision(features)
+        return by_kind.logsumexp(dim=1)  # of one kind: its log-odds as they are
 
     def explanation(self, outputs: LgscOutputs) -> Tensor:
         """Return (N, 1, S, S) mean |cue| over the channels, 0..1, on the same scale for every face.
 
         Bright spots of the map are a known artefact of instance norm: it shows the evidence, and
-        does not prove where an attack is. Of the bottleneck's score: (N, 1, S/32, S/32), the
-        probability, not calibrated, that each place alone would give; their log-odds' mean decides.
+        does not prove where an attack is. Of the bottleneck's score: (N, 1, H, W), probabilities,
+        not calibrated, of the log-odds of each place, whose mean decides (of mobilefacenet's: whose
+        sum).
         """
         if outputs.local_evidence is not None:
             return outputs.local_evidence.sigmoid()

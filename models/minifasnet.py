@@ -30,10 +30,11 @@ from torch.nn import functional as F
 
 from models._calibration import Calibration
 from models._contract import InputSpec, Layout, Method, Publication
+from models._depthwise import Chain, Conv, DepthWise, LinearConv, normed
 from models._precision import float32
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from models._contract import FaceBatch
 
@@ -101,103 +102,6 @@ def _attack_against_live(logits: Tensor) -> Tensor:
     return logits[:, ::2].logsumexp(dim=1) - logits[:, _LIVE]
 
 
-def _normed(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Tensor:
-    """Normalise; a channel of one value has no statistics, so there the running ones serve."""
-    if norm.training and x.numel() == x.shape[1]:
-        return F.batch_norm(
-            x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps
-        )
-    normed: Tensor = norm(x)
-    return normed
-
-
-class _LinearConv(nn.Module):
-    """Convolution without bias, and batch norm."""
-
-    def __init__(
-        self, inputs: int, outputs: int, kernel: int = 1, *, stride: int = 1, padding: int = 0
-    ) -> None:
-        """Make it depthwise if the kernel is larger than 1 and it keeps the number of channels."""
-        super().__init__()
-        groups = inputs if kernel > 1 and inputs == outputs else 1
-        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=False)
-        self.bn = nn.BatchNorm2d(outputs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return _normed(self.bn, self.conv(x))
-
-
-class _Conv(_LinearConv):
-    """The same, and a rectifier with one slope a channel."""
-
-    def __init__(
-        self, inputs: int, outputs: int, kernel: int = 1, *, stride: int = 1, padding: int = 0
-    ) -> None:
-        super().__init__(inputs, outputs, kernel, stride=stride, padding=padding)
-        self.prelu = nn.PReLU(outputs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        rectified: Tensor = self.prelu(super().forward(x))
-        return rectified
-
-
-class _SqueezeExcitation(nn.Module):
-    """Weigh the channels by what their means say together."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Conv2d(channels, channels // 4, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels // 4)
-        self.fc2 = nn.Conv2d(channels // 4, channels, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        pooled = x.mean(dim=(2, 3), keepdim=True)
-        inner = F.relu(_normed(self.bn1, self.fc1(pooled)))
-        return x * torch.sigmoid(_normed(self.bn2, self.fc2(inner)))
-
-
-class _DepthWise(nn.Module):
-    """Widen, filter each channel, narrow."""
-
-    def __init__(self, inputs: int, width: int, outputs: int, *, stride: int = 2) -> None:
-        super().__init__()
-        self.conv = _Conv(inputs, width)
-        self.conv_dw = _Conv(width, width, 3, stride=stride, padding=1)
-        self.project = _LinearConv(width, outputs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        narrowed: Tensor = self.project(self.conv_dw(self.conv(x)))
-        return narrowed
-
-
-class _Residual(_DepthWise):
-    """The same, added to its input."""
-
-    def __init__(self, channels: int, width: int, *, squeezed: bool) -> None:
-        super().__init__(channels, width, channels, stride=1)
-        self.se_module = _SqueezeExcitation(channels) if squeezed else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        changed: Tensor = self.se_module(super().forward(x))
-        return x + changed
-
-
-class _Chain(nn.Module):
-    """Residual blocks, of which the last may weigh its channels."""
-
-    def __init__(self, channels: int, widths: Sequence[int], *, squeezed: bool) -> None:
-        super().__init__()
-        last = len(widths) - 1
-        self.model = nn.Sequential(
-            *(_Residual(channels, w, squeezed=squeezed and i == last) for i, w in enumerate(widths))
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        refined: Tensor = self.model(x)
-        return refined
-
-
 class MiniFasNet(nn.Module):
     """The network, with the published names of its layers."""
 
@@ -209,16 +113,16 @@ class MiniFasNet(nn.Module):
         self.input_spec = InputSpec(
             size_px=config.size_px, margin=config.margin, window="inside", resize="bilinear"
         )
-        self.conv1 = _Conv(3, 32, 3, stride=2, padding=1)
-        self.conv2_dw = _Conv(32, 32, 3, padding=1)
-        self.conv_23 = _DepthWise(32, 103, 64)
-        self.conv_3 = _Chain(64, published.widths_3, squeezed=squeezed)
-        self.conv_34 = _DepthWise(64, 231, 128)
-        self.conv_4 = _Chain(128, published.widths_4, squeezed=squeezed)
-        self.conv_45 = _DepthWise(128, 308, 128)
-        self.conv_5 = _Chain(128, published.widths_5, squeezed=squeezed)
-        self.conv_6_sep = _Conv(128, 512)
-        self.conv_6_dw = _LinearConv(512, 512, 5)
+        self.conv1 = Conv(3, 32, 3, stride=2, padding=1)
+        self.conv2_dw = Conv(32, 32, 3, padding=1)
+        self.conv_23 = DepthWise(32, 103, 64)
+        self.conv_3 = Chain(64, published.widths_3, squeezed=squeezed)
+        self.conv_34 = DepthWise(64, 231, 128)
+        self.conv_4 = Chain(128, published.widths_4, squeezed=squeezed)
+        self.conv_45 = DepthWise(128, 308, 128)
+        self.conv_5 = Chain(128, published.widths_5, squeezed=squeezed)
+        self.conv_6_sep = Conv(128, 512)
+        self.conv_6_dw = LinearConv(512, 512, 5)
         self.linear = nn.Linear(512, 128, bias=False)
         self.bn = nn.BatchNorm1d(128)
         self.drop = nn.Dropout(config.dropout)
@@ -236,9 +140,20 @@ class MiniFasNet(nn.Module):
         x = self.conv_34(self.conv_3(x))
         x = self.conv_45(self.conv_4(x))
         features = self.conv_6_sep(self.conv_5(x))
-        vector = self.conv_6_dw(features).flatten(1)
-        embedding = _normed(self.bn, self.linear(vector))
+        embedding = self._embedded(features)
         return MiniFasNetOutputs(self.head(self.drop(embedding)), embedding, features)
+
+    def stages(self) -> tuple[Callable[[Tensor], Tensor], ...]:
+        """See `StagedModel.stages`."""
+        return (
+            lambda images: self.conv_23(self.conv2_dw(self.conv1(images))),
+            *(self.conv_3, self.conv_34, self.conv_4, self.conv_45, self.conv_5),
+            lambda x: self._embedded(self.conv_6_sep(x)),
+        )
+
+    def _embedded(self, features: Tensor) -> Tensor:
+        vector = self.conv_6_dw(features).flatten(1)
+        return normed(self.bn, self.linear(vector))
 
     def attack_logit(self, outputs: MiniFasNetOutputs) -> Tensor:
         """See `AttackModel.attack_logit`: of both attack classes together against live."""

@@ -168,13 +168,31 @@ class DistilConfig(_Part):
     options: dict[str, object] = Field(default_factory=dict, description="Of the teacher's method.")
     weight: float = Field(1.0, gt=0, description="Factor on the loss's term `distillation`.")
     limit: float = Field(7.0, gt=0, description="Log-odds beyond which the teacher's are cut.")
+    stages: Literal["off", "apart", "together"] = Field(
+        "off",
+        description="Learn its maps, too, where teacher and student are chains of stages of one "
+        "shape. `apart`: each stage alone, of what the teacher's stage before it gives; no picture "
+        "passes the whole, so own_pairs is 0. `together`: in one pass, beside the log-odds.",
+    )
+    weight_stages: float = Field(
+        1.0, gt=0, description="Factor on the loss's term `stages`, where they are not off."
+    )
     own_pairs: int = Field(
         1,
-        ge=1,
+        ge=0,
         description="Bona fide faces, and as many attacks, of a batch that the method's own loss "
         "sees, too. The others are mixed and cut, and only the teacher judges them.",
     )
     repeats: int = Field(1, ge=1, description="Pictures made of each of the others.")
+
+    @model_validator(mode="after")
+    def _apart_means_no_whole(self) -> Self:
+        if self.stages == "apart" and self.own_pairs:
+            raise ValueError(
+                f"stages are apart, so no picture passes the whole network: own_pairs is "
+                f"{self.own_pairs}, set it to 0"
+            )
+        return self
 
 
 def _torch_by_default(loader: Any) -> Any:
@@ -221,6 +239,12 @@ class Recipe(_Part):
     )
     autocast: Literal["off", "bf16", "fp16"] = Field(
         "off", description="Number format of the network's forward pass; off: float32."
+    )
+    frozen_norms: tuple[str, ...] = Field(
+        (),
+        description="Beginnings of the names of batch norms that normalise by the running "
+        "statistics which they begin with, in training too: a teacher's maps have no noise of a "
+        "batch.",
     )
     sync_batchnorm: bool = Field(False, description="Statistics over all GPUs; CUDA only.")
     average_decay: float | None = Field(

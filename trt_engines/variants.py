@@ -49,14 +49,14 @@ VARIANTS: Final = (
         },
     ),
     Variant(
-        "lgsc-presentation",  # ours: configs/train/lgsc_presentation.yaml
+        "lgsc-presentation",  # ours: configs/train/lgsc_presentation_2.yaml
         "lgsc",
         {
-            "encoder": "efficientnet_lite0",
-            "decoder_widths": (64, 48, 32, 24, 16),
+            "encoder": "mobilefacenet",
+            "decoder_widths": (32, 32, 24, 16, 16),
             "decoder_norm": "batch",
             "score": "bottleneck",
-            "size_px": 96,
+            "size_px": 80,
             "margin": 2.7,
             "window": "inside",
         },

@@ -5,7 +5,15 @@ import copy
 import pytest
 import torch
 
-from models import AdaptableModel, DistilledModel, FaceBatch, build_model, method_names
+from models import (
+    AdaptableModel,
+    DistilledModel,
+    FaceBatch,
+    StagedModel,
+    StagedStudent,
+    build_model,
+    method_names,
+)
 from trt_engines.export import export_engine
 
 # Small sizes: the contract does not depend on them.
@@ -34,6 +42,14 @@ VARIANTS: dict[str, list[dict[str, object]]] = {
             "weight_score": 1.0,
             "margin": 2.7,
             "window": "inside",
+        },
+        {
+            "size_px": 80,
+            "encoder": "mobilefacenet",
+            "decoder_widths": [8, 8, 8, 8, 8],
+            "decoder_norm": "batch",
+            "score": "bottleneck",
+            "weight_score": 1.0,
         },
     ],
     "highfreq": [
@@ -218,3 +234,27 @@ def test_what_serves_teaching_and_adapting_gives_the_log_odds_of_the_whole(train
             torch.testing.assert_close(network.logit_of_features(features), whole)
             next(network.last_layer().parameters()).zero_()
             assert not torch.allclose(network.attack_logit(network(images)), whole)
+
+
+def test_a_chain_of_stages_gives_the_log_odds_of_the_whole(model):
+    images = model.normalise(_faces(model, 2))
+    with torch.no_grad():
+        whole = model.attack_logit(model(images))
+        maps = [images]
+        for stage in _stages(model):
+            maps.append(stage(maps[-1]))
+        if len(maps) > 1:
+            torch.testing.assert_close(model.logit_of_features(maps[-1]), whole)
+        if len(maps) > 1 and isinstance(model, StagedStudent):
+            together, log_odds, first = model.partly_in_stages(images, 1)
+            torch.testing.assert_close(list(together), maps[1:])
+            torch.testing.assert_close(log_odds, whole)
+            torch.testing.assert_close(model.attack_logit(first), whole[:1])
+
+
+def _stages(model):
+    """Return the stages, none where the network, or with these options, is no chain of them."""
+    try:
+        return model.stages() if isinstance(model, StagedModel) else ()
+    except ValueError:
+        return ()

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from models import FaceBatch
+from models import FaceBatch, build_model
 from models._losses import asymmetric_triplet
 from models.lgsc import Lgsc, LgscConfig, LgscOutputs, bona_fide_cue
 
@@ -162,3 +162,38 @@ def test_pixels_may_have_the_scale_that_the_encoder_was_trained_with():
     )
     assert official == pytest.approx([-1.25, 0.0, 1.9375])
     assert imagenet == pytest.approx([-127 / 128, -27 / 128, 1.0])
+
+
+@pytest.fixture(scope="module")
+def staged():
+    torch.manual_seed(0)
+    options = {"encoder": "mobilefacenet", "decoder_widths": (8, 8, 8, 8, 8), "size_px": 80}
+    return Lgsc(LgscConfig(score="bottleneck", decoder_norm="batch", **options)).eval()
+
+
+def test_the_places_of_mobilefacenet_add_up_to_the_log_odds(staged):
+    with torch.no_grad():
+        staged.decision.weight[1] *= -3  # kinds of attack that disagree
+        outputs = staged(3 * torch.randn(4, 3, 80, 80))
+        by_kind = staged.decision(staged.head(outputs.features[0]))
+    assert outputs.local_evidence.shape == (4, 1, 5, 5)
+    torch.testing.assert_close(outputs.local_evidence.sum((1, 2, 3)), outputs.raw_score)
+    torch.testing.assert_close(outputs.raw_score.exp(), by_kind.exp().sum(1))
+    assert outputs.local_evidence.std() > 0
+
+
+def test_its_stages_have_the_shapes_of_minifasnets(staged):
+    teacher = build_model("minifasnet", {}).eval()
+    shapes = []
+    for model in (staged, teacher):
+        x = torch.zeros(1, 3, 80, 80)
+        made = [x := stage(x) for stage in model.stages()]
+        shapes.append([tuple(m.shape) for m in made])
+    assert shapes[0] == shapes[1]
+
+
+def test_an_encoder_that_halves_five_times_needs_a_multiple_of_32_and_has_no_stages():
+    with pytest.raises(ValueError, match=r"size_px is 80; .*efficientnet_lite0 needs a multiple"):
+        LgscConfig(encoder="efficientnet_lite0", size_px=80)
+    with pytest.raises(ValueError, match="is a chain of stages; found resnet18, cue"):
+        Lgsc(LgscConfig(size_px=32)).stages()

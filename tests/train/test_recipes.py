@@ -118,7 +118,7 @@ def test_the_collection_and_the_labelled_clips_load(tmp_path):
             {"options": {"sizepx": 64}},
             "options of lgsc: sizepx: unknown key; did you mean .size_px",
         ),
-        ({"options": {"size_px": 65}}, "options of lgsc: size_px: .*multiple of 32"),
+        ({"options": {"size_px": 65}}, "options of lgsc: size_px: .*multiple of 16"),
         ({"data": {"prepared": ["x"], "synthetic": {"sbl": 1}}}, "no family sbl; known: "),
         ({"data": {"prepared": ["x"], "quotas": {"a": 1}}}, "set it"),
         ({"data": {"prepared": ["x"], "synthetic": {"swap": 1}}}, "need autoencoders"),

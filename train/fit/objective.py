@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from models import in_float32, mapped_tensors
+from train.fit.distil import apart
 
 if TYPE_CHECKING:
-    from models import AttackModel, DistilledModel, FaceBatch, TwoPassModel
+    from models import AttackModel, DistilledModel, FaceBatch, StagedStudent, TwoPassModel
     from train.fit.distil import Distillation
 
 
@@ -72,12 +73,26 @@ class Objective(nn.Module):
     ) -> tuple[dict[str, Tensor], Any]:
         """Return the terms of a batch that a teacher judges; the method's own of a part of it."""
         model = cast("DistilledModel", self.model)
-        own, images, targets = distillation.lesson(batch)
-        every = _normalised(model, torch.cat([own.images.float(), images]))
+        lesson = distillation.lesson(batch)
+        own = lesson.own
+        every = _normalised(model, torch.cat([own.images.float(), lesson.images]))
+        staged = cast("StagedStudent", model)
+        maps: tuple[Tensor, ...] = ()
+        outputs = None
         with torch.autocast(every.device.type, self._autocast, enabled=self._autocast is not None):
-            log_odds, outputs = in_float32(model.partly(every, len(own.labels)))
+            if distillation.stages == "apart":
+                maps = in_float32(apart(staged, every, lesson.maps))
+                log_odds = staged.logit_of_features(maps[-1])
+            elif distillation.stages == "together":
+                maps, log_odds, outputs = in_float32(
+                    staged.partly_in_stages(every, len(own.labels))
+                )
+            else:
+                log_odds, outputs = in_float32(model.partly(every, len(own.labels)))
         terms = {} if outputs is None else model.loss_terms(outputs, own)
-        return terms | {"distillation": distillation.term(log_odds, targets)}, outputs
+        if maps:
+            terms["stages"] = distillation.stages_term(maps, lesson)
+        return terms | {"distillation": distillation.term(log_odds, lesson.targets)}, outputs
 
 
 def _normalised(model: AttackModel, images: Tensor) -> Tensor:

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 _AUTOCAST = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -62,7 +63,7 @@ class TrainingState:
         """Build what the recipe asks for, with the weights that training starts from.
 
         Raises:
-            TrainError: as `new_model` and `Distillation`.
+            TrainError: as `new_model`, `frozen_norms` and `Distillation`.
         """
         self._recipe, self._run, self._data, self._ranks = recipe, run, data, ranks
         self._checkpoint = run / "checkpoint.pt"
@@ -74,6 +75,7 @@ class TrainingState:
         if recipe.sync_batchnorm and ranks.device.type == "cuda":
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         self._network = network
+        self._frozen = frozen_norms(network, recipe.frozen_norms)
         self.model = cast("AttackModel", network)
         teacher = None if recipe.distil is None else Distillation(recipe.distil, self.model)
         self._objective = ranks.wrap(Objective(self.model, _AUTOCAST[recipe.autocast], teacher))
@@ -117,6 +119,8 @@ class TrainingState:
         """
         recipe = self._recipe
         self._network.train()
+        for norm in self._frozen:
+            norm.eval()
         rate = set_learning_rate(self._optimiser, recipe, step)
         # So a resumed run draws the same; after the loader, which draws when it starts.
         torch.manual_seed(_seed(recipe.seed, self._ranks.rank, step))
@@ -218,6 +222,19 @@ def new_model(recipe: Recipe) -> AttackModel:
             f"{recipe.method} with these options has none; give a checkpoint's path, or random"
         )
     return model
+
+
+def frozen_norms(network: nn.Module, starts: Sequence[str]) -> list[nn.Module]:
+    """Return the batch norms whose names begin in one of these ways.
+
+    Raises:
+        TrainError: no batch norm's name begins so.
+    """
+    norms = {n: m for n, m in network.named_modules() if isinstance(m, _BATCH_NORMS)}
+    for start in starts:
+        if not any(name.startswith(start) for name in norms):
+            raise TrainError(f"frozen_norms: no batch norm's name begins with {start!r}")
+    return [norm for name, norm in norms.items() if name.startswith(tuple(starts))]
 
 
 def accumulate(

@@ -10,9 +10,11 @@ from models import FaceBatch, build_model, packed_weights
 from train.config import DistilConfig
 from train.data.selection import open_data
 from train.errors import TrainError
-from train.fit.distil import Distillation, blended
+from train.fit.distil import Distillation, apart, blended
+from train.fit.objective import Objective
 from train.fit.ranks import Ranks
-from train.fit.state import TrainingState
+from train.fit.state import TrainingState, frozen_norms
+from trt_engines.variants import seeded_model
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
@@ -91,11 +93,12 @@ def test_the_loss_is_none_where_the_student_says_the_same(distillation):
 
 def test_what_is_made_of_pictures_differs_from_them_and_stays_in_range():
     torch.manual_seed(0)
-    images = batch_of(16).images.float()
+    images = batch_of(64).images.float()
     made = blended(images)
     assert made.shape == images.shape
     assert made.min() >= 0 and made.max() <= 255
-    assert ((made - images).abs().mean((1, 2, 3)) > 1).all()
+    differ = (made - images).abs().mean((1, 2, 3)) > 1
+    assert 0.6 < differ.float().mean() < 1  # some stay as they were
     assert blended(images[:0]).shape == (0, 3, 16, 16)
 
 
@@ -142,3 +145,108 @@ def test_a_student_that_can_not_be_taught_and_a_teacher_that_is_none_are_refused
     missing = DistilConfig(method="tiny", teacher=tmp_path / "none.pth")
     with pytest.raises(TrainError, match=r"distil\.teacher: .*none\.pth"):
         Distillation(missing, build_model("tiny", {}))
+
+
+IN_STAGES = {
+    "encoder": "mobilefacenet",
+    "decoder_widths": [8, 8, 8, 8, 8],
+    "decoder_norm": "batch",
+    "score": "bottleneck",
+    "size_px": 80,
+    "margin": 2.7,
+    "window": "inside",
+}
+
+
+@pytest.fixture(scope="module")
+def minifasnet(tmp_path_factory):
+    model = seeded_model("minifasnet", {}, lambda spec: faces_of_80_px().images)
+    path = tmp_path_factory.mktemp("teacher") / "minifasnet.safetensors"
+    path.write_bytes(packed_weights(model.state_dict(), "minifasnet", {"variant": "v2"}))
+    return path
+
+
+def faces_of_80_px(n=4):
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (2 * n, 3, 80, 80), dtype=torch.uint8, generator=generator)
+    return FaceBatch(images, torch.tensor([0] * n + [1] * n))
+
+
+def taught_in_stages(minifasnet, **options):
+    torch.manual_seed(0)
+    student = build_model("lgsc", IN_STAGES).train()
+    config = DistilConfig(method="minifasnet", teacher=minifasnet, **options)
+    return student, Objective(student, distillation=Distillation(config, student))
+
+
+def test_a_stage_apart_learns_of_the_teachers_map_before_it_alone(minifasnet):
+    student, objective = taught_in_stages(minifasnet, stages="apart", own_pairs=0)
+    terms, outputs = objective(faces_of_80_px())
+    assert outputs is None and set(terms) == {"stages", "distillation"}
+    lesson = objective._distillation.lesson(faces_of_80_px())
+    given = student.normalise(lesson.images)
+    last = apart(student, given, lesson.maps)[-1]
+    last.sum().backward()
+    learning = {name.split(".")[1] for name, p in student.named_parameters() if p.grad is not None}
+    assert learning == {"widened", "gather", "embedding"}
+
+
+def test_stages_apart_come_nearer_to_the_teachers(minifasnet):
+    student, objective = taught_in_stages(minifasnet, stages="apart", own_pairs=0)
+    optimiser = torch.optim.Adam(student.parameters(), 0.01)
+    unexplained = []
+    for _ in range(12):
+        terms, _ = objective(faces_of_80_px())
+        optimiser.zero_grad()
+        terms["stages"].backward()
+        optimiser.step()
+        unexplained.append(terms["stages"].item())
+    assert unexplained[-1] < 0.75 * unexplained[0]
+
+
+def test_stages_together_are_one_pass_with_the_methods_own_terms(minifasnet):
+    student, objective = taught_in_stages(minifasnet, stages="together", own_pairs=1)
+    terms, outputs = objective(faces_of_80_px())
+    assert {"stages", "distillation", "classification"} <= set(terms)
+    assert outputs.cue.shape == (2, 3, 80, 80)
+    terms["stages"].backward()
+    reached = [name for name, p in student.named_parameters() if p.grad is not None]
+    assert any(name.startswith("encoder.stem") for name in reached)
+    assert not any(name.startswith("decoder") for name in reached)
+
+
+def test_the_loss_of_maps_is_the_share_of_their_variance_that_is_not_explained(minifasnet):
+    _, objective = taught_in_stages(minifasnet, stages="together", weight_stages=2.0)
+    distillation = objective._distillation
+    lesson = distillation.lesson(faces_of_80_px(32))
+    assert distillation.stages_term(lesson.maps, lesson) == 0
+    means = [m.mean((0, *range(2, m.ndim)), keepdim=True).expand_as(m) for m in lesson.maps]
+    assert distillation.stages_term(means, lesson) == pytest.approx(2 * 7, rel=0.02)
+
+
+def test_networks_that_are_no_chains_of_the_same_stages_are_refused(minifasnet, distillation):
+    with pytest.raises(TrainError, match=r"distil\.stages: Tiny is no chain of stages"):
+        distillation(stages="together")
+    config = DistilConfig(method="minifasnet", teacher=minifasnet, stages="together")
+    with pytest.raises(TrainError, match=r"distil\.stages: only encoder: mobilefacenet"):
+        Distillation(config, build_model("lgsc", {**IN_STAGES, "score": "cue"}))
+    with pytest.raises(
+        TrainError, match=r"distil\.stages: the student's maps are .*, the teacher's"
+    ):
+        Distillation(config, build_model("lgsc", {**IN_STAGES, "size_px": 96}))
+    with pytest.raises(ValueError, match="own_pairs is 1, set it to 0"):
+        DistilConfig(method="minifasnet", teacher=minifasnet, stages="apart")
+
+
+def test_frozen_norms_keep_their_statistics_while_the_others_learn(tmp_path, recipe_of, teacher):
+    recipe = recipe_of(distil={"method": "tiny", "teacher": teacher}, frozen_norms=["norm"])
+    data = open_data(recipe.data.prepared, None)
+    state = TrainingState(recipe, tmp_path, data, ALONE)
+    before = {name: t.clone() for name, t in state._network.state_dict().items()}
+    batches = data.training_batches(recipe, ALONE, state.model.input_spec, first_step=0)
+    state.learn(1, [next(batches)])
+    after = state._network.state_dict()
+    assert torch.equal(after["norm.running_mean"], before["norm.running_mean"])
+    assert not torch.equal(after["norm.weight"], before["norm.weight"])
+    with pytest.raises(TrainError, match=r"frozen_norms: no batch norm's name begins with 'first'"):
+        frozen_norms(state._network, ["first"])
