@@ -425,6 +425,18 @@ class JsonlSinkConfig(Options):
 SinkConfig = Annotated[RedisSinkConfig | JsonlSinkConfig, Field(discriminator="kind")]
 
 
+class MetricsConfig(Options):
+    """Measured values, for Prometheus, and health, by HTTP; see docs/operate.md."""
+
+    host: str = Field(
+        "127.0.0.1",
+        min_length=1,
+        description="Address to listen on. There is no password: another than the loopback is for "
+        "a network whose every machine may read this.",
+    )
+    port: int = Field(9464, ge=0, le=65535, description="TCP; 0: any that is free, see the log.")
+
+
 class StreamConfig(Options):
     """All of a run of `run_stream.py`."""
 
@@ -440,6 +452,9 @@ class StreamConfig(Options):
         (RedisSinkConfig(),), description="Where messages go, one or more."
     )
     shutdown_s: float = Field(10.0, gt=0, description="Longest time to drain after a stop request.")
+    metrics: MetricsConfig | None = Field(
+        None, description="Serve measured values and health; default: do not."
+    )
 
     def look_every_s(self, engine: EngineConfig) -> float:
         """Return the least media time between two looks of an engine at a track, seconds."""
