@@ -54,7 +54,8 @@ class Measures:
     """
 
     def __init__(self, registry: CollectorRegistry | None, detectors: Sequence[str]) -> None:
-        prometheus.disable_created_metrics()  # a series more for every one, which nobody asks for
+        # Else each counter and histogram has a series more, which nobody asks for.
+        prometheus.disable_created_metrics()  # type: ignore[no-untyped-call]
         make = _Maker(registry)
         self.analysis = _OfAnalysis(make, detectors)
         self._messages = _OfMessages(make)

@@ -58,7 +58,7 @@ class Monitor(Closing):
                 _keep_in(self.folder, "supervisor")
                 MultiProcessCollector(registry, str(self.folder))  # type: ignore[no-untyped-call]
             self.measures = Measures(None if workers else registry, [m.name for m in manifests])
-            self.standing = Standing(config, manifests)
+            self.standing = resources.enter_context(Standing(config, manifests))
             registry.register(self.standing)
             ProcessCollector(registry=registry)
             server = resources.enter_context(MetricsServer(metrics, registry, self.standing))

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import platform
 import ssl
+import threading
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from stream import __version__
+from stream.closing import Closing
 from stream.metrics.measures import PREFIX
+from stream.publish.consumer_groups import ConsumerGroups, GroupLag
 from stream.records import DropReason, SourceState
 
 if TYPE_CHECKING:
@@ -33,13 +36,16 @@ STUCK_S: Final = 30.0  # a loop that has been at one thing for so long does not 
 Trouble: TypeAlias = str  # why not; empty: all is well
 
 
-class Standing(Collector):
+class Standing(Collector, Closing):
     """Tells Prometheus and health checks how a run stands.
 
     Args:
         config: of the run.
         manifests: of its detectors.
         stuck_s: longest time for one step of the analysis or of publishing, seconds.
+
+    Raises:
+        ConfigError: a Redis URL can't be used.
     """
 
     def __init__(
@@ -49,6 +55,12 @@ class Standing(Collector):
         self._manifests = manifests
         self._backend = config.backend.kind
         self._ca_files = _ca_files(config)
+        self._groups = [
+            ConsumerGroups(sink)
+            for sink in config.sinks
+            if sink.kind == "redis" and sink.url is not None
+        ]
+        self._asking = threading.Lock()  # two may scrape at once
         self._stuck_s = stuck_s
         self._progress: Callable[[], Progress] | None = None
 
@@ -97,6 +109,23 @@ class Standing(Collector):
             if (expires := _first_expiry(path)) is not None:
                 expiry.add_metric([str(path)], expires)
         yield expiry
+        lags = _gauge(
+            "consumer_lag_entries",
+            "Entries that a consumer group has not acknowledged.",
+            "lane",
+            "group",
+        )
+        with self._asking:
+            found = [lag for groups in self._groups for lag in groups.lags()]
+        # Two servers may have a group of the same name; which is behind, the other metrics tell.
+        for lag in {(lag.lane, lag.group): lag for lag in sorted(found, key=_entries)}.values():
+            lags.add_metric([lag.lane, lag.group], lag.entries)
+        yield lags
+
+    def close(self) -> None:
+        """Close the connections to Redis."""
+        for groups in self._groups:
+            groups.close()
 
     def _of_sources(self, statuses: dict[str, SourceStatus]) -> Iterator[Metric]:
         states = _gauge("source_state", "1 for the state that a source is in.", "source", "state")
@@ -139,6 +168,10 @@ def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
 
 def _counter(name: str, text: str, *labels: str) -> CounterMetricFamily:
     return CounterMetricFamily(PREFIX + name, text, labels=labels)
+
+
+def _entries(lag: GroupLag) -> int:
+    return lag.entries
 
 
 def _said(status: SourceStatus | None) -> str:
