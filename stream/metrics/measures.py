@@ -12,13 +12,21 @@ import math
 import time
 from collections import Counter
 from datetime import datetime
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 import prometheus_client as prometheus
 
-from stream.messages import FaceMessage, Lane, SourceMessage, StatusMessage, VerdictMessage
+from stream.messages import (
+    FaceMessage,
+    Lane,
+    SourceEvent,
+    SourceMessage,
+    StatusMessage,
+    VerdictEvent,
+    VerdictMessage,
+)
 from stream.publish.redis_stream import RedisSink
-from stream.records import SourceCode, SourceState, Verdict
+from stream.records import AttackFamily, QualityProblem, SourceCode, SourceState, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -38,6 +46,16 @@ _LATENCY_S: Final = (0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 
 _DECISION_S: Final = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.5, 10.0, 15.0, 30.0)
 _CROPS: Final = (1, 2, 4, 8, 16, 32, 64)
 _PROBABILITIES: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+_LOSSES: Final = tuple(
+    code
+    for code in SourceCode
+    if code not in (SourceCode.OK, SourceCode.END_OF_FILE, SourceCode.STOPPED)
+)
+_ALERTS: Final = tuple(
+    kind
+    for event in (VerdictEvent, SourceEvent)
+    for kind in get_args(event.model_fields["type"].annotation)
+)
 _LOOK_EVERY_S: Final = 1.0  # at what waits in the sinks
 
 
@@ -47,18 +65,25 @@ class Measures:
     Args:
         registry: that is read; None: none, for the values of a worker lie in a shared folder (see
             `stream.metrics.monitor`).
+        sources: ids. Their counters stand at 0 from the start: Prometheus does not take what
+            appears at 1 for an increase.
         detectors: names, in the order of the configuration.
 
     Attributes:
         analysis: watches the analysis.
     """
 
-    def __init__(self, registry: CollectorRegistry | None, detectors: Sequence[str]) -> None:
+    def __init__(
+        self,
+        registry: CollectorRegistry | None,
+        sources: Sequence[str],
+        detectors: Sequence[str],
+    ) -> None:
         # Else each counter and histogram has a series more, which nobody asks for.
         prometheus.disable_created_metrics()  # type: ignore[no-untyped-call]
         make = _Maker(registry)
         self.analysis = _OfAnalysis(make, detectors)
-        self._messages = _OfMessages(make)
+        self._messages = _OfMessages(make, sources)
         self._redis = _OfRedis(make)
 
     def sink(self, others: Sequence[Sink]) -> Sink:
@@ -165,7 +190,7 @@ class _OfAnalysis:
 class _OfMessages:
     """What messages say."""
 
-    def __init__(self, make: _Maker) -> None:
+    def __init__(self, make: _Maker, sources: Sequence[str]) -> None:
         self._live: dict[str, set[str]] = {}  # by source, ids of tracks
         self._reconnects = make.counter(
             "source_reconnects",
@@ -199,6 +224,21 @@ class _OfMessages:
             "From a frame's arrival until every sink was given what it says of a track.",
             buckets=_LATENCY_S,
         )
+        for source_id in sources:
+            self._begin(source_id)
+
+    def _begin(self, source_id: str) -> None:
+        for code in _LOSSES:
+            self._reconnects.labels(source_id, code)
+        self._stalls.labels(source_id)
+        for state in Verdict:
+            for family in AttackFamily if state is Verdict.ATTACK else ("",):
+                self._verdicts.labels(source_id, state, family)
+        for reason in QualityProblem:
+            self._abstains.labels(source_id, reason)
+        for kind in _ALERTS:
+            self._alerts.labels(source_id, kind)
+        self._scores.labels(source_id)
 
     def count(self, message: OutMessage, now: float) -> None:
         """Count a message; `now` is Unix time."""

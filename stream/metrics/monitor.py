@@ -25,6 +25,8 @@ from trt_engines.errors import EngineError
 from trt_engines.manifest import load_manifest
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from stream.config import MetricsConfig, StreamConfig
     from trt_engines.manifest import Manifest
 
@@ -57,7 +59,7 @@ class Monitor(Closing):
                 self.folder = Path(resources.enter_context(folder))
                 _keep_in(self.folder, "supervisor")
                 MultiProcessCollector(registry, str(self.folder))  # type: ignore[no-untyped-call]
-            self.measures = Measures(None if workers else registry, [m.name for m in manifests])
+            self.measures = _measures(config, manifests, None if workers else registry)
             self.standing = resources.enter_context(Standing(config, manifests))
             registry.register(self.standing)
             ProcessCollector(registry=registry)
@@ -87,7 +89,14 @@ def measures_of_worker(config: StreamConfig, folder: Path, number: int) -> Measu
         ConfigError: a manifest is missing or damaged.
     """
     _keep_in(folder, _name(number))
-    return Measures(None, [manifest.name for manifest in _manifests(config)])
+    return _measures(config, _manifests(config), None)
+
+
+def _measures(
+    config: StreamConfig, manifests: Sequence[Manifest], registry: CollectorRegistry | None
+) -> Measures:
+    sources = [source.id for source in config.sources]
+    return Measures(registry, sources, [manifest.name for manifest in manifests])
 
 
 def _keep_in(folder: Path, name: str) -> None:

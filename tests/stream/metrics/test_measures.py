@@ -37,7 +37,7 @@ def registry():
 
 @pytest.fixture
 def measures(registry):
-    return Measures(registry, ["tiny"])
+    return Measures(registry, ["cam1"], ["tiny"])
 
 
 @pytest.fixture
@@ -214,3 +214,10 @@ def test_a_redis_that_does_not_let_us_ask_for_groups_is_said_once(registry, redi
             texts = [generate_latest(registry).decode() for _ in range(2)]
     assert not any("consumer_lag_entries{" in text for text in texts)
     assert len([r for r in caplog.records if "consumer groups is not known" in r.message]) == 1
+
+
+def test_counters_of_a_source_stand_at_zero_before_anything_happens(measures, scrape):
+    for name in ("alerts", "verdicts", "abstain", "source_reconnects", "source_stalls"):
+        assert scrape().has(f"facewarden_{name}_total", source="cam1"), name
+    assert scrape().has("facewarden_alerts_total", type="source.flapping")
+    assert scrape().value("facewarden_alerts_total") == 0

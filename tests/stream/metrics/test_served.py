@@ -10,6 +10,13 @@ import signal
 import pytest
 
 from stream.shards import part_of
+from tests.stream.metrics.monitoring import (
+    ROOT,
+    dashboard_expressions,
+    exported,
+    metrics_in,
+    rule_expressions,
+)
 from tests.stream.metrics.scrape import Served
 
 pytestmark = pytest.mark.redis
@@ -62,6 +69,21 @@ def test_no_label_is_an_address_a_password_or_a_track(scraped):
                       "lane", "result", "group", "le", "method", "backend", "sha256", "version",
                       "python", "file"}
     # fmt: on
+
+
+def test_rules_and_dashboard_name_only_what_the_program_exports(scraped):
+    _, scrape, _ = scraped
+    for title, expression in {**rule_expressions(), **dashboard_expressions()}.items():
+        named = metrics_in(expression)
+        assert named, title
+        assert named <= exported(scrape), title
+
+
+def test_every_metric_of_ours_is_explained_and_no_other_is(scraped):
+    _, scrape, _ = scraped
+    explained = set(re.findall(r"`(facewarden_[a-z0-9_]+)", (ROOT / "docs/operate.md").read_text()))
+    families = [f for f in scrape.families.values() if f.name.startswith("facewarden_")]
+    assert explained == {f.name + ("_total" if f.type == "counter" else "") for f in families}
 
 
 def test_a_run_with_a_source_that_is_up_is_healthy_and_ready(scraped):
@@ -131,7 +153,7 @@ def test_workers_have_one_port_and_what_a_dead_one_counted_stands(
         served.scrape(lambda s: s.value(analysed, source="b") >= 5)
         os.kill(workers["a"], signal.SIGKILL)
         lost = {"source": "a", "code": "worker_failed"}
-        dead = served.scrape(lambda s: s.has("facewarden_source_reconnects_total", **lost))
+        dead = served.scrape(lambda s: s.value("facewarden_source_reconnects_total", **lost))
         assert not dead.has("facewarden_tracks_active", source="a")
         assert dead.has("facewarden_tracks_active", source="b")
         assert dead.value(analysed, source="a") > 0
