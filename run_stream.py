@@ -464,9 +464,14 @@ def _complain(failed: Sequence[SourceStatus], sources: int) -> None:
         raise StreamError(f"{len(failed)} of {sources} sources failed: {named}")
 
 
-if __name__ == "__main__":
+def start() -> None:
+    """Run the command line, that of `scan` too; the console script `facewarden`."""
     if sys.argv[1:2] == ["scan"]:  # a file of that name is ./scan
         from stream.scan.command import main as scan
 
         scan(sys.argv[2:])
     main()
+
+
+if __name__ == "__main__":
+    start()
