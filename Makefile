@@ -96,9 +96,10 @@ bench-scan: setup ## times real time of each mode of `scan`, memory over small f
 soak: setup ## 30 minutes with two cameras, one of which dies every two minutes
 	$(PY) -m benchmarks.soak
 
-schema: setup ## rewrite docs/messages.schema.json and docs/report.schema.json
+schema: setup ## rewrite the JSON Schemas of docs/: messages, reports, configuration
 	$(PY) -m stream.messages > docs/messages.schema.json
 	$(PY) -m train.evaluation.report > docs/report.schema.json
+	$(PY) -m stream.config > docs/config.schema.json
 
 demo: .venv/lean ## a generated clip, end to end, under a minute
 	$(PY) -m demo

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from demo.clip import write_clip
+
 ROOT = Path(__file__).resolve().parents[1]
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input"]
 PARTS = ["stream", "models", "train", "trt_engines", "run_stream.py"]
@@ -91,8 +93,7 @@ def test_the_installed_programs_explain_themselves(installed, tmp_path):
 
 
 def test_a_clip_is_watched_and_scanned_outside_the_checkout(installed, tmp_path):
-    code = "from demo.clip import write_clip; write_clip(__import__('pathlib').Path('%s'), 2)"
-    quietly(sys.executable, "-c", code % (tmp_path / "clip.mp4"), cwd=ROOT)
+    write_clip(tmp_path / "clip.mp4", 2)
     quietly(
         *(installed / "facewarden", "clip.mp4", "--sink", "jsonl:said"),
         *("--set", "decode.analyse_fps=3"),
