@@ -292,7 +292,8 @@ class _OfRedis:
             "result",
         )
         self._outages = make.counter("redis_outages", "Times that Redis went away.")
-        self._is_up = make.gauge("redis_up", "1; 0 while Redis is away.", over="livemin")
+        self._is_up = make.gauge("redis_up", "0 while Redis is away, else 1.", over="livemin")
+        self._is_up.set(1)
         self._entries = make.gauge(
             "redis_queue_entries",
             "Messages that wait for Redis, in memory and on disk.",
@@ -330,7 +331,7 @@ class _OfRedis:
             self._memory.labels(lane).set(sum(s.memory_bytes for s in of_lane))
             self._spool.labels(lane).set(sum(s.disk_bytes for s in of_lane))
             heads = [_unix(json.loads(s.oldest)["ts"]) for s in of_lane if s.oldest]
-            oldest = min(oldest, *heads, math.inf)
+            oldest = min([oldest, *heads])
         self._oldest.set(now - oldest)
 
 

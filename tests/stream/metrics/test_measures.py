@@ -80,6 +80,11 @@ def test_what_waits_for_redis_is_measured_in_entries_bytes_and_age(
     assert back.value("facewarden_spool_oldest_age_seconds") == 0
 
 
+def test_where_nothing_goes_to_redis_it_is_not_away(measures, scrape, messages):
+    measures.sink([]).publish([messages.alert()])
+    assert scrape().value("facewarden_redis_up") == 1
+
+
 def test_a_stall_is_a_reconnect_of_its_own_kind_and_a_heartbeat_is_none(measures, scrape, messages):
     frozen = (SourceState.LOST, SourceCode.FROZEN)
     sink = measures.sink([])
