@@ -201,7 +201,7 @@ def test_a_stream_goes_through_the_redis_of_the_compose_files_to_a_consumer(
 # --- systemd ---
 
 
-def unit_command() -> list[str]:
+def unit_command():
     (line,) = re.findall(r"^ExecStart=(.*)$", UNIT.read_text("utf-8"), re.MULTILINE)
     return line.split()
 

@@ -64,7 +64,7 @@ def test_panels_are_whole_and_do_not_cover_each_other():
     variables = {variable["name"] for variable in DASHBOARD["templating"]["list"]}
     ids = [panel["id"] for panel in DASHBOARD["panels"]]
     assert len(set(ids)) == len(ids)
-    taken: set[tuple[int, int]] = set()
+    taken = set()
     for panel in DASHBOARD["panels"]:
         at = panel["gridPos"]
         cells = {
