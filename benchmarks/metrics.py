@@ -2,7 +2,7 @@
 
     python -m benchmarks.metrics
 
-Frames and scores are made up; the analysis itself does not run. Processor time, not that of a clock.
+Frames and scores are made up, the analysis itself does not run. Processor time.
 """
 
 from __future__ import annotations

@@ -37,9 +37,10 @@ def run(tmp_path):
     return start
 
 
-def test_what_is_there_is_not_installed_again(run):
+def test_what_is_there_is_not_installed_again(run, tmp_path):
     said = run(dpkg_query="printf installed", apt_get="echo called > $DONE")
     assert said.startswith("setup-system: all there")
+    assert not (tmp_path / "done").exists()
 
 
 def test_without_apt_get_it_says_that_tests_will_skip(run):
