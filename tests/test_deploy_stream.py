@@ -18,7 +18,9 @@ import pytest
 import yaml
 
 from demo.clip import write_clip
+from stream.config import RedisSinkConfig
 from stream.errors import ConfigError
+from stream.publish.consumer_groups import ConsumerGroups
 from stream.subscribe import Subscription
 from tests.warm_start import WarmStarts
 
@@ -190,12 +192,16 @@ def test_a_stream_goes_through_the_redis_of_the_compose_files_to_a_consumer(
         assert "refuses" not in log
         assert "PUBLISH fails" not in log
         assert next(alerts)["source"]["id"] == "camera"
-    with pytest.raises(ConfigError, match="invalid username-password"):
-        Subscription(
-            f"rediss://siem:wrong@localhost:{redis_of_compose}",
-            group="siem",
-            ca_file=private / "ca.pem",
-        ).__enter__()
+    options = RedisSinkConfig(
+        url=url_of(private, "facewarden", redis_of_compose), ca_file=private / "ca.pem"
+    )
+    groups = ConsumerGroups(options)
+    assert {lag.group for lag in groups.lags()} == {"siem"}
+    groups.close()
+    for who, why in (("siem:wrong@", "invalid username-password"), ("", "Authentication required")):
+        url = f"rediss://{who}localhost:{redis_of_compose}"
+        with pytest.raises(ConfigError, match=why):
+            Subscription(url, group="siem", ca_file=private / "ca.pem").__enter__()
 
 
 # --- systemd ---

@@ -157,6 +157,7 @@ def test_a_publisher_that_hangs_is_unhealthy_and_one_that_waits_for_work_is_not(
     finally:
         sink.release.set()
         thread.join()
+    stop.wait(0.06)
     assert standing.unhealthy() == ""
 
 
