@@ -7,13 +7,16 @@ PIP_INSTALL := .venv/bin/pip install --quiet --disable-pip-version-check
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-stream fmt lint type unit golden golden-update test-cluster gpu check-engines bench bench-workers bench-loaders bench-training bench-models bench-scan evaluate-shipped train-shipped soak demo test schema clean
+.PHONY: help setup setup-stream setup-system fmt lint type unit golden golden-update test-cluster gpu check-engines bench bench-workers bench-loaders bench-training bench-models bench-scan evaluate-shipped train-shipped soak demo test schema clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
 
 setup: .venv/ready ## make .venv with everything: stream, training, export, tests
 setup-stream: .venv/lean ## make .venv with what the stream and the demo need, no more
+
+setup-system: ## the Debian packages that tests use, by apt-get; without them those tests skip
+	@.ci/setup-system
 
 # A broken .venv, or one of another Python, is made anew. Versions: requirements/constraints.txt.
 .venv/lean: requirements/constraints.txt requirements/stream.txt requirements/demo.txt
@@ -96,9 +99,10 @@ bench-scan: setup ## times real time of each mode of `scan`, memory over small f
 soak: setup ## 30 minutes with two cameras, one of which dies every two minutes
 	$(PY) -m benchmarks.soak
 
-schema: setup ## rewrite docs/messages.schema.json and docs/report.schema.json
+schema: setup ## rewrite the JSON Schemas of docs/: messages, reports, configuration
 	$(PY) -m stream.messages > docs/messages.schema.json
 	$(PY) -m train.evaluation.report > docs/report.schema.json
+	$(PY) -m stream.config > docs/config.schema.json
 
 demo: .venv/lean ## a generated clip, end to end, under a minute
 	$(PY) -m demo

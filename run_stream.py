@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from stream.config import RedisSinkConfig, StreamConfig
+    from stream.metrics.monitor import Monitor
+    from stream.pipeline import Progress
     from stream.records import SourceStatus
 
 log = logging.getLogger("run_stream")
@@ -121,6 +123,14 @@ def _workers(_context: click.Context, _option: click.Parameter, text: str) -> in
     help="Watch the part number I, from 0, of N parts of the sources, for N machines.",
 )
 @click.option(
+    "--metrics",
+    is_flag=False,
+    flag_value="",
+    metavar="[HOST:PORT]",
+    help="Serve /metrics for Prometheus, /healthz and /readyz; alone, after SOURCES, on "
+    "127.0.0.1:9464.  [default: not]",
+)
+@click.option(
     "--duration",
     type=click.FloatRange(min=0),
     callback=_finite,
@@ -159,6 +169,7 @@ def main(
     allow_http: bool,
     workers: int | None,
     shard: str | None,
+    metrics: str | None,
     duration: float | None,
     check: bool,
     probe: bool,
@@ -183,6 +194,8 @@ def main(
     try:
         engines = [{"manifest": manifest_of(model)} for model in models]
         overrides = [*([("score.engines", engines)] if engines else []), *settings]
+        if metrics is not None:
+            overrides.append(("metrics", _host_and_port(metrics)))
         config = _resolve(
             sources, config_path, redis_url, namespace, sinks, overrides, allow_http=allow_http
         )
@@ -275,8 +288,10 @@ def _wait_for_nothing(config: StreamConfig, duration: float | None, signals: Sto
 
     if any(source_kind(source) is not SourceKind.FILE for source in config.sources):
         log.info("no source falls to this shard; waiting to be stopped")
-        signals.drain_from_now()
-        signals.stop.wait(duration)
+        with ExitStack() as resources:
+            _monitor(config.model_copy(update={"sources": ()}), resources)
+            signals.drain_from_now()
+            signals.stop.wait(duration)
 
 
 def _secrets(config: StreamConfig) -> Iterator[str]:
@@ -354,6 +369,19 @@ def _print(config: StreamConfig) -> None:
     click.echo(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), nl=False)
 
 
+def _host_and_port(text: str) -> dict[str, Any]:
+    """Read HOST:PORT, with an IPv6 address in brackets; empty: the defaults."""
+    if not text:
+        return {}
+    host, _, port = text.rpartition(":")
+    if not (host and port.isdecimal()):
+        raise ConfigError(
+            f"--metrics {text}: expected HOST:PORT, such as 127.0.0.1:9464; without it, --metrics "
+            "comes after the sources"
+        )
+    return {"host": host.removeprefix("[").removesuffix("]"), "port": int(port)}
+
+
 def _sink(text: str) -> dict[str, str]:
     kind, _, path = text.partition(":")
     if text == "redis":
@@ -369,17 +397,40 @@ def _run(config: StreamConfig, duration: float | None, signals: StopSignals) -> 
 
     stop = signals.stop
     with ExitStack() as resources:
+        monitor = _monitor(config, resources)
+        measures = monitor.measures if monitor else None
         analyser = resources.enter_context(load_engines(config))
         signals.drain_from_now()
         sources = [Source(source, config.decode, stop=stop) for source in config.sources]
-        pipeline = connect(config, sources, analyser, run=secrets.token_hex(4), stop=stop)
+        run = secrets.token_hex(4)
+        pipeline = connect(config, sources, analyser, run=run, stop=stop, measures=measures)
         if duration is not None:
             timer = threading.Timer(min(duration, threading.TIMEOUT_MAX), stop.set)
             timer.daemon = True
             timer.start()
             resources.callback(timer.cancel)
-        pipeline.run(resources.enter_context(progress_reporter()))
+        show = resources.enter_context(progress_reporter())
+
+        def report(progress: Progress) -> None:
+            show(progress)
+            if measures is not None:
+                measures.analysis.tick(progress)
+
+        if monitor is not None:
+            monitor.standing.of(pipeline.progress)
+        pipeline.run(report)
     _complain(pipeline.failed_sources(), len(sources))
+
+
+def _monitor(
+    config: StreamConfig, resources: ExitStack, *, workers: bool = False
+) -> Monitor | None:
+    """Start what measures the run, if that is wanted."""
+    if config.metrics is None:
+        return None
+    from stream.metrics.monitor import Monitor
+
+    return resources.enter_context(Monitor(config, config.metrics, workers=workers))
 
 
 def _supervise(
@@ -390,16 +441,20 @@ def _supervise(
 
     # Before the first worker's imports: a pool of threads each would outnumber the processors.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    supervisor = Supervisor(
-        config,
-        workers or processors(),
-        run=secrets.token_hex(4),
-        signals=signals,
-        log_level=logging.getLogger().getEffectiveLevel(),
-        duration_s=duration,
-    )
-    with progress_reporter() as report:
-        supervisor.run(report)
+    with ExitStack() as resources:
+        monitor = _monitor(config, resources, workers=True)
+        supervisor = Supervisor(
+            config,
+            workers or processors(),
+            run=secrets.token_hex(4),
+            signals=signals,
+            log_level=logging.getLogger().getEffectiveLevel(),
+            duration_s=duration,
+            monitor=monitor,
+        )
+        if monitor is not None:
+            monitor.standing.of(supervisor.progress)
+        supervisor.run(resources.enter_context(progress_reporter()))
     _complain(supervisor.failed_sources(), len(config.sources))
 
 
@@ -409,9 +464,14 @@ def _complain(failed: Sequence[SourceStatus], sources: int) -> None:
         raise StreamError(f"{len(failed)} of {sources} sources failed: {named}")
 
 
-if __name__ == "__main__":
+def start() -> None:
+    """Run the command line, that of `scan` too; the console script `facewarden`."""
     if sys.argv[1:2] == ["scan"]:  # a file of that name is ./scan
         from stream.scan.command import main as scan
 
         scan(sys.argv[2:])
     main()
+
+
+if __name__ == "__main__":
+    start()

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from stream.analyse import Analyser
     from stream.config import StreamConfig
+    from stream.metrics.measures import Measures
+    from stream.pipeline import Watcher
     from stream.sources import Source
 
 
@@ -67,8 +69,17 @@ def connect(
     *,
     run: str,
     stop: threading.Event,
+    measures: Measures | None = None,
 ) -> Pipeline:
     """Open the sinks and connect all parts of a run.
+
+    Args:
+        config: of the run.
+        sources: that are watched.
+        analyser: stays its owner's to close.
+        run: names the run in every message.
+        stop: set from outside to drain and end.
+        measures: see the analysis and the messages; default: nothing is measured.
 
     Raises:
         ConfigError: a sink can't be used as configured.
@@ -80,4 +91,16 @@ def connect(
         heartbeat_s=max(source.heartbeat_s for source in config.sources),
         source_ids=[source.source_id for source in sources],
     )
-    return Pipeline(sources, analyser, writer, sinks, stop=stop, shutdown_s=config.shutdown_s)
+    watchers: list[Watcher] = []
+    if measures is not None:
+        sinks.append(measures.sink(sinks))
+        watchers.append(measures.analysis)
+    return Pipeline(
+        sources,
+        analyser,
+        writer,
+        sinks,
+        stop=stop,
+        shutdown_s=config.shutdown_s,
+        watchers=watchers,
+    )

@@ -1,10 +1,15 @@
 """Schema of configs/stream/*.yaml. Defaults stand here only; a YAML holds what differs.
 
+`python -m stream.config > docs/config.schema.json` writes the JSON Schema, by which editors
+complete a YAML whose first line names it.
+
 Each stage's options are one class, passed to that stage's constructor. Units are in the names.
 """
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
@@ -20,6 +25,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.json_schema import GenerateJsonSchema
 
 from models import lay_over, one_line
 from stream.errors import ConfigError
@@ -33,6 +39,7 @@ if TYPE_CHECKING:
 
 # Letters, digits and `. _ -`, so that a name fits file names, Redis keys and message ids.
 SOURCE_ID: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+CONFIG_VERSION: Final = 1  # the next when a key that is in use changes its meaning or goes away
 _LONGEST_S: Final = 1e9  # 30 years; the system's timers can't take much more
 
 
@@ -431,9 +438,28 @@ class JsonlSinkConfig(Options):
 SinkConfig = Annotated[RedisSinkConfig | JsonlSinkConfig, Field(discriminator="kind")]
 
 
+class MetricsConfig(Options):
+    """Measured values, for Prometheus, and health, by HTTP; see docs/operate.md."""
+
+    host: str = Field(
+        "127.0.0.1",
+        min_length=1,
+        description="Address to listen on. There is no password: another than the loopback is for "
+        "a network whose every machine may read this.",
+    )
+    port: int = Field(9464, ge=0, le=65535, description="TCP; 0: any that is free, see the log.")
+
+
 class StreamConfig(Options):
     """All of a run of `run_stream.py`."""
 
+    version: int = Field(
+        CONFIG_VERSION,
+        strict=True,
+        ge=1,
+        le=CONFIG_VERSION,
+        description="Of this schema: 1. A file without it is read as 1.",
+    )
     sources: tuple[SourceConfig, ...] = Field(min_length=1, description="Cameras and files.")
     decode: DecodeConfig = DecodeConfig()
     detect: DetectConfig = DetectConfig()
@@ -446,10 +472,24 @@ class StreamConfig(Options):
         (RedisSinkConfig(),), description="Where messages go, one or more."
     )
     shutdown_s: float = Field(10.0, gt=0, description="Longest time to drain after a stop request.")
+    metrics: MetricsConfig | None = Field(
+        None, description="Serve measured values and health; default: do not."
+    )
 
     def look_every_s(self, engine: EngineConfig) -> float:
         """Return the least media time between two looks of an engine at a track, seconds."""
         return max(self.score.interval_of(engine), 1 / self.decode.analyse_fps)
+
+    @field_validator("version", mode="before")
+    @classmethod
+    def _known_version(cls, version: object) -> object:
+        if isinstance(version, int) and version > CONFIG_VERSION:
+            raise ValueError(
+                f"this file is of version {version}, and this facewarden reads up to "
+                f"{CONFIG_VERSION}: install the newer one that it was written for, or rewrite the "
+                "file by docs/config.schema.json of this one"
+            )
+        return version
 
     @model_validator(mode="after")
     def _idle_by_pyav(self) -> Self:
@@ -507,3 +547,18 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected keys and values, found a {type(data).__name__}")
     return data
+
+
+def config_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a YAML for `run_stream.py`, with paths as in a checkout."""
+    schema = StreamConfig.model_json_schema(mode="validation")
+    schema.pop("required")  # sources may be on the command line
+    text = json.dumps({"$schema": GenerateJsonSchema.schema_dialect, **schema})
+    in_checkout = text.replace(str(SHIPPED), str(SHIPPED.relative_to(SHIPPED.parents[1])))
+    found: dict[str, Any] = json.loads(in_checkout)
+    return found
+
+
+if __name__ == "__main__":
+    json.dump(config_schema(), sys.stdout, indent=2)
+    sys.stdout.write("\n")

@@ -179,6 +179,11 @@ class Inbox:
                 occupied=queue.need is not Need.NOBODY,
             )
 
+    def waiting(self) -> dict[str, int]:
+        """Return how many frames of each source wait."""
+        with self._changed:
+            return {source_id: len(queue.frames) for source_id, queue in self._queues.items()}
+
     def close(self) -> None:
         """Take no more frames; those that wait are still handed out."""
         with self._changed:

@@ -24,9 +24,9 @@ import threading
 import time
 from collections import Counter
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from stream.errors import StreamError
 from stream.inbox import Inbox
@@ -52,6 +52,8 @@ _MESSAGE_STEPS: Final = 256  # analysis waits when publishing is so many steps b
 # Below the analysis, which all frames wait for, and not so far that a busy machine stops decoding.
 _DECODER_NICENESS: Final = 5
 
+_Work = TypeVar("_Work")
+
 
 class Watcher(Protocol):
     """Sees what the analysis sees: a page, metrics, evidence. It must not slow it down."""
@@ -73,6 +75,8 @@ class Progress:
     sources: dict[str, SourceStatus]  # last status of each
     frames_analysed: int
     verdicts: dict[str, int]  # alerts by new verdict, attacks with their family if it is known
+    waiting: dict[str, int] = field(default_factory=dict)  # frames before the analysis, by source
+    busy_s: float = 0.0  # for how long the analysis, or the publishing, has been at one thing
 
 
 class Pipeline:
@@ -118,6 +122,7 @@ class Pipeline:
         self._frames_analysed = 0
         self._failures_in_a_row = 0
         self._verdicts: Counter[str] = Counter()
+        self._busy_since: dict[str, float] = {}  # by loop, if it does not wait for work
 
     def run(self, report: Callable[[Progress], None] | None = None, report_s: float = 1.0) -> None:
         """Run until every source has ended or `stop` is set, then drain.
@@ -155,7 +160,11 @@ class Pipeline:
     def progress(self) -> Progress:
         """Return the counters as they are now."""
         with self._lock:
-            return Progress(dict(self._statuses), self._frames_analysed, {**self._verdicts})
+            statuses, frames = dict(self._statuses), self._frames_analysed
+            verdicts = {**self._verdicts}
+        now = time.monotonic()
+        busy_s = max((now - since for since in self._busy_since.copy().values()), default=0.0)
+        return Progress(statuses, frames, verdicts, self._inbox.waiting(), busy_s)
 
     def _run_stages(self) -> None:
         decoders = {
@@ -220,7 +229,7 @@ class Pipeline:
 
     def _analyse(self) -> None:
         pace = Pace()
-        while taken := self._inbox.take(pace.at_most()):
+        while taken := self._next("analysis", lambda: self._inbox.take(pace.at_most())):
             began = time.monotonic()
             step = self._analyser.step(taken.frames)
             if taken.frames:
@@ -238,6 +247,14 @@ class Pipeline:
             for watcher in self._watchers:
                 watcher.watch(taken.frames, step)
             self._look_at(failures, taken.frames)
+
+    def _next(self, loop: str, wait: Callable[[], _Work | None]) -> _Work | None:
+        """Wait for the next work of a loop, and note since when it is at it."""
+        self._busy_since.pop(loop, None)
+        work = wait()
+        if work is not None:
+            self._busy_since[loop] = time.monotonic()
+        return work
 
     def _write(
         self, records: Sequence[TrackScore | Alert], failures: dict[str, Exception]
@@ -290,7 +307,7 @@ class Pipeline:
             for sink in self._sinks:
                 sinks.callback(sink.close)  # all, whichever fails
             sinks.callback(self._publisher_ended.set)
-            while (messages := self._messages.get()) is not None:
+            while (messages := self._next("publish", self._messages.get)) is not None:
                 for sink in self._sinks:
                     sink.publish(messages)
 

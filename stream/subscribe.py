@@ -22,12 +22,20 @@ import os
 import signal
 import sys
 
-if __name__ == "__main__":
-    # Before all that takes time. A shell's background job, or a parent that shielded its own
-    # children, hands SIGINT on ignored. An exception would be lost where Python ignores them (a
-    # destructor); and there is nothing to tidy up: the message in hand comes again.
+
+def _end_at_ctrl_c() -> None:
+    """End at once on SIGINT, without an exception.
+
+    A shell's background job, or a parent that shielded its own children, hands SIGINT on ignored.
+    An exception would be lost where Python ignores them (a destructor); and there is nothing to
+    tidy up: the message in hand comes again.
+    """
     signal.signal(signal.SIGINT, lambda *_: os._exit(0))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+if __name__ == "__main__":
+    _end_at_ctrl_c()  # before all that takes time
 
 import json
 import logging
@@ -369,6 +377,12 @@ def _without_url() -> str:
         "--redis is missing; run_stream.py logs the address of its embedded server when it starts "
         f"({now})"
     )
+
+
+def start() -> None:
+    """Run the command line: the console script `facewarden-subscribe`."""
+    _end_at_ctrl_c()
+    main()
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter, deque
+from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Final
 
@@ -28,6 +29,16 @@ _NOUNS: Final = {
 
 
 LIVE: Final = (Lane.ALERTS, Lane.SOURCES, Lane.TRACKS)
+
+
+@dataclass(frozen=True, slots=True)
+class Stock:
+    """What waits of one kind of messages."""
+
+    entries: int  # in memory and on disk
+    memory_bytes: int  # of those in memory
+    disk_bytes: int  # of the file that holds the others, which shrinks when all are delivered
+    oldest: str | None  # the message that has waited for longest
 
 
 class Backlog:
@@ -138,6 +149,18 @@ class Backlog:
             says.append(f"{counted(waiting)} are in memory")
         says.append(f"{counted(self.lost)} are lost")
         return "; ".join(says)
+
+    def stock(self) -> dict[Lane, Stock]:
+        """Return what waits, by kind."""
+        return {
+            lane: Stock(
+                entries=self._waiting(lane),
+                memory_bytes=sum(len(message.encode()) for message in self._memory[lane]),
+                disk_bytes=spool.size if (spool := self._spools.get(lane)) else 0,
+                oldest=next(self._oldest_first(lane), None),
+            )
+            for lane in self._lanes
+        }
 
     def close(self) -> None:
         """Release the files; what waits on disk stays there."""

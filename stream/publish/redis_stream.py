@@ -122,6 +122,11 @@ class RedisSink:
             log.warning("%s: %d messages of an earlier run wait", config.spool, len(self.backlog))
             self.publish([])
 
+    @property
+    def is_away(self) -> bool:
+        """Whether the latest attempt to reach Redis failed."""
+        return self._away_since is not None
+
     def publish(self, messages: Sequence[OutMessage]) -> None:
         """Deliver the messages of one step, or keep them for later.
 

@@ -152,6 +152,11 @@ class Spool:
         """The file, if there is one."""
         return None if self._folder.path is None else self._folder.path / self._name
 
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self._end
+
     def __len__(self) -> int:
         """Return how many messages wait."""
         return len(self._lines)

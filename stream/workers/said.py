@@ -45,6 +45,7 @@ class Counted:
     frames_analysed: int
     verdicts: dict[str, int]
     costs: dict[str, float]  # by source, processor seconds per second of its media
+    busy_s: float = 0.0  # as in `stream.pipeline.Progress`
     what: Literal["counted"] = "counted"
 
 

@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stream.config import SinkConfig, StreamConfig
+    from stream.metrics.monitor import Monitor
     from stream.records import SourceAlert, SourceStatus
     from stream.signals import StopSignals
     from stream.workers.said import Said
@@ -86,6 +87,13 @@ class _Process:
     is_done: bool = False
     failure: Failed | None = None
     counted: Counted = field(default_factory=lambda: Counted(0, {}, {}))
+    counted_at: float | None = None  # monotonic seconds; None: not yet
+
+    def busy_s(self) -> float:
+        """Return for how long one of its loops has been at one thing; silence counts as such."""
+        if self.counted_at is None:
+            return 0.0  # it loads its engines
+        return self.counted.busy_s + time.monotonic() - self.counted_at
 
 
 @dataclass(eq=False)
@@ -109,6 +117,7 @@ class Supervisor:
         signals: say when to drain and end; until the first worker is started they end this at once.
         log_level: least severity of what workers log.
         duration_s: `stop` is set so long after the first worker is ready; None: never.
+        monitor: serves what all measure; None: nothing is measured.
     """
 
     def __init__(
@@ -120,7 +129,9 @@ class Supervisor:
         signals: StopSignals,
         log_level: int,
         duration_s: float | None = None,
+        monitor: Monitor | None = None,
     ) -> None:
+        self._monitor = monitor
         self._run = run
         self._signals = signals
         self._stop = signals.stop
@@ -143,6 +154,7 @@ class Supervisor:
         self._heard: queue.Queue[tuple[_Group, _Process, Said | None]] = queue.Queue()
         self._error: StreamError | None = None
         self._ready_at: float | None = None  # the first worker; monotonic seconds
+        self._looped_at = time.monotonic()
 
     def run(self, report: Callable[[Progress], None], report_s: float = 1.0) -> None:
         """Run until every source has ended or `stop` is set, then drain.
@@ -165,6 +177,8 @@ class Supervisor:
                 heartbeat_s=self._heartbeat_s(),
                 source_ids=list(self._sources),
             )
+            if self._monitor is not None:
+                self._sinks.append(self._monitor.measures.sink(self._sinks))
             for sink in self._sinks:
                 resources.callback(sink.close)
             cores, n = processors(), len(self._groups)
@@ -187,13 +201,15 @@ class Supervisor:
             raise self._error
 
     def progress(self) -> Progress:
-        """Return the counters of all workers, as far as they were told."""
+        """Return the counters of all workers, as far as they were told. Any thread may ask."""
         frames, verdicts = self._frames_analysed, self._verdicts.copy()
-        for group in self._groups:
-            if group.worker is not None:
-                frames += group.worker.counted.frames_analysed
-                verdicts.update(group.worker.counted.verdicts)
-        return Progress(self._statuses(), frames, dict(verdicts))
+        busy_s = time.monotonic() - self._looped_at
+        for worker in [group.worker for group in self._groups]:
+            if worker is not None:
+                frames += worker.counted.frames_analysed
+                verdicts.update(worker.counted.verdicts)
+                busy_s = max(busy_s, worker.busy_s())
+        return Progress(self._statuses(), frames, dict(verdicts), busy_s=busy_s)
 
     def failed_sources(self) -> list[SourceStatus]:
         """Return the last status of each source that ended by a failure."""
@@ -210,6 +226,7 @@ class Supervisor:
         reported_at = time.monotonic()
         deadline: float | None = None
         while self._groups:
+            self._looped_at = time.monotonic()
             if self._stop.is_set() and deadline is None:
                 deadline = time.monotonic() + self._config.shutdown_s
                 self._drain()
@@ -249,7 +266,10 @@ class Supervisor:
             }
         )
         ours, theirs = self._context.Pipe()
-        task = Task(config, histories, self._run, self._log_level, self._share)
+        metrics = self._monitor.folder if self._monitor else None
+        task = Task(
+            config, histories, self._run, self._log_level, self._share, group.number, metrics
+        )
         name = f"worker-{group.number}"
         process = self._context.Process(target=work, args=(task, theirs), name=name, daemon=True)
         try:
@@ -299,7 +319,7 @@ class Supervisor:
             case SourceSaid(source_id=source_id, history=history):
                 self._histories[source_id] = history
             case Counted():
-                worker.counted = said
+                worker.counted, worker.counted_at = said, time.monotonic()
                 self._costs.update(said.costs)
             case Logged():
                 _log(said, group.number)
@@ -322,6 +342,8 @@ class Supervisor:
         self._frames_analysed += worker.counted.frames_analysed
         self._verdicts.update(worker.counted.verdicts)
         group.worker = None
+        if self._monitor is not None:
+            self._monitor.worker_died(group.number)
         failure = worker.failure
         if failure and failure.kind is FailureKind.SINK:
             self._fail(SinkError(failure.text))

@@ -36,8 +36,10 @@ from stream.workers.said import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from multiprocessing.connection import Connection
+    from pathlib import Path
 
     from stream.config import StreamConfig
+    from stream.metrics.measures import Measures
     from stream.pipeline import Progress
     from stream.records import SourceHistory, SourceOutput, SourceStatus
     from stream.sources import FatesOfFrames
@@ -57,6 +59,8 @@ class Task:
     run: str
     log_level: int
     processors: int  # of the machine's, its share
+    number: int
+    metrics: Path | None  # folder to keep what is measured in; None: nothing is
 
 
 def work(task: Task, pipe: Connection) -> None:
@@ -95,16 +99,27 @@ def _watch(task: Task, link: _Link, stop: threading.Event) -> None:
         ]
         for source in sources:
             source.link = link
-        pipeline = connect(config, sources, analyser, run=task.run, stop=stop)
+        measures = _measures(task)
+        pipeline = connect(config, sources, analyser, run=task.run, stop=stop, measures=measures)
         link.tell(Ready())
         started_s = time.process_time()
 
         def report(progress: Progress) -> None:
             used_s = time.process_time() - started_s
             costs = _costs(sources, used_s)
-            link.tell(Counted(progress.frames_analysed, progress.verdicts, costs))
+            link.tell(Counted(progress.frames_analysed, progress.verdicts, costs, progress.busy_s))
+            if measures is not None:
+                measures.analysis.tick(progress)
 
         pipeline.run(report)
+
+
+def _measures(task: Task) -> Measures | None:
+    if task.metrics is None:
+        return None
+    from stream.metrics.monitor import measures_of_worker
+
+    return measures_of_worker(task.config, task.metrics, task.number)
 
 
 class _ToldSource(Source):

@@ -75,9 +75,10 @@ def _by_kind(value: object) -> object:
 
 
 # In YAML either the options, or the kind alone: `backend: auto`.
+_Options: TypeAlias = Annotated[RuntimeConfig | AutoConfig, Field(discriminator="kind")]
+_Kind: TypeAlias = Literal["onnxruntime", "openvino", "torch", "tensorrt", "auto"]
 BackendConfig = Annotated[
-    Annotated[RuntimeConfig | AutoConfig, Field(discriminator="kind")],
-    BeforeValidator(_by_kind),
+    _Options, BeforeValidator(_by_kind, json_schema_input_type=_Options | _Kind)
 ]
 
 
