@@ -130,6 +130,12 @@ class SourceConfig(Options):
         "memory.",
     )
 
+    watch_feed: bool = Field(
+        True,
+        description="Look for feed attacks, if `feed.enabled`; off for a camera that turns by "
+        "itself, which shows other scenes and comes back to them.",
+    )
+
     @field_validator("fingerprint")
     @classmethod
     def _plain(cls, fingerprint: str | None) -> str | None:
@@ -370,6 +376,35 @@ class FuseConfig(Options):
         return self
 
 
+class FeedConfig(Options):
+    """Attacks on the feed of a live source: frozen, looped, covered, swapped, changed."""
+
+    enabled: bool = Field(
+        True, description="Look for them, in live sources and in files that are played as cameras."
+    )
+    frozen_after_s: float = Field(
+        60.0,
+        ge=5,
+        description="Media time for which the picture must not change. More than the camera's "
+        "longest time between key frames: between them, a still scene may be sent as unchanged.",
+    )
+    covered_after_s: float = Field(
+        3.0, ge=1, description="Media time for which nothing must be seen."
+    )
+    swapped_after_s: float = Field(
+        5.0, ge=1, description="Media time for which another scene must stay."
+    )
+    loop_window_s: float = Field(
+        1800.0, ge=30, le=7200, description="Media time over which pictures are remembered."
+    )
+    loop_match_s: float = Field(
+        8.0, ge=4, le=60, description="Media time that must have been shown before, in order."
+    )
+    cooldown_s: float = Field(
+        60.0, ge=0, description="Least media time between two alerts of one kind of a source."
+    )
+
+
 class RedisSinkConfig(Options):
     """Redis streams, status hashes and a channel; see docs/messages.md."""
 
@@ -391,6 +426,9 @@ class RedisSinkConfig(Options):
     sources_maxlen: int = Field(
         20_000, ge=1, description="Approximate length of the stream of source events."
     )
+    feeds_maxlen: int = Field(
+        20_000, ge=1, description="Approximate length of the stream of feed alerts."
+    )
     tracks_maxlen: int = Field(
         20_000, ge=1, description="Approximate length of the stream of scores."
     )
@@ -403,12 +441,13 @@ class RedisSinkConfig(Options):
     )
     spool: Path | None = Field(
         None,
-        description="Folder for alerts and source events kept while Redis is away, one per "
-        "process (workers make theirs in it); default: a private one, made when needed, which "
-        "stays only if something is left in it.",
+        description="Folder for alerts, feed alerts and source events kept while Redis is "
+        "away, one per process (workers make theirs in it); default: a private one, made when "
+        "needed, which stays only if something is left in it.",
     )
     spool_alerts: int = Field(100_000, ge=1, description="Alerts kept on disk at most.")
     spool_sources: int = Field(10_000, ge=1, description="Source events kept on disk at most.")
+    spool_feeds: int = Field(10_000, ge=1, description="Feed alerts kept on disk at most.")
     spool_scans: int = Field(100_000, ge=1, description="Results of scans kept on disk at most.")
     outage_limit_s: float = Field(
         600.0, gt=0, description="Redis away for longer: end with exit code 1; the spool stays."
@@ -440,6 +479,7 @@ class StreamConfig(Options):
         (RedisSinkConfig(),), description="Where messages go, one or more."
     )
     shutdown_s: float = Field(10.0, gt=0, description="Longest time to drain after a stop request.")
+    feed: FeedConfig = FeedConfig()
 
     def look_every_s(self, engine: EngineConfig) -> float:
         """Return the least media time between two looks of an engine at a track, seconds."""

@@ -21,20 +21,22 @@ log = logging.getLogger(__name__)
 # In the order in which they leave; lost, if something must be, in the opposite one.
 _NOUNS: Final = {
     Lane.ALERTS: "alerts",
+    Lane.FEEDS: "feed alerts",
     Lane.SOURCES: "source events",
     Lane.SCANS: "scan results",
     Lane.TRACKS: "scores",
 }
 
 
-LIVE: Final = (Lane.ALERTS, Lane.SOURCES, Lane.TRACKS)
+LIVE: Final = (Lane.ALERTS, Lane.FEEDS, Lane.SOURCES, Lane.TRACKS)
 
 
 class Backlog:
     """A queue for each kind of message, each with limits of its own.
 
-    An alert leaves before any source event, that before any score; a score is lost before any
-    source event, that before any alert. So a flood of one kind can't push out what matters more.
+    An alert leaves before any feed alert, that before any source event, that before any score; they
+    are lost, if they must be, in the opposite order. So a flood of one kind can't push out what
+    matters more.
 
     Args:
         folder: of the spools; None for a private one, made when first needed.
