@@ -23,7 +23,7 @@ from pydantic import (
 
 from models import lay_over, one_line
 from stream.errors import ConfigError
-from stream.redact import redact
+from stream.redact import MIN_SECRET_CHARS, redact, secrets_of
 from trt_engines.backends import BackendConfig, OnnxRuntimeConfig
 from trt_engines.manifest import SHIPPED, check_thresholds
 
@@ -461,7 +461,62 @@ class JsonlSinkConfig(Options):
     path: Path = Field(description="File to append to, in a folder that exists.")
 
 
-SinkConfig = Annotated[RedisSinkConfig | JsonlSinkConfig, Field(discriminator="kind")]
+class WebhookSinkConfig(Options):
+    """Signed POSTs to one address, by the Standard Webhooks specification."""
+
+    kind: Literal["webhook"] = "webhook"
+    url: SecretStr = Field(
+        description="https://host/path, which may hold a token; who receives the messages."
+    )
+    secret: SecretStr | None = Field(
+        None,
+        description="What the receiver verifies messages by: whsec_ and 24 to 64 bytes as base64; "
+        "default: the environment's FACEWARDEN_WEBHOOK_SECRET.",
+    )
+    messages: tuple[Literal["alerts", "feeds", "sources", "tracks"], ...] = Field(
+        ("alerts", "feeds", "sources"),
+        min_length=1,
+        description="Kinds that are sent: verdicts, attacks on feeds, events of sources, scores.",
+    )
+    allow_private: bool = Field(
+        False,
+        description="Send to addresses of this machine and of private networks, too: whoever may "
+        "write the configuration can then make this process call what is there.",
+    )
+    allow_http: bool = Field(False, description="Accept http://: anyone on the way may read along.")
+    ca_file: FilePath | None = Field(
+        None, description="PEM file of the CA to trust; default: the system's authorities."
+    )
+    timeout_s: float = Field(5.0, gt=0, description="Longest wait for a connection, an answer.")
+    retry_max_s: float = Field(60.0, gt=0, description="Cap of the exponential back-off.")
+    spool: Path | None = Field(
+        None,
+        description="Folder for messages that wait, one per process (workers make theirs in it): "
+        "each lies there before it is sent. Default: a private one, made when the receiver is "
+        "away, which stays only if something is left in it.",
+    )
+    spool_messages: int = Field(
+        10_000, ge=1, description="Messages of each kind but scores kept on disk at most."
+    )
+    queue_messages: int = Field(
+        1_000, ge=1, description="Messages kept in memory while the receiver is away."
+    )
+    close_s: float = Field(
+        3.0, gt=0, description="Longest time to deliver what waits when the program ends."
+    )
+
+    @property
+    def secrets(self) -> frozenset[str]:
+        """What no log may show: the secret, and what comes after the host, which may be one."""
+        url = self.url.get_secret_value()
+        after_host = url.partition("://")[2].partition("/")[2]
+        own = set() if self.secret is None else {self.secret.get_secret_value()}
+        return secrets_of(url) | {s for s in {after_host, *own} if len(s) >= MIN_SECRET_CHARS}
+
+
+SinkConfig = Annotated[
+    RedisSinkConfig | JsonlSinkConfig | WebhookSinkConfig, Field(discriminator="kind")
+]
 
 
 class StreamConfig(Options):

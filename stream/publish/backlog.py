@@ -1,4 +1,4 @@
-"""Messages that wait for Redis: alerts, source events and scans on disk, scores in memory."""
+"""Messages that wait for a receiver: scores in memory, all others on disk."""
 
 from __future__ import annotations
 
@@ -94,6 +94,10 @@ class Backlog:
             if len(batch[lane]) < self._waiting(lane):
                 break
         return batch
+
+    def first(self, lane: Lane) -> str | None:
+        """Return the oldest message of a kind, if one waits."""
+        return next(self._oldest_first(lane), None)
 
     def drop(self, lane: Lane, count: int) -> None:
         """Forget so many of the oldest messages of a kind: they are delivered."""
@@ -191,6 +195,11 @@ def counted(messages: Mapping[Lane, int]) -> str:
     """
     *first, last = [f"{messages[lane]} {noun}" for lane, noun in _NOUNS.items() if lane in messages]
     return f"{', '.join(first)} and {last}" if first else last
+
+
+def event_id(message: str) -> str:
+    """Return the id of a message's event."""
+    return str(json.loads(message)["event"]["id"])
 
 
 def _subject(message: str) -> str | None:

@@ -283,8 +283,10 @@ class _Feed:
 def _glance(frame: Frame) -> _Glance:
     rows = _middles(frame.stamp.height, _ROWS * _PART)
     columns = _middles(frame.stamp.width, _COLUMNS * _PART)
-    # On a GPU, only these pixels travel.
-    pixels = frame.image[rows][:, columns, 1].cpu().numpy()
+    if frame.image.device.type == "cpu":
+        pixels = frame.image.numpy()[rows][:, columns, 1]
+    else:  # only these travel
+        pixels = frame.image[rows][:, columns, 1].cpu().numpy()
     values = pixels.astype(np.float32)
     means = _BY_ROWS @ values @ _BY_COLUMNS
     variances = _BY_ROWS @ (values * values) @ _BY_COLUMNS - means * means
