@@ -103,7 +103,7 @@ def one_of_each(records):
             records.feed_alert(condition, ordinal=ordinal, measure=measure, limit=limit)
             for ordinal, (condition, measure, limit) in enumerate(
                 (
-                    (FeedCondition.FROZEN, 0.004, 0.02),
+                    (FeedCondition.FROZEN, 0.004, 0.05),
                     (FeedCondition.COVERED, 1.25, 6.0),
                     (FeedCondition.SWAPPED, 0.52, 0.35),
                 ),
