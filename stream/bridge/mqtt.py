@@ -144,5 +144,5 @@ class StatusWatch:
 
 
 def _escaped(text: str) -> str:
-    """Return a pattern of Redis that matches a text alone; namespaces hold no other of its signs."""
+    """Return a pattern of Redis that matches a namespace alone; none holds others of its signs."""
     return text.replace("{", "[{]").replace("}", "[}]")

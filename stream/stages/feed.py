@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from stream.config import FeedConfig
     from stream.records import Frame, FrameStamp
 
-FROZEN_LIMIT: Final = (
-    0.02  # share of pixels; a clock that the camera writes into its picture is less
-)
+# Share of pixels. A clock that a camera writes into its picture is less, and so is what an encoder
+# changes with each key frame of a picture that stays the same; a sensor's noise is 0.25 and more.
+FROZEN_LIMIT: Final = 0.05
 COVERED_LIMIT: Final = 6.0  # grey levels; real pictures have 16 and more
 _UNCOVERED: Final = 9.0
 _ROWS, _COLUMNS, _PART = 9, 16, 8  # parts of a picture, and pixels along each

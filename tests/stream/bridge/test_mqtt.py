@@ -6,10 +6,11 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from queue import Queue
 
@@ -51,6 +52,10 @@ class Mosquitto:
     def start(self) -> None:
         command = [MOSQUITTO, "-c", str(self._config)]
         self._process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        while True:  # until it listens
+            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
+                return
+            time.sleep(0.01)
 
     def kill(self) -> None:
         self._process.kill()
@@ -88,8 +93,8 @@ class Listener:
         return list(dict.fromkeys(found))
 
     def close(self) -> None:
-        self._client.loop_stop()
         self._client.disconnect()
+        self._client.loop_stop()
 
 
 @pytest.fixture
