@@ -17,6 +17,7 @@ import time
 from collections import Counter, defaultdict
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,6 +25,7 @@ import av
 import click
 import numpy as np
 import torch
+from av.video.stream import VideoStream
 
 from benchmarks.clips import write_clip
 from benchmarks.record import ROOT, circumstances, command_line, kept, save
@@ -33,15 +35,16 @@ from stream.sources import Source
 from stream.stages.feed import FeedWatch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from numpy.typing import NDArray
 
     from stream.records import FeedAlert
 
-PARTS: Final = ("real", "still", "attacks", "loops")
+PARTS: Final = ("real", "still", "attacks", "swaps", "loops")
 FPS: Final = 10  # of the feeds that are made
 WIDTH, HEIGHT = 640, 360
+SWAP_CLIP_S: Final = 5.0  # of clips that one feed is swapped for another of
 LONG_S: Final = 15.0  # clips as long are attacked
 HALF_HOUR_S: Final = 1800.0
 BEFORE_S: Final = 20.0  # of every made feed, before the attack
@@ -66,11 +69,12 @@ def main(data: Path, part: tuple[str, ...]) -> None:
     with tempfile.TemporaryDirectory(prefix="facewarden-bench-") as name:
         folder = Path(name)
         write_clip(folder / "demo.mp4", 10)
-        measure = {
-            "real": lambda: _real(clips),
-            "still": lambda: _still_scenes(folder),
-            "attacks": lambda: _attacks(folder, _long(clips)),
-            "loops": lambda: _half_hours([folder / "demo.mp4", *_long(clips)]),
+        measure: dict[str, Callable[[], Any]] = {
+            "real": partial(_real, clips),
+            "still": partial(_still_scenes, folder),
+            "attacks": partial(_attacks, folder, _long(clips)),
+            "swaps": partial(_swaps, clips),
+            "loops": partial(_half_hours, [folder / "demo.mp4", *_long(clips)]),
         }
         for each in part or PARTS:
             result[each] = measure[each]()
@@ -112,7 +116,8 @@ def _still_scenes(folder: Path) -> dict[str, dict[str, list[str]]]:
 
         def picture(_: int, random: Any = random, grain: Any = grain) -> NDArray[np.uint8]:
             y, x = random.integers(HEIGHT), random.integers(WIDTH)
-            return (room + grain[y : y + HEIGHT, x : x + WIDTH]).clip(0, 255).astype(np.uint8)
+            shown = room + grain[y : y + HEIGHT, x : x + WIDTH]
+            return np.asarray(shown.clip(0, 255), np.uint8)
 
         clip = folder / "still.mkv"
         _write(clip, (picture(i) for i in range(120 * FPS)), *how)
@@ -161,6 +166,38 @@ def _attacks(folder: Path, clips: list[Path]) -> dict[str, Any]:
     }
 
 
+def _swaps(clips: list[Path]) -> dict[str, Any]:
+    """Go over from every clip to every other of another camera, without encoding anew."""
+    shown = {}
+    for clip in clips:
+        frames = [_smallest(frame) for frame in _frames(clip)]
+        if frames[-1].stamp.pts_s >= SWAP_CLIP_S:
+            shown[clip.name] = frames[: round(SWAP_CLIP_S * 5)]
+    found, missed = 0, []
+    for one, other in itertools.permutations(shown, 2):
+        if _camera(one) == _camera(other):
+            continue
+        feed = [*shown[one], *reversed(shown[one]), *shown[other], *reversed(shown[other])]
+        said = _watched(
+            replace(frame, stamp=replace(frame.stamp, pts_s=n / 5)) for n, frame in enumerate(feed)
+        )
+        if "swapped" in [a.condition for a in said]:
+            found += 1
+        else:
+            missed.append(f"{one} to {other}")
+    of = found + len(missed)
+    return {
+        "clips": len(shown),
+        "found": f"{found} of {of}",
+        "missed, ten of them": missed[::37][:10],
+    }
+
+
+def _camera(name: str) -> str:
+    """Return what clips of one camera have in common."""
+    return name.split("_")[0]
+
+
 def _half_hours(clips: list[Path]) -> dict[str, str]:
     """Run each clip in a loop for half an hour of media time; it should be found."""
     found = {}
@@ -168,6 +205,7 @@ def _half_hours(clips: list[Path]) -> dict[str, str]:
         frames = list(_frames(clip, fps=1000.0))
         watch = FeedWatch(FeedConfig(), ["cam"])
         said: list[FeedAlert] = []
+        costs_s = []
         due_s = shift_s = 0.0
         interval_s = frames[-1].stamp.pts_s / (len(frames) - 1)
         length_s = frames[-1].stamp.pts_s + interval_s
@@ -176,12 +214,21 @@ def _half_hours(clips: list[Path]) -> dict[str, str]:
                 pts_s = shift_s + frame.stamp.pts_s
                 if pts_s >= due_s:  # five a second, at other places of the clip each time
                     due_s = max(due_s + 0.2, pts_s)
-                    said += watch.look(replace(frame, stamp=replace(frame.stamp, pts_s=pts_s)))
+                    moved = replace(frame, stamp=replace(frame.stamp, pts_s=pts_s))
+                    began = time.thread_time()
+                    said += watch.look(moved)
+                    costs_s.append(time.thread_time() - began)
             shift_s += length_s
         says = [
-            f"{a.condition}{' over' if a.cleared else ''} at {a.stamp.pts_s:.0f} s" for a in said
+            f"{a.condition}{' over' if a.cleared else ''} at {a.stamp.pts_s:.0f} s "
+            f"(residual {a.measure:.3f})"
+            for a in said
         ]
-        found[clip.name] = f"{length_s:.1f} s long: {'; '.join(says) or 'nothing'}"
+        size = f"{frames[0].stamp.width}x{frames[0].stamp.height}"
+        found[clip.name] = (
+            f"{length_s:.1f} s long: {'; '.join(says) or 'nothing'}; {size}, "
+            f"{1000 * np.mean(costs_s):.2f} ms a frame"
+        )
     return found
 
 
@@ -227,6 +274,16 @@ def _pictures(clip: Path) -> list[NDArray[np.uint8]]:
     return shown
 
 
+def _smallest(frame: Frame) -> Frame:
+    """Return a frame of as few pixels as are looked at, so that many fit into memory."""
+    height, width, _ = frame.image.shape
+    rows, columns = (
+        (torch.arange(n) * 2 + 1) * m // (2 * n) for n, m in ((72, height), (128, width))
+    )
+    image = frame.image[rows][:, columns].contiguous()
+    return Frame(stamp=replace(frame.stamp, width=128, height=72), image=image)
+
+
 def _smaller(frame: Frame) -> Frame:
     image = frame.image[::2, ::2].contiguous()
     height, width, _ = image.shape
@@ -252,6 +309,7 @@ def _write(
 ) -> None:
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=FPS, options=options)
+        assert isinstance(stream, VideoStream)
         stream.width, stream.height = WIDTH, HEIGHT
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         if bit_rate is not None:

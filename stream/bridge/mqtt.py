@@ -125,7 +125,10 @@ class StatusWatch:
         pattern = f"{_escaped(self._prefix)}*"
         keys: Iterable[bytes] = self._node.client.scan_iter(match=pattern, count=1000)
         self._known.update(key.decode().removeprefix(self._prefix) for key in keys)
-        states = {s: self._node.client.hget(self._prefix + s, "state") for s in sorted(self._known)}
+        states: dict[str, Any] = {
+            source_id: self._node.client.hget(self._prefix + source_id, "state")
+            for source_id in sorted(self._known)
+        }
         self._bridge.say_connectivity(states)
 
     def _run(self) -> None:

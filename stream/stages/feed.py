@@ -293,7 +293,7 @@ def _glance(frame: Frame) -> _Glance:
     # The 90th percentile: a wall without detail may fill most of a good picture.
     tenth = _ROWS * _COLUMNS // 10
     most = np.partition(variances, -tenth, axis=None)[-tenth]
-    return _Glance(pixels, means, math.sqrt(max(0.0, float(most))))
+    return _Glance(pixels, means.astype(np.float32), math.sqrt(max(0.0, float(most))))
 
 
 def _middles(length: int, n: int) -> NDArray[np.int64]:

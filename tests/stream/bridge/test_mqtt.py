@@ -50,6 +50,7 @@ class Mosquitto:
         self._config.write_text("\n".join([*always, *lines]))
 
     def start(self) -> None:
+        assert MOSQUITTO is not None
         command = [MOSQUITTO, "-c", str(self._config)]
         self._process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         while True:  # until it listens

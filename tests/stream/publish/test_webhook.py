@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import pytest
 import yaml
@@ -21,6 +22,10 @@ from stream.config import StreamConfig, WebhookSinkConfig
 from stream.errors import ConfigError, SinkError
 from stream.publish import open_sink
 from stream.publish.webhook import is_public, read_address
+from stream.workers.supervisor import _own
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 ALERT = "cam1-0a1b2c3d-0-1:verdict:"
@@ -51,8 +56,8 @@ class Receiver(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), _Handler)
         if tls is not None:
             self.socket = tls.wrap_socket(self.socket, server_side=True)
-        self.requests = []
-        self.answer = lambda _: (204, {})
+        self.requests: list[tuple[str, dict[str, str], bytes]] = []
+        self.answer: Callable[[int], tuple[int, dict[str, str]]] = lambda _: (204, {})
         self.port = self.server_address[1]
         self._thread = threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True)
         self._thread.start()
@@ -409,6 +414,11 @@ def test_neither_token_nor_secret_is_in_a_log(
     assert "webhook http://127.0.0.1" in caplog.text
     assert "t0ken" not in caplog.text
     assert SECRET.removeprefix("whsec_") not in caplog.text
+
+
+def test_workers_keep_what_waits_in_folders_of_their_own(tmp_path):
+    sink = WebhookSinkConfig.model_validate({"url": "https://hook.example/", "spool": tmp_path})
+    assert _own(sink, 2) == sink.model_copy(update={"spool": tmp_path / "worker-2"})
 
 
 def test_configuration_is_printed_without_token_and_secret(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from stream.config import FeedConfig
-from stream.records import FeedCondition, Frame, FrameStamp
+from stream.records import FeedAlert, FeedCondition, Frame, FrameStamp
 from stream.stages.feed import FeedWatch
 
 HEIGHT, WIDTH, FPS = 90, 160, 5
@@ -25,7 +25,7 @@ class Camera:
         self.now_s = 0.0
         self.session = 0
         self.encoding = "h264 High"
-        self.alerts = []
+        self.alerts: list[FeedAlert] = []
         self._place = np.array([80.0, 45.0])
 
     def room(self, seed=0):
