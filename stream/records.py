@@ -37,7 +37,7 @@ class FrameStamp:
     width: int  # px, of the picture as analysed: upright, with square pixels
     height: int  # px
     decoder: str  # name of what made the pixels: "pyav", "nvdec", "nvdec_pyav", "dali"
-    encoding: str = ""  # codec, profile and digest of the parameter sets; empty: not known
+    encoding: str = ""  # codec and digest of the parameter sets; empty: not known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

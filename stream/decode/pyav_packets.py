@@ -97,14 +97,14 @@ def turned(image: Tensor, turns: int) -> Tensor:
 
 
 def _encoding(stream: VideoStream) -> str:
-    """Return codec, profile and digest of the parameter sets: what tells encoders apart.
+    """Return codec and digest of the parameter sets: what tells encoders apart.
 
     As announced when the stream was opened, not as repeated within it.
     """
     context = stream.codec_context
     sets = context.extradata
     digest = hashlib.sha256(sets).hexdigest()[:8] if sets else None
-    return " ".join(filter(None, [context.name, context.profile, digest]))
+    return " ".join(filter(None, [context.name, digest]))
 
 
 class PyAVDecoder:

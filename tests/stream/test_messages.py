@@ -114,8 +114,8 @@ def one_of_each(records):
             FeedCondition.CHANGED,
             ordinal=1,
             session=1,
-            before="h264 High 1a2b3c4d 1280x720",
-            after="h264 Main 5e6f7a8b 1280x720",
+            before="h264 1a2b3c4d 1280x720",
+            after="h264 5e6f7a8b 1280x720",
         ),
     ]
 

@@ -181,6 +181,8 @@ def test_nothing_is_lost_while_the_receiver_is_away(start, open_webhook, message
     receiver.close()
     for n in range(2, 30):
         sink.publish([messages.alert(ordinal=n), messages.source_alert(ordinal=n)])
+    while "messages wait" not in caplog.text:
+        time.sleep(0.005)
     again = start(port=receiver.port)
     again.wait_for(56)
     sink.close()

@@ -24,7 +24,7 @@ class Camera:
         self.random = np.random.default_rng(1)
         self.now_s = 0.0
         self.session = 0
-        self.encoding = "h264 High"
+        self.encoding = "h264 1a2b3c4d"
         self.alerts: list[FeedAlert] = []
         self._place = np.array([80.0, 45.0])
 
@@ -227,14 +227,14 @@ def test_other_size_or_encoding_is_a_changed_feed_and_said_once(camera, change):
     pictures = camera.live(20)
     camera.reconnect()
     if change == "encoding":
-        camera.encoding = "h264 Main"
+        camera.encoding = "h264 5e6f7a8b"
         camera.live(20)
     else:
         camera.show([np.kron(p, np.ones((2, 2), np.uint8)) for p in pictures[:25]])
     (alert,) = camera.alerts
     before, after = {
-        "size": ("h264 High 160x90", "h264 High 320x180"),
-        "encoding": ("h264 High 160x90", "h264 Main 160x90"),
+        "size": ("h264 1a2b3c4d 160x90", "h264 1a2b3c4d 320x180"),
+        "encoding": ("h264 1a2b3c4d 160x90", "h264 5e6f7a8b 160x90"),
     }[change]
     assert (alert.condition, alert.before, alert.after) == (CHANGED, before, after)
     assert (alert.stamp.session, alert.ordinal) == (1, 1)
