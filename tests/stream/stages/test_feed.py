@@ -131,6 +131,28 @@ def test_camera_that_sees_nothing_is_covered_until_it_sees_again(camera, brightn
     assert camera.alerts[1].lasted_s == pytest.approx(70, abs=0.5)
 
 
+def test_black_picture_without_noise_is_covered_and_not_called_frozen(camera):
+    camera.live(10)
+    camera.show([np.zeros((HEIGHT, WIDTH), np.uint8)] * 80 * FPS)
+    assert camera.said == [(COVERED, False)]
+
+
+def test_covered_camera_is_not_uncovered_by_a_little_more_noise(camera):
+    camera.live(10)
+    camera.show([camera.noisy(np.full((HEIGHT, WIDTH), 60)) for _ in range(10 * FPS)])
+    grainy = [camera.random.normal(60, 7.5, (HEIGHT, WIDTH)) for _ in range(10 * FPS)]
+    camera.show(picture.astype(np.uint8) for picture in grainy)
+    assert camera.said == [(COVERED, False)]
+
+
+def test_camera_that_is_covered_again_and_again_is_told_of_once_a_minute(camera):
+    for _ in range(12):
+        camera.show([np.zeros((HEIGHT, WIDTH), np.uint8)] * 5 * FPS)
+        camera.live(5)
+    raised = [a.stamp.pts_s for a in camera.alerts if not a.cleared]
+    assert raised == [pytest.approx(3, abs=0.5), pytest.approx(63, abs=0.5)]
+
+
 def test_hand_before_the_lens_for_a_moment_is_not_said(camera):
     camera.live(10)
     camera.show([camera.noisy(np.full((HEIGHT, WIDTH), 60))] * 2 * FPS)
@@ -182,10 +204,18 @@ def test_sign_that_turns_every_few_seconds_is_no_loop(camera):
     assert camera.said == []
 
 
-def test_lamp_that_goes_on_and_off_at_the_same_times_is_no_loop(camera):
+@pytest.mark.parametrize("on_s", [3, 20])
+def test_lamp_that_goes_on_and_off_at_the_same_times_is_no_loop(camera, on_s):
     for _ in range(4):
         camera.live(20, guest=False)
-        camera.show([camera.noisy(camera.room() * 0.6) for _ in range(20 * FPS)])
+        camera.show([camera.noisy(camera.room() * 0.6) for _ in range(on_s * FPS)])
+    assert camera.said == []
+
+
+def test_changes_of_less_than_a_grey_level_prove_no_loop(camera):
+    flicker = camera.random.integers(0, 2, (10 * FPS, 9, 16))
+    pictures = [(camera.room() + np.kron(f, np.ones((10, 10)))).astype(np.uint8) for f in flicker]
+    camera.show(pictures * 5)
     assert camera.said == []
 
 
@@ -219,6 +249,15 @@ def test_other_scene_for_a_moment_and_light_that_changes_are_no_swap(camera):
     camera.live(2, seed=7)
     camera.live(20)
     camera.show([camera.noisy(camera.room() * 0.5 + 20) for _ in range(20 * FPS)])
+    assert camera.said == []
+
+
+def test_scene_that_turns_into_another_little_by_little_is_no_swap(camera):
+    shares = np.linspace(0, 1, 4 * FPS)
+    before, after = camera.room(), camera.room(seed=7)
+    camera.live(20)
+    camera.show(camera.noisy(before * (1 - share) + after * share) for share in shares)
+    camera.live(20, seed=7)
     assert camera.said == []
 
 
