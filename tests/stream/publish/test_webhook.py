@@ -156,7 +156,7 @@ def test_verdicts_feed_alerts_and_source_events_are_sent_unless_others_are_named
 
 def test_what_is_not_taken_is_sent_again_in_order_under_the_same_id(start, open_webhook, messages):
     receiver = start()
-    answers = iter([(500, {}), (429, {"Retry-After": "0"}), (302, {"Location": "/other"})])
+    answers = iter([(500, {}), (429, {"Retry-After": "0"}), (307, {"Location": "/other"})])
     receiver.answer = lambda _: next(answers, (200, {}))
     sink = open_webhook(receiver.port)
     sink.publish([messages.alert(ordinal=n) for n in (1, 2)])
@@ -289,6 +289,24 @@ def test_slow_receiver_does_not_hold_up_who_publishes(start, open_webhook, messa
     sink.close()
 
 
+def test_message_that_is_dropped_while_it_is_under_way_costs_no_other(
+    start, open_webhook, messages
+):
+    receiver = start()
+    taken = threading.Event()
+    receiver.answer = lambda _: (taken.wait(), (200, {}))[1]
+    sink = open_webhook(receiver.port, messages=["tracks"], queue_messages=2)
+    sink.publish([messages.score(frame=1)])
+    receiver.wait_for(1)
+    for n in range(2, 6):
+        sink.publish([messages.score(frame=n)])
+    taken.set()
+    receiver.wait_for(3)
+    sink.close()
+    assert [i.rsplit(":", 1)[1] for i in receiver.ids] == ["1", "4", "5"]
+    assert sink.backlog.lost.total() == 3
+
+
 def test_certificate_is_checked_against_the_name(start, open_webhook, messages, tmp_path, caplog):
     if shutil.which("openssl") is None:
         pytest.skip("needs openssl")
@@ -360,6 +378,22 @@ def test_name_that_leads_elsewhere_later_is_not_followed_into_a_private_network(
     with pytest.raises(SinkError):
         sink.close()
     assert receiver.requests == []
+
+
+def test_receiver_is_told_the_name_it_was_called_by(start, open_webhook, messages, monkeypatch):
+    receiver = start()
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", receiver.port))]
+    resolve = socket.getaddrinfo
+    monkeypatch.setattr(
+        socket,
+        "getaddrinfo",
+        lambda host, *rest, **how: found if host == "hook.example" else resolve(host, *rest, **how),
+    )
+    sink = open_webhook(receiver.port, url=f"http://hook.example:{receiver.port}/")
+    sink.publish([messages.alert()])
+    sink.close()
+    ((_, headers, _),) = receiver.requests
+    assert headers["Host"] == f"hook.example:{receiver.port}"
 
 
 @pytest.mark.parametrize(
