@@ -7,7 +7,7 @@ PIP_INSTALL := .venv/bin/pip install --quiet --disable-pip-version-check
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-stream setup-system fmt lint type unit golden golden-update test-cluster gpu check-engines bench bench-workers bench-loaders bench-training bench-models bench-scan evaluate-shipped train-shipped soak demo test schema clean
+.PHONY: help setup setup-stream setup-system fmt lint type unit golden golden-update test-cluster gpu check-engines bench bench-workers bench-loaders bench-training bench-models bench-scan bench-feed evaluate-shipped train-shipped soak demo test schema clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -95,6 +95,9 @@ train-shipped: setup ## the shipped presentation-attack detector, from scratch, 
 
 bench-scan: setup ## times real time of each mode of `scan`, memory over small files; DATA: agreement of modes
 	$(PY) -m benchmarks.scan --data $(DATA)
+
+bench-feed: setup ## what the watch over feeds finds, how soon, and what where nothing is; DATA
+	$(PY) -m benchmarks.feed --data $(DATA)
 
 soak: setup ## 30 minutes with two cameras, one of which dies every two minutes
 	$(PY) -m benchmarks.soak

@@ -87,8 +87,9 @@ def _workers(_context: click.Context, _option: click.Parameter, text: str) -> in
     "--sink",
     "sinks",
     multiple=True,
-    metavar="jsonl:PATH|redis",
-    help="Where messages go; may be repeated.  [default: redis]",
+    metavar="jsonl:PATH|redis|webhook:URL",
+    help="Where messages go; may be repeated. A webhook's secret is $FACEWARDEN_WEBHOOK_SECRET.  "
+    "[default: redis]",
 )
 @click.option(
     "--model",
@@ -300,6 +301,8 @@ def _secrets(config: StreamConfig) -> Iterator[str]:
     for sink in config.sinks:
         if sink.kind == "redis" and sink.url is not None:
             yield from secrets_of(sink.url.get_secret_value())
+        elif sink.kind == "webhook":
+            yield from sink.secrets
 
 
 def _redis(
@@ -388,7 +391,10 @@ def _sink(text: str) -> dict[str, str]:
         return {"kind": "redis"}
     if kind == "jsonl" and path:
         return {"kind": "jsonl", "path": path}
-    raise ConfigError(f"--sink {text}: expected jsonl:PATH or redis")
+    if kind == "webhook" and path:
+        return {"kind": "webhook", "url": path}
+    shown = "webhook" if kind == "webhook" else text  # an address may hold a token
+    raise ConfigError(f"--sink {shown}: expected jsonl:PATH, redis or webhook:URL")
 
 
 def _run(config: StreamConfig, duration: float | None, signals: StopSignals) -> None:

@@ -207,7 +207,7 @@ class _Soak:
 
     def dead_letters(self) -> int:
         """Return how many messages the consumer gave up on."""
-        keys = (f"{NAMESPACE}:{stream}:dlq" for stream in ("alerts", "sources"))
+        keys = (f"{NAMESPACE}:{stream}:dlq" for stream in ("alerts", "feeds", "sources"))
         return sum(int(self._redis.xlen(key)) for key in keys)
 
     def status(self, source: str) -> dict[str, str]:

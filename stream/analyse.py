@@ -1,10 +1,11 @@
 """The straight line: frames in, records out. No threads, no I/O, a clock only to time the stages.
 
     follow (detect -> track) -> crop -> batch -> infer -> fuse
+    feed (is this what the camera sees?), beside it, for live sources
 
 Tests, the demo, evaluation and the threads of `stream.pipeline` all go this one way. State lives in
 the trackers (one per source session), in the cropper and in the fuser; the end of a track frees all
-three.
+three. What is known of a live source's feed outlives its sessions.
 
 Networks take the frames of all sources together and remember nothing, so an error there is traced
 by running them for each source alone. What remembers is run for each source alone anyway. So one
@@ -21,10 +22,12 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, TypeVar
 
 from stream.closing import Closing
+from stream.decode import SourceKind, source_kind
 from stream.records import Need
 from stream.stages.batch import batches
 from stream.stages.crop import Cropper, View
 from stream.stages.detect import open_detector
+from stream.stages.feed import FeedWatch
 from stream.stages.follow import Follower
 from stream.stages.fuse import Fuser, attack_detector
 from stream.stages.infer import open_classifier
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
         AttackScore,
         FaceCrop,
         FaceDetection,
+        FeedAlert,
         Frame,
         Rejection,
         Track,
@@ -61,6 +65,7 @@ class Step:
     records: list[TrackScore | Alert] = field(default_factory=list)
     failures: dict[str, Exception] = field(default_factory=dict)  # by source: its tracks ended
     needs: dict[str, Need] = field(default_factory=dict)  # by source
+    feed: list[FeedAlert] = field(default_factory=list)  # of sources that failed, too
     # What was seen on the way, for those that watch; of sources that did not fail:
     tracks: dict[str, tuple[Track, ...]] = field(default_factory=dict)  # by source, in its frame
     crops: list[FaceCrop] = field(default_factory=list)
@@ -87,11 +92,13 @@ class Analyser(Closing):
         cropper: Cropper,
         classifiers: Sequence[Classifier],
         fuser: Fuser,
+        feeds: FeedWatch | None = None,
     ) -> None:
         self._follower = follower
         self._cropper = cropper
         self.classifiers = classifiers
         self._fuser = fuser
+        self._feeds = feeds
         self._resources = ExitStack()
 
     def analyse(self, frames: Sequence[Frame]) -> list[TrackScore | Alert]:
@@ -113,6 +120,11 @@ class Analyser(Closing):
         """
         by_source = {frame.stamp.source_id: frame for frame in frames}
         step = Step()
+        if self._feeds is not None:
+            with _timed("feed", step.seconds):
+                for source_id, frame in by_source.items():
+                    with _blamed(source_id, step.failures):
+                        step.feed.extend(self._feeds.look(frame))
         with _timed("detect", step.seconds):
             faces = _together(self._follower.detect, by_source, step.failures)
         looks: dict[str, _Look] = {}
@@ -214,9 +226,21 @@ def open_analyser(config: StreamConfig, detector: FaceDetector | None = None) ->
             Cropper(views, config.quality),
             classifiers,
             Fuser(config.fuse, judges),
+            FeedWatch(config.feed, _watched(config)),
         )
         analyser._resources = resources.pop_all()
     return analyser
+
+
+def _watched(config: StreamConfig) -> list[str]:
+    """Return whose feeds are looked at: of cameras, and of files played as such."""
+    return [
+        source.id
+        for source in config.sources
+        if config.feed.enabled
+        and source.watch_feed
+        and (source.realtime or source_kind(source) is not SourceKind.FILE)
+    ]
 
 
 def _together(

@@ -29,7 +29,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from models import lay_over, one_line
 from stream.errors import ConfigError
-from stream.redact import redact
+from stream.redact import MIN_SECRET_CHARS, redact, secrets_of
 from trt_engines.backends import BackendConfig, OnnxRuntimeConfig
 from trt_engines.manifest import SHIPPED, check_thresholds
 
@@ -135,6 +135,12 @@ class SourceConfig(Options):
         gt=0,
         description="Width times height; larger pictures are refused, since they can exhaust "
         "memory.",
+    )
+
+    watch_feed: bool = Field(
+        True,
+        description="Look for feed attacks, if `feed.enabled`; off for a camera that turns by "
+        "itself, which shows other scenes and comes back to them.",
     )
 
     @field_validator("fingerprint")
@@ -383,6 +389,35 @@ class FuseConfig(Options):
         return self
 
 
+class FeedConfig(Options):
+    """Attacks on the feed of a live source: frozen, looped, covered, swapped, changed."""
+
+    enabled: bool = Field(
+        True, description="Look for them, in live sources and in files that are played as cameras."
+    )
+    frozen_after_s: float = Field(
+        60.0,
+        ge=5,
+        description="Media time for which the picture must not change. More than the camera's "
+        "longest time between key frames: between them, a still scene may be sent as unchanged.",
+    )
+    covered_after_s: float = Field(
+        3.0, ge=1, description="Media time for which nothing must be seen."
+    )
+    swapped_after_s: float = Field(
+        5.0, ge=1, description="Media time for which another scene must stay."
+    )
+    loop_window_s: float = Field(
+        1800.0, ge=30, le=7200, description="Media time over which pictures are remembered."
+    )
+    loop_match_s: float = Field(
+        8.0, ge=4, le=60, description="Media time that must have been shown before, in order."
+    )
+    cooldown_s: float = Field(
+        60.0, ge=0, description="Least media time between two alerts of one kind of a source."
+    )
+
+
 class RedisSinkConfig(Options):
     """Redis streams, status hashes and a channel; see docs/messages.md."""
 
@@ -404,6 +439,9 @@ class RedisSinkConfig(Options):
     sources_maxlen: int = Field(
         20_000, ge=1, description="Approximate length of the stream of source events."
     )
+    feeds_maxlen: int = Field(
+        20_000, ge=1, description="Approximate length of the stream of feed alerts."
+    )
     tracks_maxlen: int = Field(
         20_000, ge=1, description="Approximate length of the stream of scores."
     )
@@ -416,12 +454,13 @@ class RedisSinkConfig(Options):
     )
     spool: Path | None = Field(
         None,
-        description="Folder for alerts and source events kept while Redis is away, one per "
-        "process (workers make theirs in it); default: a private one, made when needed, which "
-        "stays only if something is left in it.",
+        description="Folder for alerts, feed alerts and source events kept while Redis is "
+        "away, one per process (workers make theirs in it); default: a private one, made when "
+        "needed, which stays only if something is left in it.",
     )
     spool_alerts: int = Field(100_000, ge=1, description="Alerts kept on disk at most.")
     spool_sources: int = Field(10_000, ge=1, description="Source events kept on disk at most.")
+    spool_feeds: int = Field(10_000, ge=1, description="Feed alerts kept on disk at most.")
     spool_scans: int = Field(100_000, ge=1, description="Results of scans kept on disk at most.")
     outage_limit_s: float = Field(
         600.0, gt=0, description="Redis away for longer: end with exit code 1; the spool stays."
@@ -435,7 +474,62 @@ class JsonlSinkConfig(Options):
     path: Path = Field(description="File to append to, in a folder that exists.")
 
 
-SinkConfig = Annotated[RedisSinkConfig | JsonlSinkConfig, Field(discriminator="kind")]
+class WebhookSinkConfig(Options):
+    """Signed POSTs to one address, by the Standard Webhooks specification."""
+
+    kind: Literal["webhook"] = "webhook"
+    url: SecretStr = Field(
+        description="https://host/path, which may hold a token; who receives the messages."
+    )
+    secret: SecretStr | None = Field(
+        None,
+        description="What the receiver verifies messages by: whsec_ and 24 to 64 bytes as base64; "
+        "default: the environment's FACEWARDEN_WEBHOOK_SECRET.",
+    )
+    messages: tuple[Literal["alerts", "feeds", "sources", "tracks"], ...] = Field(
+        ("alerts", "feeds", "sources"),
+        min_length=1,
+        description="Kinds that are sent: verdicts, attacks on feeds, events of sources, scores.",
+    )
+    allow_private: bool = Field(
+        False,
+        description="Send to addresses of this machine and of private networks, too: whoever may "
+        "write the configuration can then make this process call what is there.",
+    )
+    allow_http: bool = Field(False, description="Accept http://: anyone on the way may read along.")
+    ca_file: FilePath | None = Field(
+        None, description="PEM file of the CA to trust; default: the system's authorities."
+    )
+    timeout_s: float = Field(5.0, gt=0, description="Longest wait for a connection, an answer.")
+    retry_max_s: float = Field(60.0, gt=0, description="Cap of the exponential back-off.")
+    spool: Path | None = Field(
+        None,
+        description="Folder for messages that wait, one per process (workers make theirs in it): "
+        "each lies there before it is sent. Default: a private one, made when the receiver is "
+        "away, which stays only if something is left in it.",
+    )
+    spool_messages: int = Field(
+        10_000, ge=1, description="Messages of each kind but scores kept on disk at most."
+    )
+    queue_messages: int = Field(
+        1_000, ge=1, description="Messages kept in memory while the receiver is away."
+    )
+    close_s: float = Field(
+        3.0, gt=0, description="Longest time to deliver what waits when the program ends."
+    )
+
+    @property
+    def secrets(self) -> frozenset[str]:
+        """What no log may show: the secret, and what comes after the host, which may be one."""
+        url = self.url.get_secret_value()
+        after_host = url.partition("://")[2].partition("/")[2]
+        own = set() if self.secret is None else {self.secret.get_secret_value()}
+        return secrets_of(url) | {s for s in {after_host, *own} if len(s) >= MIN_SECRET_CHARS}
+
+
+SinkConfig = Annotated[
+    RedisSinkConfig | JsonlSinkConfig | WebhookSinkConfig, Field(discriminator="kind")
+]
 
 
 class MetricsConfig(Options):
@@ -472,6 +566,7 @@ class StreamConfig(Options):
         (RedisSinkConfig(),), description="Where messages go, one or more."
     )
     shutdown_s: float = Field(10.0, gt=0, description="Longest time to drain after a stop request.")
+    feed: FeedConfig = FeedConfig()
     metrics: MetricsConfig | None = Field(
         None, description="Serve measured values and health; default: do not."
     )

@@ -21,6 +21,8 @@ from stream.records import (
     Alert,
     AttackFamily,
     DetectorScore,
+    FeedAlert,
+    FeedCondition,
     QualityProblem,
     SourceAlert,
     SourceCode,
@@ -44,6 +46,7 @@ class Lane(StrEnum):
     """Where a message goes; for Redis, the second part of the key."""
 
     ALERTS = "alerts"  # verdicts that changed; a score is dropped before an alert is
+    FEEDS = "feeds"  # attacks on the feed of a source
     SOURCES = "sources"  # sources lost, regained, failed: apart, so that they trim no verdict
     SCANS = "scans"  # what a scan of an archive says of a file
     TRACKS = "tracks"  # scores
@@ -85,6 +88,19 @@ class SourceEvent(Event):
     """`source.ended` means a failure: not a file that is over, nor a stop on request."""
 
     type: Literal["source.lost", "source.regained", "source.flapping", "source.ended"]
+
+
+class FeedEvent(Event):
+    """`feed.cleared` says that what an earlier one said is over."""
+
+    type: Literal[
+        "feed.frozen",
+        "feed.looped",
+        "feed.covered",
+        "feed.swapped",
+        "feed.changed",
+        "feed.cleared",
+    ]
 
 
 class StatusEvent(Event):
@@ -227,6 +243,24 @@ class Losses(Part):
     within_s: float = Field(ge=0, description="Seconds since the first of those times.")
 
 
+class Feed(Part):
+    """What is wrong with the feed of a source, and what it was measured by."""
+
+    condition: FeedCondition = Field(description="In feed.cleared, too: what is over.")
+    lasted_s: float = Field(
+        ge=0, description="Media time for which it has lasted, or did last; over all sessions."
+    )
+    measure: float | None = Field(
+        description="See docs/messages.md for what each condition is measured by; null: changed."
+    )
+    limit: float | None = Field(description="That the measure was held against; null: changed.")
+    lag_s: float | None = Field(
+        ge=0, description="Looped: how long ago the same was shown, media time; else null."
+    )
+    before: str | None = Field(description="Changed: encoding and size until then; else null.")
+    after: str | None = Field(description="Changed: encoding and size since then; else null.")
+
+
 class ModelId(Part):
     """A network that ran."""
 
@@ -305,6 +339,19 @@ class SourceMessage(Envelope):
     event: SourceEvent
     status: Status
     losses: Losses
+
+
+class FeedMessage(Envelope):
+    """Something is wrong with the feed of a source, or is over."""
+
+    lane: ClassVar = Lane.FEEDS
+    event: FeedEvent
+    pts_s: float = Field(
+        description="Media time of the frame that settled it, seconds; never decreases within a "
+        "session."
+    )
+    frame: FrameSize
+    feed: Feed
 
 
 class StatusMessage(Envelope):
@@ -424,7 +471,9 @@ class ScanMessage(Part):
         return self.model_dump_json()
 
 
-OutMessage: TypeAlias = ScoreMessage | VerdictMessage | SourceMessage | StatusMessage | ScanMessage
+OutMessage: TypeAlias = (
+    ScoreMessage | VerdictMessage | SourceMessage | FeedMessage | StatusMessage | ScanMessage
+)
 
 _Face = TypeVar("_Face", bound=FaceMessage)
 
@@ -461,6 +510,8 @@ class MessageWriter:
                 return self._status(record)
             case SourceAlert():
                 return self._source_alert(record)
+            case FeedAlert():
+                return self._feed_alert(record)
 
     def _score(self, score: TrackScore) -> ScoreMessage:
         verdict = TrackVerdict(
@@ -543,6 +594,30 @@ class MessageWriter:
             producer=self._producer,
             status=_report(status),
             losses=Losses(n=alert.losses, within_s=round(alert.within_s, 1)),
+        )
+
+    def _feed_alert(self, alert: FeedAlert) -> FeedMessage:
+        stamp = alert.stamp
+        kind = f"feed.{'cleared' if alert.cleared else alert.condition}"
+        prefix = f"{stamp.source_id}-{self._producer.run}-{stamp.session}"
+        return FeedMessage(
+            event=FeedEvent.model_validate(
+                {"id": f"{prefix}:{kind}:{alert.ordinal}", "type": kind}
+            ),
+            ts=_utc(stamp.captured_at),
+            source=Source(id=stamp.source_id, session=stamp.session),
+            producer=self._produced_by(stamp.decoder),
+            pts_s=round(stamp.pts_s, 3),
+            frame=FrameSize(index=stamp.index, w=stamp.width, h=stamp.height),
+            feed=Feed(
+                condition=alert.condition,
+                lasted_s=round(alert.lasted_s, 3),
+                measure=None if alert.measure is None else round(alert.measure, 4),
+                limit=alert.limit,
+                lag_s=None if alert.lag_s is None else round(alert.lag_s, 2),
+                before=alert.before,
+                after=alert.after,
+            ),
         )
 
     def _track_id(self, key: TrackKey) -> str:

@@ -30,7 +30,15 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from stream.errors import StreamError
 from stream.inbox import Inbox
-from stream.records import Alert, AttackFamily, Frame, SourceCode, SourceState, SourceStatus
+from stream.records import (
+    Alert,
+    AttackFamily,
+    FeedAlert,
+    Frame,
+    SourceCode,
+    SourceState,
+    SourceStatus,
+)
 from stream.stack_log import StackLog
 from stream.turns import Pace
 
@@ -237,7 +245,7 @@ class Pipeline:
             records, failures = step.records, step.failures
             for source_id in taken.finished:
                 records += self._analyser.finish(source_id)
-            messages = self._write(records, failures)
+            messages = self._write([*records, *step.feed], failures)
             with self._lock:
                 self._frames_analysed += len(taken.frames) - len(failures)
                 self._verdicts.update(_verdict(r.track) for r in records if isinstance(r, Alert))
@@ -257,7 +265,7 @@ class Pipeline:
         return work
 
     def _write(
-        self, records: Sequence[TrackScore | Alert], failures: dict[str, Exception]
+        self, records: Sequence[TrackScore | Alert | FeedAlert], failures: dict[str, Exception]
     ) -> list[OutMessage]:
         """Write messages at once, so that no wait for a sink counts as latency."""
         messages: list[OutMessage] = []
@@ -265,8 +273,7 @@ class Pipeline:
             try:
                 messages.append(self._writer.write(record))
             except Exception as error:
-                score = record.track if isinstance(record, Alert) else record
-                failures[score.sighting.key.source_id] = error
+                failures[_source_of(record)] = error
         return messages
 
     def _look_at(self, failures: Mapping[str, Exception], frames: Sequence[Frame]) -> None:
@@ -318,6 +325,13 @@ def _step_back() -> None:
         thread = threading.get_native_id()
         niceness = os.getpriority(os.PRIO_PROCESS, thread)
         os.setpriority(os.PRIO_PROCESS, thread, min(niceness + _DECODER_NICENESS, 19))
+
+
+def _source_of(record: TrackScore | Alert | FeedAlert) -> str:
+    if isinstance(record, FeedAlert):
+        return record.stamp.source_id
+    score = record.track if isinstance(record, Alert) else record
+    return score.sighting.key.source_id
 
 
 def _verdict(score: TrackScore) -> str:

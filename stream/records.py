@@ -37,6 +37,7 @@ class FrameStamp:
     width: int  # px, of the picture as analysed: upright, with square pixels
     height: int  # px
     decoder: str  # name of what made the pixels: "pyav", "nvdec", "nvdec_pyav", "dali"
+    encoding: str = ""  # codec and digest of the parameter sets; empty: not known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -353,5 +354,31 @@ class SourceHistory:
     lost_at: tuple[float, ...] = ()  # on the machine's monotonic clock
 
 
+class FeedCondition(StrEnum):
+    """What can be wrong with the picture that a source gives."""
+
+    FROZEN = "frozen"  # the same picture again and again
+    LOOPED = "looped"  # what was shown before is shown again
+    COVERED = "covered"  # nothing can be seen: dark, washed out, or something before the lens
+    SWAPPED = "swapped"  # from one picture to the next, another scene; and it stays
+    CHANGED = "changed"  # another size or encoding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedAlert:
+    """Something is wrong with the feed of a source, or is over."""
+
+    condition: FeedCondition
+    cleared: bool  # it is over; never of SWAPPED and CHANGED, which are moments
+    ordinal: int  # 1 for the first of a session; with source and session it names the event
+    stamp: FrameStamp  # of the frame that settled it
+    lasted_s: float  # so far, seconds of media time over all sessions
+    measure: float | None  # what was measured; `stream.stages.feed` has the units. None: CHANGED
+    limit: float | None  # that the measure was held against
+    lag_s: float | None  # LOOPED: how long ago the same was shown, media time
+    before: str | None  # CHANGED: size and encoding until now
+    after: str | None  # CHANGED: from now on
+
+
 SourceOutput: TypeAlias = Frame | SourceStatus | SourceAlert
-Message: TypeAlias = TrackScore | Alert | SourceStatus | SourceAlert
+Message: TypeAlias = TrackScore | Alert | SourceStatus | SourceAlert | FeedAlert

@@ -69,7 +69,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-StreamName: TypeAlias = Literal["alerts", "sources", "tracks", "scans"]
+StreamName: TypeAlias = Literal["alerts", "feeds", "sources", "tracks", "scans"]
 
 _T = TypeVar("_T")
 
@@ -81,7 +81,13 @@ _DLQ_MAXLEN: Final = 10_000
 _HANDLED: Final = b"handled"
 # How far apart two copies of a message may be, and still be recognised. Alerts are few, and a spool
 # may be sent again long after; scores are many, and wait in memory only.
-_REMEMBER_S: Final = {"alerts": 86_400, "sources": 86_400, "tracks": 3_600, "scans": 86_400}
+_REMEMBER_S: Final = {
+    "alerts": 86_400,
+    "feeds": 86_400,
+    "sources": 86_400,
+    "tracks": 3_600,
+    "scans": 86_400,
+}
 
 
 class _Entry(NamedTuple):
@@ -102,8 +108,8 @@ class Subscription:
         url: `redis://`, `rediss://` or `unix://`.
         group: consumers with the same group share the messages; each group gets all of them.
         consumer: name within the group; default: host and process id.
-        streams: of `alerts` (verdicts), `sources` (lost, regained, failed), `tracks` (scores) and
-            `scans` (results of scanned archives).
+        streams: of `alerts` (verdicts), `feeds` (attacks on a feed), `sources` (lost, regained,
+            failed), `tracks` (scores) and `scans` (results of scanned archives).
         from_start: a new group begins with the oldest entry kept, not with the next to come.
         namespace: first part of all keys.
         ca_file: PEM file of the CA that signed the server's certificate.
@@ -121,7 +127,7 @@ class Subscription:
         *,
         group: str,
         consumer: str | None = None,
-        streams: Sequence[StreamName] = ("alerts", "sources"),
+        streams: Sequence[StreamName] = ("alerts", "feeds", "sources"),
         from_start: bool = False,
         namespace: str = "facewarden",
         ca_file: Path | None = None,
@@ -327,9 +333,9 @@ class Subscription:
     "streams",
     type=click.Choice(list(_REMEMBER_S)),
     multiple=True,
-    default=("alerts", "sources"),
+    default=("alerts", "feeds", "sources"),
     show_default=True,
-    help="Verdicts, events of sources, scores, results of scans; repeat.",
+    help="Verdicts, attacks on feeds, events of sources, scores, results of scans; repeat.",
 )
 @click.option("--from-start", is_flag=True, help="A new group begins with the oldest entry kept.")
 @click.option("--namespace", default="facewarden", show_default=True, help="First part of keys.")

@@ -27,6 +27,8 @@ from stream.records import (
     DetectorScore,
     FaceDetection,
     FaceQuality,
+    FeedAlert,
+    FeedCondition,
     FrameStamp,
     QualityProblem,
     Sighting,
@@ -302,6 +304,37 @@ class Records:
             within_s=within_s,
         )
 
+    def feed_alert(
+        self,
+        condition: FeedCondition = FeedCondition.LOOPED,
+        *,
+        source: str = "cam1",
+        session: int = 0,
+        frame: int = 1250,
+        ordinal: int = 1,
+        cleared: bool = False,
+        **what: Any,
+    ) -> FeedAlert:
+        measured = {"measure": 0.01234567, "limit": 0.25, "lag_s": 30.5987}
+        nothing = {"measure": None, "limit": None, "lag_s": None, "before": None, "after": None}
+        return FeedAlert(
+            condition=condition,
+            cleared=cleared,
+            ordinal=ordinal,
+            stamp=FrameStamp(
+                source_id=source,
+                session=session,
+                index=frame,
+                pts_s=frame / self.FPS,
+                captured_at=self.T0 + frame / self.FPS,
+                width=1280,
+                height=720,
+                decoder="pyav",
+            ),
+            lasted_s=10.0,
+            **(nothing | (what or measured)),
+        )
+
 
 class Messages:
     """Makes the messages of such records."""
@@ -321,6 +354,9 @@ class Messages:
 
     def source_alert(self, *what: Any, **how: Any) -> OutMessage:
         return self._writer.write(self._records.source_alert(*what, **how))
+
+    def feed_alert(self, *what: Any, **how: Any) -> OutMessage:
+        return self._writer.write(self._records.feed_alert(*what, **how))
 
 
 @pytest.fixture

@@ -19,6 +19,8 @@ SCAN_FILES = list((ROOT / "stream" / "scan").glob("*.py"))
 OF_EXTRAS = {  # loaded where they are asked for
     ROOT / "stream" / "decode" / "dali_gop.py",
     ROOT / "trt_engines" / "backends" / "openvino_model.py",
+    ROOT / "stream" / "bridge" / "broker.py",
+    ROOT / "stream" / "publish" / "webhook.py",
 }
 STREAM_FILES = [
     ROOT / "run_stream.py",
@@ -73,7 +75,13 @@ def imported_distributions(files: list[Path]) -> set[str]:
         ("scan.txt", ("scan",), ()),
         ("gpu.txt", ("gpu",), ()),
         ("objects.txt", ("objects",), ()),
-        ("dev.txt", ("train", "aot", "objects", "heic", "ray", "openvino", "dev"), ("demo",)),
+        ("webhook.txt", ("webhook",), ()),
+        ("mqtt.txt", ("mqtt",), ()),
+        (
+            "dev.txt",
+            ("train", "aot", "objects", "heic", "ray", "openvino", "webhook", "mqtt", "dev"),
+            ("demo",),
+        ),
     ],
 )
 def test_a_list_names_what_pyproject_names(file, groups, beside):
@@ -81,7 +89,11 @@ def test_a_list_names_what_pyproject_names(file, groups, beside):
 
 
 @pytest.mark.parametrize(
-    "file", ["stream.txt", "demo.txt", "scan.txt", "gpu.txt", "objects.txt", "dev.txt"]
+    "file",
+    [
+        *("stream.txt", "demo.txt", "scan.txt", "gpu.txt", "objects.txt", "webhook.txt"),
+        *("mqtt.txt", "dev.txt"),
+    ],
 )
 def test_every_listed_package_has_one_version(file):
     assert listed(file) <= pinned()

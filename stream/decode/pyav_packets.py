@@ -5,6 +5,7 @@ Packet by packet, each in its own `try`, so that one bad packet spoils one pictu
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from contextlib import ExitStack
@@ -95,6 +96,17 @@ def turned(image: Tensor, turns: int) -> Tensor:
     return image.rot90(turns).contiguous() if turns else image
 
 
+def _encoding(stream: VideoStream) -> str:
+    """Return codec and digest of the parameter sets: what tells encoders apart.
+
+    As announced when the stream was opened, not as repeated within it.
+    """
+    context = stream.codec_context
+    sets = context.extradata
+    digest = hashlib.sha256(sets).hexdigest()[:8] if sets else None
+    return " ".join(filter(None, [context.name, digest]))
+
+
 class PyAVDecoder:
     """A `Decoder` on the CPU; what it does with packets is shared by all decoders."""
 
@@ -154,6 +166,7 @@ class PyAVDecoder:
         segmented = self._live and self._format == "hls"
         self._paced = segmented or (source.realtime and not self._live)
         self._tagged_aspect = self._container_aspect()
+        self._encoding = _encoding(self._stream)
         rate = self._stream.average_rate or DEFAULT_FPS
         self._media_time = MediaTime(interval_s=float(1 / rate), live=self._live)
         try:
@@ -509,6 +522,7 @@ class PyAVDecoder:
             width=image.shape[1],
             height=image.shape[0],
             decoder=self._name,
+            encoding=self._encoding,
         )
         return Frame(stamp=stamp, image=image)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Protocol
 
-from stream.errors import SinkError
+from stream.errors import ConfigError, SinkError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,7 +89,7 @@ def open_sink(
         ConfigError: the sink can't be used as configured.
     """
     # Imported here: who reads messages imports stream.publish.redis_client and needs none of it.
-    from stream.config import JsonlSinkConfig, RedisSinkConfig
+    from stream.config import JsonlSinkConfig, RedisSinkConfig, WebhookSinkConfig
 
     match config:
         case RedisSinkConfig():
@@ -107,6 +107,16 @@ def open_sink(
             from stream.publish.jsonl import JsonlSink
 
             return JsonlSink(config)
+        case WebhookSinkConfig():
+            try:
+                from stream.publish.webhook import WebhookSink
+            except ImportError as error:
+                raise ConfigError(
+                    f"webhooks need the extra `webhook` ({error}): pip install -r "
+                    "requirements/webhook.txt"
+                ) from None
+
+            return WebhookSink(config)
 
 
 def _close_after_error(sink: Sink) -> None:

@@ -1,4 +1,4 @@
-"""Messages that wait for Redis: alerts, source events and scans on disk, scores in memory."""
+"""Messages that wait for a receiver: scores in memory, all others on disk."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ log = logging.getLogger(__name__)
 # In the order in which they leave; lost, if something must be, in the opposite one.
 _NOUNS: Final = {
     Lane.ALERTS: "alerts",
+    Lane.FEEDS: "feed alerts",
     Lane.SOURCES: "source events",
     Lane.SCANS: "scan results",
     Lane.TRACKS: "scores",
 }
 
 
-LIVE: Final = (Lane.ALERTS, Lane.SOURCES, Lane.TRACKS)
+LIVE: Final = (Lane.ALERTS, Lane.FEEDS, Lane.SOURCES, Lane.TRACKS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +45,9 @@ class Stock:
 class Backlog:
     """A queue for each kind of message, each with limits of its own.
 
-    An alert leaves before any source event, that before any score; a score is lost before any
-    source event, that before any alert. So a flood of one kind can't push out what matters more.
+    An alert leaves before any feed alert, that before any source event, that before any score; they
+    are lost, if they must be, in the opposite order. So a flood of one kind can't push out what
+    matters more.
 
     Args:
         folder: of the spools; None for a private one, made when first needed.
@@ -103,6 +105,10 @@ class Backlog:
             if len(batch[lane]) < self._waiting(lane):
                 break
         return batch
+
+    def first(self, lane: Lane) -> str | None:
+        """Return the oldest message of a kind, if one waits."""
+        return next(self._oldest_first(lane), None)
 
     def drop(self, lane: Lane, count: int) -> None:
         """Forget so many of the oldest messages of a kind: they are delivered."""
@@ -212,6 +218,11 @@ def counted(messages: Mapping[Lane, int]) -> str:
     """
     *first, last = [f"{messages[lane]} {noun}" for lane, noun in _NOUNS.items() if lane in messages]
     return f"{', '.join(first)} and {last}" if first else last
+
+
+def event_id(message: str) -> str:
+    """Return the id of a message's event."""
+    return str(json.loads(message)["event"]["id"])
 
 
 def _subject(message: str) -> str | None:

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 _CHUNK: Final = 500  # messages in one pipeline: about half a megabyte
 _FIRST_WAIT_S: Final = 0.1
 _LONGEST_WAIT_S: Final = 5.0
-_ON_CHANNEL: Final = (Lane.ALERTS, Lane.SOURCES)
+_ON_CHANNEL: Final = (Lane.ALERTS, Lane.FEEDS, Lane.SOURCES)
 
 
 class RedisSink:
@@ -78,6 +78,7 @@ class RedisSink:
         self._config = config
         self._maxlens = {
             Lane.ALERTS: config.alerts_maxlen,
+            Lane.FEEDS: config.feeds_maxlen,
             Lane.SOURCES: config.sources_maxlen,
             Lane.SCANS: config.scans_maxlen,
             Lane.TRACKS: config.tracks_maxlen,
@@ -103,6 +104,7 @@ class RedisSink:
             resources.callback(self._node.close)
             spooled = {
                 Lane.ALERTS: config.spool_alerts,
+                Lane.FEEDS: config.spool_feeds,
                 Lane.SOURCES: config.spool_sources,
                 Lane.SCANS: config.spool_scans,
             }

@@ -1,4 +1,4 @@
-"""Messages that wait on disk while Redis is away."""
+"""Messages that wait on disk while a receiver is away."""
 
 from __future__ import annotations
 

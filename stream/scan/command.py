@@ -307,7 +307,7 @@ class _Run:
         except EngineError as error:
             raise ConfigError(str(error)) from error
         told = [
-            each.model_dump(mode="json", exclude={"sources", "sinks", "shutdown_s"})
+            each.model_dump(mode="json", exclude={"sources", "sinks", "shutdown_s", "feed"})
             for each in self._configs.values()
         ]
         for each in told:  # where an engine lies does not matter, what it is does

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Final
 from pydantic import SecretStr, ValidationError
 
 from stream.assembly import message_writer
-from stream.config import RedisSinkConfig
+from stream.config import RedisSinkConfig, WebhookSinkConfig
 from stream.errors import ConfigError, SinkError, StreamError
 from stream.pipeline import Progress
 from stream.processors import processors
@@ -72,6 +72,7 @@ MOST_EXTRA: Final = 8  # workers more than asked for, of divided ones
 FIRST_WAIT_S: Final = 1.0  # before a dead worker's sources are watched again; doubled, up to...
 LONGEST_TOGETHER_S: Final = 4.0  # ...this, while it is not known whose fault it is
 LONGEST_ALONE_S: Final = 60.0
+SPOOLED: Final = (RedisSinkConfig, WebhookSinkConfig)  # sinks that keep messages on disk
 _POLL_S: Final = 0.2
 _LAST_MOMENTS_S: Final = 1.0  # for a process that has said its last word
 _DRAIN_SHARE: Final = 0.8  # of `shutdown_s`, for the workers; the rest is for the supervisor
@@ -505,7 +506,7 @@ def _with_servers(config: StreamConfig, resources: ExitStack) -> StreamConfig:
 
 def _own(sink: SinkConfig, number: int) -> SinkConfig:
     """Return a sink's options with a spool that is one worker's alone."""
-    if isinstance(sink, RedisSinkConfig) and sink.spool is not None:
+    if isinstance(sink, SPOOLED) and sink.spool is not None:
         return sink.model_copy(update={"spool": _spool(sink.spool, number)})
     return sink
 
@@ -517,7 +518,7 @@ def _spool(folder: Path, number: int) -> Path:
 def _send_left(config: StreamConfig, numbers: set[int], run: str) -> None:
     """Send what workers of an earlier run kept, of which there were more than now."""
     for sink in config.sinks:
-        if not isinstance(sink, RedisSinkConfig) or sink.spool is None:
+        if not isinstance(sink, SPOOLED) or sink.spool is None:
             continue
         for folder in sorted(sink.spool.glob("worker-*")):
             number = re.fullmatch(r"worker-(\d+)", folder.name)

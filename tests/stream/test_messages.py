@@ -16,6 +16,7 @@ from stream.messages import Lane, MessageWriter, ScoreMessage, json_schema, with
 from stream.records import (
     AttackFamily,
     DetectorScore,
+    FeedCondition,
     QualityProblem,
     SourceCode,
     SourceEventKind,
@@ -95,6 +96,26 @@ def one_of_each(records):
             losses=0,
             detail="the password is refused",
             after_s=900.0,
+        ),
+        records.feed_alert(),
+        records.feed_alert(ordinal=2, frame=2500, cleared=True),
+        *(
+            records.feed_alert(condition, ordinal=ordinal, measure=measure, limit=limit)
+            for ordinal, (condition, measure, limit) in enumerate(
+                (
+                    (FeedCondition.FROZEN, 0.004, 0.05),
+                    (FeedCondition.COVERED, 1.25, 6.0),
+                    (FeedCondition.SWAPPED, 0.52, 0.35),
+                ),
+                start=3,
+            )
+        ),
+        records.feed_alert(
+            FeedCondition.CHANGED,
+            ordinal=1,
+            session=1,
+            before="h264 1a2b3c4d 1280x720",
+            after="h264 5e6f7a8b 1280x720",
         ),
     ]
 
@@ -276,9 +297,10 @@ def test_track_ids_differ_between_runs_of_the_process(writer, records):
     assert one.track.id != other.track.id
 
 
-def test_verdicts_scores_and_source_alerts_go_different_ways(writer, records):
+def test_verdicts_feed_alerts_scores_and_source_alerts_go_different_ways(writer, records):
     assert writer.write(records.source_alert()).lane is Lane.SOURCES
     assert writer.write(records.alert()).lane is Lane.ALERTS
+    assert writer.write(records.feed_alert()).lane is Lane.FEEDS
     assert writer.write(records.score()).lane is Lane.TRACKS
 
 

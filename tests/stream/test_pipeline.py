@@ -9,6 +9,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 from stream.analyse import Step
@@ -29,6 +30,8 @@ from trt_engines.errors import EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+
+    from numpy.typing import NDArray
 
     from stream.analyse import Analyser
     from stream.messages import OutMessage
@@ -472,6 +475,25 @@ def test_an_engine_that_fails_ends_the_run_after_what_was_said_was_published(
     assert facts(sink.said) == expected
     assert any(fact["event.type"] == "track.verdict" for fact in expected)
     assert sink.closed == 1
+
+
+# --- attacks on the feed ---
+
+
+@pytest.mark.parametrize(
+    ("as_camera", "said"), [({"realtime": True}, ["feed.covered"]), ({}, [])], ids=["live", "file"]
+)
+def test_what_is_wrong_with_a_feed_reaches_the_sinks_for_live_sources_alone(
+    open_analyser, write_clip, tmp_path, stop, as_camera, said
+):
+    def black(_: int, width: int, height: int) -> NDArray[np.uint8]:
+        return np.zeros((height, width, 3), np.uint8)
+
+    clip = write_clip(tmp_path / "black.mp4", n=20, fps=5, picture=black)
+    analyser = open_analyser(sources=[{"id": "cam", "uri": str(clip), **as_camera}])
+    sink = ListSink()
+    pipeline([source(clip, stop)], analyser, [sink], stop).run()
+    assert [message.event.type for message in sink.said] == said
 
 
 # --- overload ---

@@ -87,14 +87,18 @@ def test_every_group_gets_all_messages(subscribe, send, redis_server):
         assert ids(islice(alerts, 2)) == ["1", "2"]
 
 
-def test_verdicts_and_source_events_are_read_together_each_in_order(subscribe, send, redis_server):
+def test_verdicts_feed_alerts_and_source_events_are_read_together_each_in_order(
+    subscribe, send, redis_server
+):
     send("v1", "v2", "v3")
     send("s1", "s2", stream="sources")
+    send("f1", "f2", stream="feeds")
     send("score", stream="tracks")
     with subscribe() as alerts:
-        received = ids(islice(alerts, 5))
+        received = ids(islice(alerts, 7))
     assert [i for i in received if i.startswith("v")] == ["v1", "v2", "v3"]
     assert [i for i in received if i.startswith("s")] == ["s1", "s2"]
+    assert [i for i in received if i.startswith("f")] == ["f1", "f2"]
     assert pending(redis_server.client) == pending(redis_server.client, "sources") == 0
 
 
@@ -385,10 +389,10 @@ def test_command_refuses_what_is_no_url_in_one_line():
 
 
 def test_command_reads_the_streams_that_are_named(send, redis_server):
-    for stream in ("alerts", "sources", "tracks"):
+    for stream in ("alerts", "feeds", "sources", "tracks"):
         send(stream, stream=stream)
     for options, expected in (
-        ((), {"alerts", "sources"}),
+        ((), {"alerts", "feeds", "sources"}),
         (("--stream", "sources"), {"sources"}),
         (("--stream", "tracks", "--stream", "alerts"), {"tracks", "alerts"}),
     ):

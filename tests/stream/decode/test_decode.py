@@ -121,6 +121,23 @@ def test_frames_carry_where_and_when_they_were_taken(decoding, clip):
     assert decoding.frames_seen == 50
 
 
+def test_frames_say_which_encoder_made_them_and_never_which_pictures(
+    decoding, write_clip, tmp_path
+):
+    options = {"preset": "veryfast", "g": "25", "threads": "1", "qp": "22"}
+
+    def encoding(name: str, **how: Any) -> str:
+        frames = decoding.frames(write_clip(tmp_path / name, n=3, **how))
+        (found,) = {frame.stamp.encoding for frame in frames}
+        return str(found)
+
+    usual = encoding("a.mp4", options=options)
+    assert usual.split()[0] == "h264"
+    assert encoding("b.mp4", options=options, first=100) == usual
+    assert encoding("c.mp4", options={**options, "refs": "1", "profile": "baseline"}) != usual
+    assert encoding("d.avi", codec="mjpeg", pix_fmt="yuvj420p") == "mjpeg"
+
+
 def test_due_frames_are_nearly_the_same_at_half_the_rate_and_at_a_varying_rate(
     decoding, write_clip, tmp_path
 ):

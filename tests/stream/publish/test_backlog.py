@@ -8,7 +8,7 @@ import pytest
 from stream.messages import Lane
 from stream.publish.backlog import Backlog
 
-NOTHING = {Lane.ALERTS: 0, Lane.SOURCES: 0, Lane.TRACKS: 0}
+NOTHING = {Lane.ALERTS: 0, Lane.FEEDS: 0, Lane.SOURCES: 0, Lane.TRACKS: 0}
 
 
 def alert(n, track=None):
@@ -57,23 +57,29 @@ def backlog(open_backlog):
 
 
 @pytest.mark.parametrize("keep", [False, True], ids=["in memory", "on disk"])
-def test_alerts_leave_before_source_events_before_scores_and_each_in_order(open_backlog, keep):
+def test_alerts_leave_before_feed_alerts_before_source_events_before_scores_each_in_order(
+    open_backlog, keep
+):
     backlog = open_backlog(memory=10)
     for n in range(3):
         backlog.add(Lane.TRACKS, score(n))
         backlog.add(Lane.SOURCES, event(n))
         backlog.add(Lane.ALERTS, alert(n))
+    backlog.add(Lane.FEEDS, event(7))
     if keep:
         backlog.keep()
-    assert in_order(backlog.head(4)) == {
+    assert in_order(backlog.head(5)) == {
         Lane.ALERTS: [0, 1, 2],
+        Lane.FEEDS: [7],
         Lane.SOURCES: [0],
         Lane.TRACKS: [],
     }
     backlog.drop(Lane.ALERTS, 2)
+    backlog.drop(Lane.FEEDS, 1)
     backlog.drop(Lane.SOURCES, 1)
     assert in_order(backlog.head(4)) == {
         Lane.ALERTS: [2],
+        Lane.FEEDS: [],
         Lane.SOURCES: [1, 2],
         Lane.TRACKS: [0],
     }
@@ -98,6 +104,7 @@ def test_source_and_its_tracks_may_leave_together(backlog):
     backlog.add(Lane.TRACKS, score(1, "t"))
     assert in_order(backlog.head(500)) == {
         Lane.ALERTS: [1],
+        Lane.FEEDS: [],
         Lane.SOURCES: [1],
         Lane.TRACKS: [1],
     }
@@ -124,6 +131,7 @@ def test_oldest_scores_are_dropped_and_no_alert_or_event_when_memory_is_full(bac
     backlog.keep()  # two alerts and two events on disk, three messages in memory
     assert everything(backlog) == {
         Lane.ALERTS: [0, 1, 2],
+        Lane.FEEDS: [],
         Lane.SOURCES: [0, 1, 2],
         Lane.TRACKS: [2],
     }
@@ -192,4 +200,4 @@ def test_account_says_what_is_kept_and_what_is_lost(backlog, tmp_path):
     backlog.abandon()
     kept, loss = backlog.account().rsplit("; ", 1)
     assert kept.startswith(f"1 alerts and 1 source events are kept in {tmp_path / 'spool'}: ")
-    assert loss == "0 alerts, 0 source events and 4 scores are lost"
+    assert loss == "0 alerts, 0 feed alerts, 0 source events and 4 scores are lost"

@@ -60,7 +60,7 @@ def lost(sink):
     return dict(sink.backlog.lost)
 
 
-NOTHING = {Lane.ALERTS: 0, Lane.SOURCES: 0, Lane.TRACKS: 0}
+NOTHING = {Lane.ALERTS: 0, Lane.FEEDS: 0, Lane.SOURCES: 0, Lane.TRACKS: 0}
 
 
 def verdicts(numbers):
@@ -120,8 +120,11 @@ def test_oldest_scores_beyond_the_limit_are_dropped_counted_and_said(
     sink.publish([])
     assert event_ids(redis_server.client, "alerts") == verdicts(range(25))
     assert event_ids(redis_server.client, "tracks") == scores(range(15, 25))
-    assert "back after 60.0 s: delivered 25 alerts, 0 source events and 10 scores" in caplog.text
-    assert "0 alerts, 0 source events and 15 scores are lost" in caplog.text
+    assert (
+        "back after 60.0 s: delivered 25 alerts, 0 feed alerts, 0 source events and 10 scores"
+        in caplog.text
+    )
+    assert "0 alerts, 0 feed alerts, 0 source events and 15 scores are lost" in caplog.text
     sink.close()
 
 
@@ -165,21 +168,23 @@ def test_flood_of_source_events_in_an_outage_and_after_it_pushes_out_no_verdict(
     assert sink.backlog.lost[Lane.SOURCES] > 900
 
 
-def test_source_events_wait_on_disk_too_and_a_later_run_sends_them(
+def test_feed_alerts_and_source_events_wait_on_disk_too_and_a_later_run_sends_them(
     open_sink, redis_server, messages, tmp_path
 ):
     sink = open_sink()
     redis_server.kill()
-    sink.publish([messages.source_alert(), messages.alert()])
-    with pytest.raises(SinkError, match="1 alerts and 1 source events are kept in"):
+    sink.publish([messages.source_alert(), messages.feed_alert(), messages.alert()])
+    with pytest.raises(SinkError, match="1 alerts, 1 feed alerts and 1 source events are kept in"):
         sink.close()
     assert {file.name for file in (tmp_path / "spool").iterdir()} == {
         "alerts.jsonl",
+        "feeds.jsonl",
         "sources.jsonl",
     }
     redis_server.restart()
     open_sink().close()
     assert event_ids(redis_server.client, "alerts") == verdicts([1])
+    assert event_ids(redis_server.client, "feeds") == ["cam1-0a1b2c3d-0:feed.looped:1"]
     assert event_ids(redis_server.client, "sources") == ["cam1-0a1b2c3d-0:lost:1"]
 
 

@@ -29,6 +29,7 @@ pytestmark = [
 
 DOCS = Path(__file__).parents[3] / "docs" / "messages.md"
 PASSWORD = "S3cret/word"
+KEYS = ("alerts", "feeds", "sources", "tracks", "status:*")
 
 
 class Server(NamedTuple):
@@ -141,10 +142,10 @@ def test_documented_rule_is_enough_for_a_producer(
     admin.acl_log_reset()
     with caplog.at_level(logging.WARNING):
         sink = open_sink(url.replace("unix://", "unix://facewarden:S3cret%2Fword@"))
-        step = [messages.alert(), messages.source_alert(), messages.score(), messages.status()]
-        sink.publish(step)
+        step = [messages.alert(), messages.feed_alert(), messages.source_alert()]
+        sink.publish([*step, messages.score(), messages.status()])
     keys = {key.decode() for key in admin.scan_iter()}
-    kinds = ("alerts", "sources", "tracks", "status:cam1")
+    kinds = ("alerts", "feeds", "sources", "tracks", "status:cam1")
     assert keys == {f"facewarden:{kind}" for kind in kinds}
     assert not caplog.records
     assert admin.acl_log() == []
@@ -162,10 +163,10 @@ def test_documented_rule_is_the_least_for_a_producer(server, open_sink, permissi
     "narrower",
     [
         "resetchannels",
-        "resetkeys ~facewarden:alerts ~facewarden:sources ~facewarden:tracks",
-        "resetkeys ~facewarden:alerts ~facewarden:sources ~facewarden:status:*",
-        "resetkeys ~facewarden:alerts ~facewarden:tracks ~facewarden:status:*",
-        "resetkeys ~facewarden:sources ~facewarden:tracks ~facewarden:status:*",
+        *(
+            f"resetkeys {' '.join(f'~facewarden:{key}' for key in KEYS if key != denied)}"
+            for denied in KEYS
+        ),
     ],
 )
 def test_key_or_channel_that_is_denied_is_found_at_the_start(server, open_sink, narrower):
@@ -180,15 +181,16 @@ def test_documented_rule_is_enough_for_a_consumer(server, open_sink, messages):
     server.admin.execute_command(*_documented_rule("siem"))
     server.admin.acl_log_reset()
     with Subscription(_url(server, "siem"), group="siem", reclaim_s=0.05) as alerts:
-        for stream in ("alerts", "sources"):  # go to the dead letters
+        for stream in ("alerts", "feeds", "sources"):  # go to the dead letters
             server.admin.xadd(f"facewarden:{stream}", {"metadata": "no JSON"})
-        open_sink(_url(server)).publish([messages.alert(ordinal=1), messages.source_alert()])
-        types = {next(alerts)["event"]["type"] for _ in range(2)}
-        assert types == {"track.verdict", "source.lost"}
+        step = [messages.alert(ordinal=1), messages.feed_alert(), messages.source_alert()]
+        open_sink(_url(server)).publish(step)
+        types = {next(alerts)["event"]["type"] for _ in step}
+        assert types == {"track.verdict", "feed.looped", "source.lost"}
         alerts._reclaim_at = 0  # takes over its own, to ask how often it was delivered
         time.sleep(0.06)
         assert alerts._left_behind()
-    for stream in ("alerts", "sources"):
+    for stream in ("alerts", "feeds", "sources"):
         assert server.admin.xlen(f"facewarden:{stream}:dlq") == 1
     assert server.admin.acl_log() == []
 

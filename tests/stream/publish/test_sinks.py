@@ -16,6 +16,8 @@ from stream.publish.embedded import running_servers
 from stream.publish.jsonl import JsonlSink
 from stream.publish.redis_stream import RedisSink
 
+NOTHING = {Lane.FEEDS: 0, Lane.SOURCES: 0, Lane.TRACKS: 0}
+
 
 @pytest.fixture
 def open_redis(redis_server, tmp_path):
@@ -64,7 +66,7 @@ def test_alerts_and_scores_lie_in_their_streams_in_order(open_redis, redis_serve
         f"{prefix}:score:2",
         f"{prefix}:end",
     ]
-    assert dict(sink.sent) == {Lane.ALERTS: 2, Lane.SOURCES: 0, Lane.TRACKS: 3}
+    assert dict(sink.sent) == {Lane.ALERTS: 2, Lane.FEEDS: 0, Lane.SOURCES: 0, Lane.TRACKS: 3}
     assert sink.outages == 0
 
 
@@ -78,11 +80,11 @@ def test_entry_holds_the_message_in_its_one_field(open_redis, redis_server, mess
 @pytest.mark.redis
 @pytest.mark.parametrize("namespace", ["lobby", "{fw}", "prod.{fw}.eu"])
 def test_keys_begin_with_the_namespace(open_redis, redis_server, messages, namespace):
-    step = [messages.alert(), messages.source_alert(), messages.score(), messages.status()]
-    open_redis(namespace=namespace).publish(step)
+    step = [messages.alert(), messages.feed_alert(), messages.source_alert(), messages.score()]
+    open_redis(namespace=namespace).publish([*step, messages.status()])
     keys = {key.decode() for key in redis_server.client.scan_iter()}
     assert keys == {
-        f"{namespace}:{rest}" for rest in ("alerts", "sources", "tracks", "status:cam1")
+        f"{namespace}:{rest}" for rest in ("alerts", "feeds", "sources", "tracks", "status:cam1")
     }
 
 
@@ -93,10 +95,14 @@ def test_namespace_that_would_need_quoting_or_is_half_a_hash_tag_is_refused(name
 
 
 @pytest.mark.redis
-def test_verdicts_and_source_events_lie_in_streams_of_their_own(open_redis, redis_server, messages):
-    open_redis().publish([messages.source_alert(), messages.alert(), messages.score()])
+def test_verdicts_feed_alerts_and_source_events_lie_in_streams_of_their_own(
+    open_redis, redis_server, messages
+):
+    step = [messages.source_alert(), messages.alert(), messages.feed_alert(), messages.score()]
+    open_redis().publish(step)
     for stream, kind in (
         ("alerts", "track.verdict"),
+        ("feeds", "feed.looped"),
         ("sources", "source.lost"),
         ("tracks", "track.score"),
     ):
@@ -105,14 +111,14 @@ def test_verdicts_and_source_events_lie_in_streams_of_their_own(open_redis, redi
 
 
 @pytest.mark.redis
-def test_plain_subscriber_hears_verdicts_and_source_events_only(open_redis, redis_server, messages):
+def test_plain_subscriber_hears_no_scores_and_no_statuses(open_redis, redis_server, messages):
     with redis_server.client.pubsub() as pubsub:
         pubsub.subscribe("facewarden:alerts")
         assert pubsub.get_message(timeout=5)["type"] == "subscribe"
-        step = [messages.score(), messages.status(), messages.source_alert(), messages.alert()]
-        open_redis().publish(step)
-        heard = [pubsub.get_message(timeout=5)["data"] for _ in range(2)]
-        assert heard == [messages.alert().to_json().encode(), step[2].to_json().encode()]
+        heard_ones = [messages.alert(), messages.feed_alert(), messages.source_alert()]
+        open_redis().publish([messages.score(), messages.status(), *reversed(heard_ones)])
+        heard = [pubsub.get_message(timeout=5)["data"] for _ in heard_ones]
+        assert heard == [message.to_json().encode() for message in heard_ones]
         assert pubsub.get_message() is None
 
 
@@ -151,7 +157,7 @@ def test_two_messages_about_one_track_are_never_sent_together(open_redis, redis_
 
     sink._send = note
     sink.publish([messages.alert(track=t, ordinal=n) for n in (1, 2) for t in range(5)])
-    assert batches == [{Lane.ALERTS: 5}, {Lane.ALERTS: 5, Lane.SOURCES: 0, Lane.TRACKS: 0}]
+    assert batches == [{Lane.ALERTS: 5}, {Lane.ALERTS: 5, **NOTHING}]
     assert redis_server.client.xlen("facewarden:alerts") == 10
 
 
@@ -188,6 +194,7 @@ def test_opening_a_sink_writes_nothing(open_redis, redis_server):
     ("key", "expected"),
     [
         ("facewarden:alerts", "stream"),
+        ("facewarden:feeds", "stream"),
         ("facewarden:sources", "stream"),
         ("facewarden:tracks", "stream"),
         ("facewarden:status:cam2", "hash"),
