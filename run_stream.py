@@ -364,14 +364,17 @@ def _sink(text: str) -> dict[str, str]:
 
 
 def _run(config: StreamConfig, duration: float | None, signals: StopSignals) -> None:
-    from stream.assembly import connect, load_engines
+    from stream.assembly import connect, load_engines, recent_packets
     from stream.sources import Source
 
     stop = signals.stop
     with ExitStack() as resources:
         analyser = resources.enter_context(load_engines(config))
         signals.drain_from_now()
-        sources = [Source(source, config.decode, stop=stop) for source in config.sources]
+        sources = [
+            Source(source, config.decode, stop=stop, recent=recent_packets(config))
+            for source in config.sources
+        ]
         pipeline = connect(config, sources, analyser, run=secrets.token_hex(4), stop=stop)
         if duration is not None:
             timer = threading.Timer(min(duration, threading.TIMEOUT_MAX), stop.set)

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
     from stream.analyse import Analyser
     from stream.config import StreamConfig
+    from stream.decode.recent import RecentPackets
+    from stream.evidence.keeper import EvidenceKeeper
+    from stream.pipeline import Watcher
+    from stream.publish import Sink
     from stream.sources import Source
 
 
@@ -57,7 +61,17 @@ def message_writer(config: StreamConfig, run: str) -> MessageWriter:
     except EngineError as error:
         raise ConfigError(str(error)) from error
     models = [ModelId(name=m.name, onnx_sha256=m.onnx_sha256) for m in manifests]
-    return MessageWriter(run=run, version=__version__, models=models)
+    verdicts = () if config.evidence is None else config.evidence.verdicts
+    return MessageWriter(run=run, version=__version__, models=models, evidence=verdicts)
+
+
+def recent_packets(config: StreamConfig) -> RecentPackets | None:
+    """Return the memory of the latest packets that a source needs; None: no evidence is kept."""
+    if config.evidence is None:
+        return None
+    from stream.decode.recent import RecentPackets
+
+    return RecentPackets(config.evidence.before_s, config.evidence.cut_mb * 2**20)
 
 
 def connect(
@@ -74,10 +88,43 @@ def connect(
         ConfigError: a sink can't be used as configured.
     """
     writer = message_writer(config, run)
+    watchers: list[Watcher] = []
+    evidence: list[Sink] = []
+    if config.evidence is not None:
+        keeper = _evidence_keeper(config, sources, writer, run)
+        watchers.append(keeper)
+        evidence.append(keeper)
     sinks = open_sinks(
         config.sinks,
         run=run,
         heartbeat_s=max(source.heartbeat_s for source in config.sources),
         source_ids=[source.source_id for source in sources],
     )
-    return Pipeline(sources, analyser, writer, sinks, stop=stop, shutdown_s=config.shutdown_s)
+    return Pipeline(
+        sources,
+        analyser,
+        writer,
+        [*evidence, *sinks],  # first: it needs what the others may take their time with
+        stop=stop,
+        shutdown_s=config.shutdown_s,
+        watchers=watchers,
+    )
+
+
+def _evidence_keeper(
+    config: StreamConfig, sources: Sequence[Source], writer: MessageWriter, run: str
+) -> EvidenceKeeper:
+    """Return what collects evidence.
+
+    Raises:
+        ConfigError: folder or key can't be used, or a package is missing.
+    """
+    try:
+        from stream.evidence.keeper import EvidenceKeeper
+    except ImportError as error:
+        raise ConfigError(
+            f"evidence needs a package that is not installed ({error.name}): pip install -r "
+            "requirements/evidence.txt"
+        ) from error
+    recent = {s.source_id: s.recent for s in sources if s.recent is not None}
+    return EvidenceKeeper(config, recent, writer, run)

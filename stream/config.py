@@ -425,6 +425,40 @@ class JsonlSinkConfig(Options):
 SinkConfig = Annotated[RedisSinkConfig | JsonlSinkConfig, Field(discriminator="kind")]
 
 
+class EvidenceConfig(Options):
+    """Bundles of evidence, one for each verdict of a kind; see docs/evidence.md."""
+
+    folder: Path = Field(
+        description="Where bundles are kept; made if it is missing, for the user who runs this "
+        "alone."
+    )
+    key: FilePath = Field(
+        description="Private key that signs them, of `python -m stream.evidence keygen`."
+    )
+    verdicts: tuple[Literal["attack", "bona_fide", "abstain"], ...] = Field(
+        ("attack",), min_length=1, description="Changes to these verdicts make a bundle."
+    )
+    before_s: float = Field(
+        10.0,
+        ge=0,
+        le=60,
+        description="Seconds of video before the verdict, and up to the key frame before them; "
+        "kept in memory, for every source, all the time.",
+    )
+    after_s: float = Field(2.0, ge=0, le=60, description="Seconds of video after it.")
+    cut_mb: int = Field(
+        16,
+        ge=1,
+        le=1024,
+        description="MB of video before the verdict that are kept in memory for a source at most, "
+        "and as much again in a bundle after it.",
+    )
+    keep_days: float = Field(7.0, gt=0, description="Older bundles are deleted.")
+    keep_gb: float = Field(
+        5.0, gt=0, description="Where all take more, in GB, the oldest are deleted."
+    )
+
+
 class StreamConfig(Options):
     """All of a run of `run_stream.py`."""
 
@@ -440,6 +474,9 @@ class StreamConfig(Options):
         (RedisSinkConfig(),), description="Where messages go, one or more."
     )
     shutdown_s: float = Field(10.0, gt=0, description="Longest time to drain after a stop request.")
+    evidence: EvidenceConfig | None = Field(
+        None, description="Keep evidence of verdicts; default: nothing is kept."
+    )
 
     def look_every_s(self, engine: EngineConfig) -> float:
         """Return the least media time between two looks of an engine at a track, seconds."""

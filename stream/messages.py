@@ -32,7 +32,7 @@ from stream.records import (
 from stream.redact import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from stream.records import Message, Sighting, TrackKey
 
@@ -296,6 +296,10 @@ class VerdictMessage(FaceMessage):
     lane: ClassVar = Lane.ALERTS
     event: VerdictEvent
     verdict: VerdictChange
+    evidence: str | None = Field(
+        None,
+        description="Name of the bundle of evidence that is kept of this; null: none is.",
+    )
 
 
 class SourceMessage(Envelope):
@@ -437,6 +441,7 @@ class MessageWriter:
         version: of facewarden.
         models: the networks that run.
         clock: Unix seconds.
+        evidence: changes to these verdicts have a bundle of evidence, which the message names.
     """
 
     def __init__(
@@ -445,7 +450,9 @@ class MessageWriter:
         version: str,
         models: Sequence[ModelId],
         clock: Callable[[], float] = time.time,
+        evidence: Collection[str] = (),
     ) -> None:
+        self._evidence = frozenset(evidence)
         self._producer = Producer(run=run, version=version, decoder=None, models=tuple(models))
         self._producer_by_decoder: dict[str, Producer] = {}
         self._clock = clock
@@ -490,7 +497,19 @@ class MessageWriter:
             threshold=alert.threshold,
         )
         event = VerdictEvent(id=f"{self._track_id(score.sighting.key)}:verdict:{alert.ordinal}")
-        return self._about_face(VerdictMessage, score, event, verdict)
+        message = self._about_face(VerdictMessage, score, event, verdict)
+        return message.model_copy(update={"evidence": self.bundle_of(alert)})
+
+    def bundle_of(self, alert: Alert) -> str | None:
+        """Return the name of the bundle of evidence of a change, fit for a file; None: it has none.
+
+        It begins with the time of the frame, UTC, so that names are in the order of time.
+        """
+        if alert.track.verdict not in self._evidence:
+            return None
+        sighting = alert.track.sighting
+        taken = datetime.fromtimestamp(sighting.stamp.captured_at, UTC)
+        return f"{taken:%Y%m%dT%H%M%SZ}-{self._track_id(sighting.key)}-{alert.ordinal}"
 
     def _about_face(
         self, cls: type[_Face], score: TrackScore, event: Event, verdict: TrackVerdict
