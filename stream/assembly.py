@@ -71,7 +71,9 @@ def recent_packets(config: StreamConfig) -> RecentPackets | None:
         return None
     from stream.decode.recent import RecentPackets
 
-    return RecentPackets(config.evidence.before_s, config.evidence.cut_mb * 2**20)
+    # A verdict is made while the decoder is a few frames ahead; of a camera up to a second.
+    ahead_s = 2.0 + 3 / config.decode.analyse_fps
+    return RecentPackets(config.evidence.before_s + ahead_s, config.evidence.cut_mb * 2**20)
 
 
 def connect(

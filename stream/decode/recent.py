@@ -45,14 +45,11 @@ class Cut:
     template: VideoStream | None
     until_s: float
     max_bytes: int
-    packets: list[Kept]
     starts_s: float | None
+    packets: list[Kept] = field(default_factory=list)
     is_short: bool = False
     complete: threading.Event = field(default_factory=threading.Event)
     _bytes: int = 0
-
-    def __post_init__(self) -> None:
-        self._bytes = sum(kept.packet.size for kept in self.packets)
 
     def take(self, kept: Kept) -> None:
         """Add the next packet of the source, unless it belongs to a later time."""
@@ -155,18 +152,25 @@ class RecentPackets:
                 cut.complete.set()
             self._cuts = []
 
-    def cut(self, until_s: float, max_bytes: int) -> Cut:
-        """Return what is kept, and what will come until a moment.
+    def cut(self, from_s: float, until_s: float, max_bytes: int) -> Cut:
+        """Return what is kept of a stretch of time, and what will come of it.
 
         Args:
+            from_s: media time, seconds; the cut begins at the key frame before, if that is kept.
             until_s: media time, seconds.
             max_bytes: of all packets of the cut.
         """
         with self._lock:
-            packets = [kept for group in self._groups for kept in group]
-            starts_s = packets[0].at_s if packets else None
-            cut = Cut(self._template, until_s, max_bytes, packets, starts_s)
-            self._cuts.append(cut)
+            first = max(
+                (n for n, group in enumerate(self._groups) if group[0].at_s <= from_s), default=0
+            )
+            kept = [each for group in self._groups[first:] for each in group]
+            cut = Cut(self._template, until_s, max_bytes, starts_s=kept[0].at_s if kept else None)
+            for each in kept:
+                if not cut.complete.is_set():
+                    cut.take(each)
+            if not cut.complete.is_set():
+                self._cuts.append(cut)
         return cut
 
     def _trim(self, now_s: float) -> None:

@@ -232,12 +232,14 @@ class EvidenceKeeper:
             return
         stamp = alert.track.sighting.stamp
         track = self._track(alert.track.sighting.key)
-        until_s = stamp.pts_s + self._options.after_s
+        from_s, until_s = stamp.pts_s - self._options.before_s, stamp.pts_s + self._options.after_s
         self._open.append(
             _Case(
                 name=name,
                 alert=alert,
-                cut=self._recent[stamp.source_id].cut(until_s, 2 * _mb(self._options.cut_mb)),
+                cut=self._recent[stamp.source_id].cut(
+                    from_s, until_s, 2 * self._options.cut_mb * 2**20
+                ),
                 until_s=until_s,
                 give_up_at=time.monotonic() + self._options.after_s + _LATE_S,
                 frames=list(self._frames[stamp.source_id]),
@@ -383,7 +385,3 @@ def _analysis(case: _Case, crops: Sequence[tuple[Look, Tensor]]) -> Analysis:
         if cut.starts_s is None
         else CutFacts(starts_s=cut.starts_s, packets=len(cut.packets), is_short=cut.is_short),
     )
-
-
-def _mb(megabytes: int) -> int:
-    return megabytes * 2**20
