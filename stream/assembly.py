@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from stream.config import StreamConfig
     from stream.decode.recent import RecentPackets
     from stream.evidence.keeper import EvidenceKeeper
+    from stream.learn.drift import DriftWatcher
+    from stream.learn.learner import Learner
     from stream.pipeline import Watcher
     from stream.publish import Sink
     from stream.sources import Source
@@ -96,6 +98,9 @@ def connect(
         keeper = _evidence_keeper(config, sources, writer, run)
         watchers.append(keeper)
         evidence.append(keeper)
+    drift = _drift_watcher(config)
+    if drift is not None:
+        watchers.append(drift)
     sinks = open_sinks(
         config.sinks,
         run=run,
@@ -111,6 +116,36 @@ def connect(
         shutdown_s=config.shutdown_s,
         watchers=watchers,
     )
+
+
+def learning(
+    config: StreamConfig,
+    source: Source,
+    analyser: Analyser,
+    learner: Learner,
+    *,
+    run: str,
+    stop: threading.Event,
+) -> Pipeline:
+    """Connect a run that learns from one source, and publishes nothing."""
+    writer = message_writer(config, run)
+    limit = config.shutdown_s
+    return Pipeline([source], analyser, writer, (), stop=stop, shutdown_s=limit, watchers=[learner])
+
+
+def _drift_watcher(config: StreamConfig) -> DriftWatcher | None:
+    """Return what watches the sources that have learned something; None: none has.
+
+    Raises:
+        ConfigError: what was learned does not fit.
+    """
+    named = {source.id: source.learned for source in config.sources if source.learned is not None}
+    if not named:
+        return None
+    from stream.learn.drift import DriftWatcher
+    from stream.learned import load_learned
+
+    return DriftWatcher({s: load_learned(path, s, config) for s, path in named.items()})
 
 
 def _evidence_keeper(

@@ -129,6 +129,11 @@ class SourceConfig(Options):
         description="Width times height; larger pictures are refused, since they can exhaust "
         "memory.",
     )
+    learned: FilePath | None = Field(
+        None,
+        description="What `run_stream.py --learn` wrote for this source: its own thresholds, which "
+        "win over those of fuse, and what to compare with (docs/learn.md).",
+    )
 
     @field_validator("fingerprint")
     @classmethod

@@ -21,6 +21,7 @@ from stream.records import (
     Alert,
     AttackFamily,
     DetectorScore,
+    DriftAlert,
     QualityProblem,
     SourceAlert,
     SourceCode,
@@ -97,6 +98,12 @@ class ScanEvent(Event):
     """A file of an archive was scanned; its id follows from the file's content and the options."""
 
     type: Literal["scan.result"] = "scan.result"
+
+
+class DriftEvent(Event):
+    """A camera's visits differ from those that its thresholds were learned from, or no longer."""
+
+    type: Literal["camera.drift"] = "camera.drift"
 
 
 class Source(Part):
@@ -340,6 +347,37 @@ class StatusMessage(Envelope):
         }
 
 
+class MeasureDrift(Part):
+    """How one measure of the visits differs from what was learned."""
+
+    measure: str = Field(
+        description="`score` (log-odds of an attack), `face_px`, `sharpness`, `brightness` or "
+        "`turn`: of each visit the mean."
+    )
+    learned: float = Field(description="Median of the visits that were learned from.")
+    lately: float = Field(description="Median of the latest visits.")
+    distance: float = Field(
+        ge=0, le=1, description="Between the two distributions (Kolmogorov-Smirnov)."
+    )
+    p_value: float = Field(ge=0, le=1, description="Of such a distance, were they the same.")
+
+
+class DriftState(Part):
+    """What is said of a camera's drift."""
+
+    state: Literal["raised", "cleared"]
+    visits: int = Field(ge=1, description="Latest visits that were compared.")
+    measures: tuple[MeasureDrift, ...] = Field(description="Those that differ most first.")
+
+
+class DriftMessage(Envelope):
+    """A camera's visits no longer look like those that its thresholds were learned from, or do."""
+
+    lane: ClassVar = Lane.SOURCES
+    event: DriftEvent
+    drift: DriftState
+
+
 class ScannedFile(Part):
     """The file of an archive, or the object of a store, that was scanned."""
 
@@ -428,7 +466,9 @@ class ScanMessage(Part):
         return self.model_dump_json()
 
 
-OutMessage: TypeAlias = ScoreMessage | VerdictMessage | SourceMessage | StatusMessage | ScanMessage
+OutMessage: TypeAlias = (
+    ScoreMessage | VerdictMessage | SourceMessage | StatusMessage | ScanMessage | DriftMessage
+)
 
 _Face = TypeVar("_Face", bound=FaceMessage)
 
@@ -468,6 +508,8 @@ class MessageWriter:
                 return self._status(record)
             case SourceAlert():
                 return self._source_alert(record)
+            case DriftAlert():
+                return self._drift(record)
 
     def _score(self, score: TrackScore) -> ScoreMessage:
         verdict = TrackVerdict(
@@ -562,6 +604,29 @@ class MessageWriter:
             producer=self._producer,
             status=_report(status),
             losses=Losses(n=alert.losses, within_s=round(alert.within_s, 1)),
+        )
+
+    def _drift(self, alert: DriftAlert) -> DriftMessage:
+        session = f"{alert.source_id}-{self._producer.run}-{alert.session}"
+        return DriftMessage(
+            event=DriftEvent(id=f"{session}:drift:{alert.ordinal}"),
+            ts=_utc(alert.at),
+            source=Source(id=alert.source_id, session=alert.session),
+            producer=self._producer,
+            drift=DriftState(
+                state="raised" if alert.raised else "cleared",
+                visits=alert.visits,
+                measures=tuple(
+                    MeasureDrift(
+                        measure=each.measure,
+                        learned=round(each.learned, 4),
+                        lately=round(each.lately, 4),
+                        distance=round(each.distance, 4),
+                        p_value=each.p_value,
+                    )
+                    for each in alert.drifts
+                ),
+            ),
         )
 
     def _track_id(self, key: TrackKey) -> str:
