@@ -99,7 +99,8 @@ def _tail(ordered: NDArray[np.float64], weeks: float, budget: float) -> Bound:
     scale = 2 * float(excesses.sum()) / chi2.ppf(error, 2 * k)
     reached = start + scale * math.log(rate / budget)
     threshold = max(reached, float(ordered[0]) + MARGIN, 0.0)
-    return Bound(threshold, float(rate * math.exp(-(threshold - start) / scale)), "tail")
+    at_most = rate * math.exp(-(threshold - start) / scale)
+    return Bound(threshold, min(budget, float(at_most)), "tail")
 
 
 def _rate(order: int) -> float:
