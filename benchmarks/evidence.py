@@ -1,6 +1,6 @@
 """What evidence costs, and whether it can be replayed: `python -m benchmarks.evidence CLIP...`.
 
-Each clip is played as a camera would, with evidence of every verdict; then its bundles are replayed.
+Each clip is played as a camera would, with evidence of every verdict; its bundles are replayed.
 """
 
 from __future__ import annotations
