@@ -342,6 +342,8 @@ def _redis(
 
 def _checked(config: StreamConfig) -> list[str]:
     """Look at what `run` would only find out when it starts; return a line on each detector."""
+    from stream.assembly import check_evidence
+    from stream.learned import learned_thresholds
     from stream.stages.fuse import Fuser, attack_detector
     from trt_engines.errors import EngineError
     from trt_engines.manifest import load_manifest, verified_file
@@ -357,7 +359,9 @@ def _checked(config: StreamConfig) -> list[str]:
         detectors = [attack_detector(*each) for each in zip(manifests, every_s, strict=True)]
     except EngineError as error:
         raise ConfigError(str(error)) from error
-    fuser = Fuser(config.fuse, detectors)
+    own = learned_thresholds(config)
+    fuser = Fuser(config.fuse, detectors, own)
+    check_evidence(config)
     lines = [
         f"detector {printable(found.name)}, method {found.method}, family "
         f"{found.family or 'unknown'}: a window of {spec.margin:g} x the face ({spec.window}, "
@@ -367,7 +371,12 @@ def _checked(config: StreamConfig) -> list[str]:
         for found, manifest in zip(detectors, manifests, strict=True)
         for spec in [manifest.input]
     ]
-    return [*lines, f"fused: attack at or above {fuser.enter:g}, bona fide below {fuser.leave:g}"]
+    lines.append(f"fused: attack at or above {fuser.enter:g}, bona fide below {fuser.leave:g}")
+    return lines + [
+        f"source {source_id}, learned: attack at or above {scale.enter:g}, bona fide below "
+        f"{scale.leave:g}"
+        for source_id, scale in own.items()
+    ]
 
 
 def _probe(config: StreamConfig, *, as_json: bool) -> int:

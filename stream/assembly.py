@@ -148,6 +148,28 @@ def _drift_watcher(config: StreamConfig) -> DriftWatcher | None:
     return DriftWatcher({s: load_learned(path, s, config) for s, path in named.items()})
 
 
+def check_evidence(config: StreamConfig) -> None:
+    """Look at what keeping evidence needs, but for its folder.
+
+    Raises:
+        ConfigError: the key can't be used, or a package is missing.
+    """
+    if config.evidence is None:
+        return
+    try:
+        from stream.evidence.seal import load_private_key
+    except ImportError as error:
+        raise _not_installed(error) from error
+    load_private_key(config.evidence.key)
+
+
+def _not_installed(error: ImportError) -> ConfigError:
+    return ConfigError(
+        f"evidence needs a package that is not installed ({error.name}): pip install -r "
+        "requirements/evidence.txt"
+    )
+
+
 def _evidence_keeper(
     config: StreamConfig, sources: Sequence[Source], writer: MessageWriter, run: str
 ) -> EvidenceKeeper:
@@ -159,9 +181,6 @@ def _evidence_keeper(
     try:
         from stream.evidence.keeper import EvidenceKeeper
     except ImportError as error:
-        raise ConfigError(
-            f"evidence needs a package that is not installed ({error.name}): pip install -r "
-            "requirements/evidence.txt"
-        ) from error
+        raise _not_installed(error) from error
     recent = {s.source_id: s.recent for s in sources if s.recent is not None}
     return EvidenceKeeper(config, recent, writer, run)

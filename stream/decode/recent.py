@@ -7,6 +7,7 @@ and bounded in seconds and in bytes.
 from __future__ import annotations
 
 import io
+import logging
 import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from av.packet import Packet
     from av.stream import Stream
     from av.video.stream import VideoStream
+
+log = logging.getLogger(__name__)
 
 # Pictures may be shown so much earlier than those whose packets come before theirs.
 _REORDERED_S: Final = 0.5
@@ -106,8 +109,17 @@ class RecentPackets:
         self.end()
         # Of a file that is never written: `stream` goes with its session, and a cut may outlive it.
         holder = av.open(io.BytesIO(), "w", format="matroska")
+        try:
+            template = holder.add_stream_from_template(stream, opaque=True)
+        except (ValueError, av.FFmpegError) as error:
+            template = None
+            log.warning(
+                "%s: can't be kept as it comes (%s); cuts of it hold no video",
+                stream.codec_context.name,
+                error,
+            )
         with self._lock:
-            self._template = holder.add_stream_from_template(stream, opaque=True)
+            self._template = template
             self._groups, self._bytes, self._first_s = [], 0, None
 
     def add(
@@ -138,7 +150,7 @@ class RecentPackets:
             for cut in self._cuts:
                 cut.take(kept)
             self._cuts = [cut for cut in self._cuts if not cut.complete.is_set()]
-            if is_key:
+            if is_key and self._template is not None:
                 self._groups.append([])
             if self._groups:  # else nothing to decode it from
                 self._groups[-1].append(kept)

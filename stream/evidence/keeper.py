@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
+from stream.decode.recent import Cut
 from stream.errors import StreamError
 from stream.evidence.bundle import (
     ANALYSIS,
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 
     from stream.analyse import Step
     from stream.config import EvidenceConfig, StreamConfig
-    from stream.decode.recent import Cut, RecentPackets
+    from stream.decode.recent import RecentPackets
     from stream.messages import MessageWriter, OutMessage
     from stream.records import Frame, FrameStamp, TrackKey, TrackScore
     from trt_engines.backends import Backend
@@ -237,9 +238,7 @@ class EvidenceKeeper:
             _Case(
                 name=name,
                 alert=alert,
-                cut=self._recent[stamp.source_id].cut(
-                    from_s, until_s, 2 * self._options.cut_mb * 2**20
-                ),
+                cut=self._cut(stamp.source_id, from_s, until_s),
                 until_s=until_s,
                 give_up_at=time.monotonic() + self._options.after_s + _LATE_S,
                 frames=list(self._frames[stamp.source_id]),
@@ -248,6 +247,12 @@ class EvidenceKeeper:
                 curve=list(track.curve),
             )
         )
+
+    def _cut(self, source_id: str, from_s: float, until_s: float) -> Cut:
+        recent = self._recent.get(source_id)
+        if recent is None:  # its packets are not kept
+            return Cut(None, until_s, 0, None)
+        return recent.cut(from_s, until_s, 2 * self._options.cut_mb * 2**20)
 
     def _cases_of(self, stamp: FrameStamp) -> list[_Case]:
         return [case for case in self._open if _is_of(case, stamp)]

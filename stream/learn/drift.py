@@ -22,6 +22,8 @@ from stream.records import Drift, DriftAlert, TrackScore
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from numpy.typing import ArrayLike
+
     from stream.analyse import Step
     from stream.learn.visits import Visit
     from stream.learned import Learned
@@ -39,8 +41,10 @@ _LEAST: Final = 20  # visits that have a measure, for it to be compared
 class Monitor:
     """Compares the visits of one camera with the learned ones; memory is bounded."""
 
-    def __init__(self, reference: Mapping[str, Sequence[float]]) -> None:
-        self._reference = {name: np.array(reference.get(name, ())) for name in MEASURES}
+    def __init__(self, reference: Mapping[str, ArrayLike]) -> None:
+        self._reference = {
+            name: np.asarray(reference.get(name, ()), np.float64) for name in MEASURES
+        }
         self._latest: deque[Visit] = deque(maxlen=WINDOW)
         self._since = 0  # visits since the latest test
         self.raised = False

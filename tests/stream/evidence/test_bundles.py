@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from stream.errors import ConfigError
 from stream.evidence.bundle import Analysis
 from stream.evidence.keeper import MOST_CROPS, MOST_WAITING, EvidenceKeeper
 from stream.evidence.replay import replay
@@ -196,6 +197,25 @@ def test_the_replay_of_a_long_track_compares_what_the_video_shows(
     result = replay(run.bundles[0])
     assert not result.is_whole
     assert "before the video begins" in result.report()
+
+
+def test_a_stream_that_no_file_takes_is_analysed_and_its_bundle_holds_no_video(
+    run_of, two_faces, tmp_path, monkeypatch, caplog
+):
+    def refuse(*_: object, **__: object) -> None:
+        raise ValueError("'matroska' format does not support it")
+
+    monkeypatch.setattr(
+        "av.container.OutputContainer.add_stream_from_template", refuse, raising=True
+    )
+    run = run_of(tmp_path, two_faces)
+    run.go()
+    (bundle,) = run.bundles
+    assert analysis_of(bundle).cut is None
+    assert not (bundle / "cut.mkv").exists()
+    assert "hold no video" in caplog.text
+    with pytest.raises(ConfigError, match="holds no video"):
+        replay(bundle)
 
 
 def test_the_replay_finds_what_was_changed_and_signed_again(bundle):

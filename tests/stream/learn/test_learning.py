@@ -14,7 +14,7 @@ from stream.config import StreamConfig
 from stream.errors import ConfigError, StreamError
 from stream.learn.learner import Learner
 from stream.learn.visits import Visit
-from stream.learned import Learned, load_learned, save_learned
+from stream.learned import load_learned, save_learned
 from stream.records import Alert, Frame
 from stream.sources import Source
 from tests.warm_start import WarmStarts
@@ -69,7 +69,7 @@ BUDGET = 3.0 * 7 * 86_400 / 2.8
 
 
 @pytest.fixture
-def learned(learner) -> Learned:
+def learned(learner):
     return learner.learned(1.7 * BUDGET)
 
 
