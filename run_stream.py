@@ -152,6 +152,33 @@ def _workers(_context: click.Context, _option: click.Parameter, text: str) -> in
     "--json", "as_json", is_flag=True, help="With --probe: print JSON, one source a line."
 )
 @click.option(
+    "--learn",
+    "learn_id",
+    metavar="ID",
+    help="Watch this source, which shows bona fide faces alone, choose its own thresholds for "
+    "--budget, and end; nothing is published (docs/learn.md).",
+)
+@click.option(
+    "--minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    callback=_finite,
+    help="With --learn: watch for so long.  [default: until the source ends, or a signal]",
+)
+@click.option(
+    "--budget",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="With --learn: false alarms a week, at most.",
+)
+@click.option(
+    "--learned",
+    "learned_path",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="With --learn: file to write.  [default: ID.learned.json]",
+)
+@click.option(
     "--log-format",
     type=click.Choice(["text", "json"]),
     default="text",
@@ -175,6 +202,10 @@ def main(
     check: bool,
     probe: bool,
     as_json: bool,
+    learn_id: str | None,
+    minutes: float | None,
+    budget: float,
+    learned_path: Path | None,
     log_format: Literal["text", "json"],
     verbose: bool,
 ) -> None:
@@ -192,6 +223,11 @@ def main(
     set_up_logging(log_format, verbose=verbose)
     if as_json and not probe:
         _fail(ConfigError("--json is for --probe"), 2)
+    if learn_id is None and (minutes is not None or learned_path is not None):
+        _fail(ConfigError("--minutes and --learned are for --learn"), 2)
+    if learn_id is not None and (workers != 1 or duration is not None):
+        what = "watches one source, by one process, for --minutes"
+        _fail(ConfigError(f"--learn {what}: no --workers, no --duration"), 2)
     try:
         engines = [{"manifest": manifest_of(model)} for model in models]
         overrides = [*([("score.engines", engines)] if engines else []), *settings]
@@ -209,7 +245,9 @@ def main(
             return
         if probe:
             sys.exit(_probe(config, as_json=as_json))
-        if not config.sources:
+        if learn_id is not None:
+            _learn(config, learn_id, minutes, budget, learned_path, signals)
+        elif not config.sources:
             _wait_for_nothing(of_all, duration, signals)
         elif workers == 1:
             _run(config, duration, signals)
@@ -322,6 +360,8 @@ def _redis(
 
 def _checked(config: StreamConfig) -> list[str]:
     """Look at what `run` would only find out when it starts; return a line on each detector."""
+    from stream.assembly import check_evidence
+    from stream.learned import learned_thresholds
     from stream.stages.fuse import Fuser, attack_detector
     from trt_engines.errors import EngineError
     from trt_engines.manifest import load_manifest, verified_file
@@ -337,7 +377,9 @@ def _checked(config: StreamConfig) -> list[str]:
         detectors = [attack_detector(*each) for each in zip(manifests, every_s, strict=True)]
     except EngineError as error:
         raise ConfigError(str(error)) from error
-    fuser = Fuser(config.fuse, detectors)
+    own = learned_thresholds(config)
+    fuser = Fuser(config.fuse, detectors, own)
+    check_evidence(config)
     lines = [
         f"detector {printable(found.name)}, method {found.method}, family "
         f"{found.family or 'unknown'}: a window of {spec.margin:g} x the face ({spec.window}, "
@@ -347,7 +389,12 @@ def _checked(config: StreamConfig) -> list[str]:
         for found, manifest in zip(detectors, manifests, strict=True)
         for spec in [manifest.input]
     ]
-    return [*lines, f"fused: attack at or above {fuser.enter:g}, bona fide below {fuser.leave:g}"]
+    lines.append(f"fused: attack at or above {fuser.enter:g}, bona fide below {fuser.leave:g}")
+    return lines + [
+        f"source {source_id}, learned: attack at or above {scale.enter:g}, bona fide below "
+        f"{scale.leave:g}"
+        for source_id, scale in own.items()
+    ]
 
 
 def _probe(config: StreamConfig, *, as_json: bool) -> int:
@@ -398,7 +445,7 @@ def _sink(text: str) -> dict[str, str]:
 
 
 def _run(config: StreamConfig, duration: float | None, signals: StopSignals) -> None:
-    from stream.assembly import connect, load_engines
+    from stream.assembly import connect, load_engines, recent_packets
     from stream.sources import Source
 
     stop = signals.stop
@@ -407,14 +454,14 @@ def _run(config: StreamConfig, duration: float | None, signals: StopSignals) -> 
         measures = monitor.measures if monitor else None
         analyser = resources.enter_context(load_engines(config))
         signals.drain_from_now()
-        sources = [Source(source, config.decode, stop=stop) for source in config.sources]
+        sources = [
+            Source(source, config.decode, stop=stop, recent=recent_packets(config))
+            for source in config.sources
+        ]
         run = secrets.token_hex(4)
         pipeline = connect(config, sources, analyser, run=run, stop=stop, measures=measures)
         if duration is not None:
-            timer = threading.Timer(min(duration, threading.TIMEOUT_MAX), stop.set)
-            timer.daemon = True
-            timer.start()
-            resources.callback(timer.cancel)
+            resources.callback(_stop_after(duration, signals).cancel)
         show = resources.enter_context(progress_reporter())
 
         def report(progress: Progress) -> None:
@@ -437,6 +484,66 @@ def _monitor(
     from stream.metrics.monitor import Monitor
 
     return resources.enter_context(Monitor(config, config.metrics, workers=workers))
+
+
+def _learn(
+    config: StreamConfig,
+    source_id: str,
+    minutes: float | None,
+    budget: float,
+    path: Path | None,
+    signals: StopSignals,
+) -> None:
+    """Watch one source, and write what was learned of it, or say what is missing."""
+    from stream.assembly import learning, load_engines
+    from stream.learn.learner import Learner
+    from stream.learned import save_learned
+    from stream.sources import Source
+
+    chosen = tuple(source for source in config.sources if source.id == source_id)
+    if not chosen:
+        known = ", ".join(source.id for source in config.sources)
+        raise ConfigError(f"--learn {source_id}: there is no such source; there are: {known}")
+    (source,) = chosen
+    # What it learned before must not matter, and every look counts.
+    config = config.model_copy(
+        update={
+            "sources": (source.model_copy(update={"learned": None}),),
+            "fuse": config.fuse.model_copy(update={"publish_every_s": 0.0}),
+        }
+    )
+    learner = Learner(config)
+    with ExitStack() as resources:
+        analyser = resources.enter_context(load_engines(config))
+        signals.drain_from_now()
+        pipeline = learning(
+            config,
+            Source(config.sources[0], config.decode, stop=signals.stop),
+            analyser,
+            learner,
+            run=secrets.token_hex(4),
+            stop=signals.stop,
+        )
+        if minutes is not None:
+            resources.callback(_stop_after(60 * minutes, signals).cancel)
+        pipeline.run(resources.enter_context(progress_reporter()))
+    learned = learner.learned(budget)
+    out = path or Path(f"{source_id}.learned.json")
+    save_learned(out, learned)
+    click.echo(
+        f"{out}: attack at or above {learned.enter:g}, bona fide below {learned.leave:g}: at most "
+        f"{learned.at_most:.3g} false alarms a week ({learned.confidence:.0%} sure, by what was "
+        f"{learned.rule}), from {learned.visits} visits in {learned.watched_s / 3600:.1f} h; name "
+        f"it as sources[].learned of {source_id}"
+    )
+
+
+def _stop_after(seconds: float, signals: StopSignals) -> threading.Timer:
+    """Set `stop` after a while; return the timer, started."""
+    timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), signals.stop.set)
+    timer.daemon = True
+    timer.start()
+    return timer
 
 
 def _supervise(

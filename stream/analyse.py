@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from stream.closing import Closing
 from stream.decode import SourceKind, source_kind
+from stream.learned import learned_thresholds
 from stream.records import Need
 from stream.stages.batch import batches
 from stream.stages.crop import Cropper, View
@@ -203,7 +204,8 @@ def open_analyser(config: StreamConfig, detector: FaceDetector | None = None) ->
 
     Raises:
         EngineError: an engine is missing, damaged or of the wrong kind.
-        ConfigError: a threshold is out of every track's reach.
+        ConfigError: a threshold is out of every track's reach, or what a source learned is of
+            other detectors.
     """
     with ExitStack() as resources:
         finder = detector
@@ -225,7 +227,7 @@ def open_analyser(config: StreamConfig, detector: FaceDetector | None = None) ->
             ),
             Cropper(views, config.quality),
             classifiers,
-            Fuser(config.fuse, judges),
+            Fuser(config.fuse, judges, learned_thresholds(config)),
             FeedWatch(config.feed, _watched(config)),
         )
         analyser._resources = resources.pop_all()

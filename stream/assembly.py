@@ -21,8 +21,13 @@ if TYPE_CHECKING:
 
     from stream.analyse import Analyser
     from stream.config import StreamConfig
+    from stream.decode.recent import RecentPackets
+    from stream.evidence.keeper import EvidenceKeeper
+    from stream.learn.drift import DriftWatcher
+    from stream.learn.learner import Learner
     from stream.metrics.measures import Measures
     from stream.pipeline import Watcher
+    from stream.publish import Sink
     from stream.sources import Source
 
 
@@ -59,7 +64,19 @@ def message_writer(config: StreamConfig, run: str) -> MessageWriter:
     except EngineError as error:
         raise ConfigError(str(error)) from error
     models = [ModelId(name=m.name, onnx_sha256=m.onnx_sha256) for m in manifests]
-    return MessageWriter(run=run, version=__version__, models=models)
+    verdicts = () if config.evidence is None else config.evidence.verdicts
+    return MessageWriter(run=run, version=__version__, models=models, evidence=verdicts)
+
+
+def recent_packets(config: StreamConfig) -> RecentPackets | None:
+    """Return the memory of the latest packets that a source needs; None: no evidence is kept."""
+    if config.evidence is None:
+        return None
+    from stream.decode.recent import RecentPackets
+
+    # A verdict is made while the decoder is a few frames ahead; of a camera up to a second.
+    ahead_s = 2.0 + 3 / config.decode.analyse_fps
+    return RecentPackets(config.evidence.before_s + ahead_s, config.evidence.cut_mb * 2**20)
 
 
 def connect(
@@ -85,13 +102,21 @@ def connect(
         ConfigError: a sink can't be used as configured.
     """
     writer = message_writer(config, run)
+    watchers: list[Watcher] = []
+    evidence: list[Sink] = []
+    if config.evidence is not None:
+        keeper = _evidence_keeper(config, sources, writer, run)
+        watchers.append(keeper)
+        evidence.append(keeper)
+    drift = _drift_watcher(config)
+    if drift is not None:
+        watchers.append(drift)
     sinks = open_sinks(
         config.sinks,
         run=run,
         heartbeat_s=max(source.heartbeat_s for source in config.sources),
         source_ids=[source.source_id for source in sources],
     )
-    watchers: list[Watcher] = []
     if measures is not None:
         sinks.append(measures.sink(sinks))
         watchers.append(measures.analysis)
@@ -99,8 +124,76 @@ def connect(
         sources,
         analyser,
         writer,
-        sinks,
+        [*evidence, *sinks],  # first: it needs what the others may take their time with
         stop=stop,
         shutdown_s=config.shutdown_s,
         watchers=watchers,
     )
+
+
+def learning(
+    config: StreamConfig,
+    source: Source,
+    analyser: Analyser,
+    learner: Learner,
+    *,
+    run: str,
+    stop: threading.Event,
+) -> Pipeline:
+    """Connect a run that learns from one source, and publishes nothing."""
+    writer = message_writer(config, run)
+    limit = config.shutdown_s
+    return Pipeline([source], analyser, writer, (), stop=stop, shutdown_s=limit, watchers=[learner])
+
+
+def _drift_watcher(config: StreamConfig) -> DriftWatcher | None:
+    """Return what watches the sources that have learned something; None: none has.
+
+    Raises:
+        ConfigError: what was learned does not fit.
+    """
+    named = {source.id: source.learned for source in config.sources if source.learned is not None}
+    if not named:
+        return None
+    from stream.learn.drift import DriftWatcher
+    from stream.learned import load_learned
+
+    return DriftWatcher({s: load_learned(path, s, config) for s, path in named.items()})
+
+
+def check_evidence(config: StreamConfig) -> None:
+    """Look at what keeping evidence needs, but for its folder.
+
+    Raises:
+        ConfigError: the key can't be used, or a package is missing.
+    """
+    if config.evidence is None:
+        return
+    try:
+        from stream.evidence.seal import load_private_key
+    except ImportError as error:
+        raise _not_installed(error) from error
+    load_private_key(config.evidence.key)
+
+
+def _not_installed(error: ImportError) -> ConfigError:
+    return ConfigError(
+        f"evidence needs a package that is not installed ({error.name}): pip install -r "
+        "requirements/evidence.txt"
+    )
+
+
+def _evidence_keeper(
+    config: StreamConfig, sources: Sequence[Source], writer: MessageWriter, run: str
+) -> EvidenceKeeper:
+    """Return what collects evidence.
+
+    Raises:
+        ConfigError: folder or key can't be used, or a package is missing.
+    """
+    try:
+        from stream.evidence.keeper import EvidenceKeeper
+    except ImportError as error:
+        raise _not_installed(error) from error
+    recent = {s.source_id: s.recent for s in sources if s.recent is not None}
+    return EvidenceKeeper(config, recent, writer, run)

@@ -136,6 +136,11 @@ class SourceConfig(Options):
         description="Width times height; larger pictures are refused, since they can exhaust "
         "memory.",
     )
+    learned: FilePath | None = Field(
+        None,
+        description="What `run_stream.py --learn` wrote for this source: its own thresholds, which "
+        "win over those of fuse, and what to compare with (docs/learn.md).",
+    )
 
     watch_feed: bool = Field(
         True,
@@ -544,6 +549,40 @@ class MetricsConfig(Options):
     port: int = Field(9464, ge=0, le=65535, description="TCP; 0: any that is free, see the log.")
 
 
+class EvidenceConfig(Options):
+    """Bundles of evidence, one for each verdict of a kind; see docs/evidence.md."""
+
+    folder: Path = Field(
+        description="Where bundles are kept; made if it is missing, for the user who runs this "
+        "alone."
+    )
+    key: FilePath = Field(
+        description="Private key that signs them, of `python -m stream.evidence keygen`."
+    )
+    verdicts: tuple[Literal["attack", "bona_fide", "abstain"], ...] = Field(
+        ("attack",), min_length=1, description="Changes to these verdicts make a bundle."
+    )
+    before_s: float = Field(
+        10.0,
+        ge=0,
+        le=60,
+        description="Seconds of video before the verdict, and up to the key frame before them; "
+        "kept in memory, for every source, all the time.",
+    )
+    after_s: float = Field(2.0, ge=0, le=60, description="Seconds of video after it.")
+    cut_mb: int = Field(
+        16,
+        ge=1,
+        le=1024,
+        description="MB of video before the verdict that are kept in memory for a source at most, "
+        "and as much again in a bundle after it.",
+    )
+    keep_days: float = Field(7.0, gt=0, description="Older bundles are deleted.")
+    keep_gb: float = Field(
+        5.0, gt=0, description="Where all take more, in GB, the oldest are deleted."
+    )
+
+
 class StreamConfig(Options):
     """All of a run of `run_stream.py`."""
 
@@ -569,6 +608,9 @@ class StreamConfig(Options):
     feed: FeedConfig = FeedConfig()
     metrics: MetricsConfig | None = Field(
         None, description="Serve measured values and health; default: do not."
+    )
+    evidence: EvidenceConfig | None = Field(
+        None, description="Keep evidence of verdicts; default: nothing is kept."
     )
 
     def look_every_s(self, engine: EngineConfig) -> float:

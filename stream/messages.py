@@ -21,6 +21,7 @@ from stream.records import (
     Alert,
     AttackFamily,
     DetectorScore,
+    DriftAlert,
     FeedAlert,
     FeedCondition,
     QualityProblem,
@@ -34,7 +35,7 @@ from stream.records import (
 from stream.redact import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from stream.records import Message, Sighting, TrackKey
 
@@ -113,6 +114,12 @@ class ScanEvent(Event):
     """A file of an archive was scanned; its id follows from the file's content and the options."""
 
     type: Literal["scan.result"] = "scan.result"
+
+
+class DriftEvent(Event):
+    """A camera's visits differ from those that its thresholds were learned from, or no longer."""
+
+    type: Literal["camera.drift"] = "camera.drift"
 
 
 class Source(Part):
@@ -330,6 +337,10 @@ class VerdictMessage(FaceMessage):
     lane: ClassVar = Lane.ALERTS
     event: VerdictEvent
     verdict: VerdictChange
+    evidence: str | None = Field(
+        None,
+        description="Name of the bundle of evidence that is kept of this; null: none is.",
+    )
 
 
 class SourceMessage(Envelope):
@@ -381,6 +392,37 @@ class StatusMessage(Envelope):
             "frames_failed": str(self.status.frames_failed),
             "producer": self.producer.model_dump_json(),
         }
+
+
+class MeasureDrift(Part):
+    """How one measure of the visits differs from what was learned."""
+
+    measure: str = Field(
+        description="`score` (log-odds of an attack), `face_px`, `sharpness`, `brightness` or "
+        "`turn`: of each visit the mean."
+    )
+    learned: float = Field(description="Median of the visits that were learned from.")
+    lately: float = Field(description="Median of the latest visits.")
+    distance: float = Field(
+        ge=0, le=1, description="Between the two distributions (Kolmogorov-Smirnov)."
+    )
+    p_value: float = Field(ge=0, le=1, description="Of such a distance, were they the same.")
+
+
+class DriftState(Part):
+    """What is said of a camera's drift."""
+
+    state: Literal["raised", "cleared"]
+    visits: int = Field(ge=1, description="Latest visits that were compared.")
+    measures: tuple[MeasureDrift, ...] = Field(description="Those that differ most first.")
+
+
+class DriftMessage(Envelope):
+    """A camera's visits no longer look like those that its thresholds were learned from, or do."""
+
+    lane: ClassVar = Lane.SOURCES
+    event: DriftEvent
+    drift: DriftState
 
 
 class ScannedFile(Part):
@@ -472,7 +514,13 @@ class ScanMessage(Part):
 
 
 OutMessage: TypeAlias = (
-    ScoreMessage | VerdictMessage | SourceMessage | FeedMessage | StatusMessage | ScanMessage
+    ScoreMessage
+    | VerdictMessage
+    | SourceMessage
+    | FeedMessage
+    | StatusMessage
+    | ScanMessage
+    | DriftMessage
 )
 
 _Face = TypeVar("_Face", bound=FaceMessage)
@@ -486,6 +534,7 @@ class MessageWriter:
         version: of facewarden.
         models: the networks that run.
         clock: Unix seconds.
+        evidence: changes to these verdicts have a bundle of evidence, which the message names.
     """
 
     def __init__(
@@ -494,7 +543,9 @@ class MessageWriter:
         version: str,
         models: Sequence[ModelId],
         clock: Callable[[], float] = time.time,
+        evidence: Collection[str] = (),
     ) -> None:
+        self._evidence = frozenset(evidence)
         self._producer = Producer(run=run, version=version, decoder=None, models=tuple(models))
         self._producer_by_decoder: dict[str, Producer] = {}
         self._clock = clock
@@ -512,6 +563,8 @@ class MessageWriter:
                 return self._source_alert(record)
             case FeedAlert():
                 return self._feed_alert(record)
+            case DriftAlert():
+                return self._drift(record)
 
     def _score(self, score: TrackScore) -> ScoreMessage:
         verdict = TrackVerdict(
@@ -541,7 +594,19 @@ class MessageWriter:
             threshold=alert.threshold,
         )
         event = VerdictEvent(id=f"{self._track_id(score.sighting.key)}:verdict:{alert.ordinal}")
-        return self._about_face(VerdictMessage, score, event, verdict)
+        message = self._about_face(VerdictMessage, score, event, verdict)
+        return message.model_copy(update={"evidence": self.bundle_of(alert)})
+
+    def bundle_of(self, alert: Alert) -> str | None:
+        """Return the name of the bundle of evidence of a change, fit for a file; None: it has none.
+
+        It begins with the time of the frame, UTC, so that names are in the order of time.
+        """
+        if alert.track.verdict not in self._evidence:
+            return None
+        sighting = alert.track.sighting
+        taken = datetime.fromtimestamp(sighting.stamp.captured_at, UTC)
+        return f"{taken:%Y%m%dT%H%M%SZ}-{self._track_id(sighting.key)}-{alert.ordinal}"
 
     def _about_face(
         self, cls: type[_Face], score: TrackScore, event: Event, verdict: TrackVerdict
@@ -617,6 +682,29 @@ class MessageWriter:
                 lag_s=None if alert.lag_s is None else round(alert.lag_s, 2),
                 before=alert.before,
                 after=alert.after,
+            ),
+        )
+
+    def _drift(self, alert: DriftAlert) -> DriftMessage:
+        session = f"{alert.source_id}-{self._producer.run}-{alert.session}"
+        return DriftMessage(
+            event=DriftEvent(id=f"{session}:drift:{alert.ordinal}"),
+            ts=_utc(alert.at),
+            source=Source(id=alert.source_id, session=alert.session),
+            producer=self._producer,
+            drift=DriftState(
+                state="raised" if alert.raised else "cleared",
+                visits=alert.visits,
+                measures=tuple(
+                    MeasureDrift(
+                        measure=each.measure,
+                        learned=round(each.learned, 4),
+                        lately=round(each.lately, 4),
+                        distance=round(each.distance, 4),
+                        p_value=each.p_value,
+                    )
+                    for each in alert.drifts
+                ),
             ),
         )
 

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from stream.analyse import Analyser, Step
     from stream.messages import MessageWriter, OutMessage
     from stream.publish import Sink
-    from stream.records import TrackScore
+    from stream.records import Message, TrackScore
     from stream.sources import Source
 
 log = logging.getLogger(__name__)
@@ -66,12 +66,15 @@ _Work = TypeVar("_Work")
 class Watcher(Protocol):
     """Sees what the analysis sees: a page, metrics, evidence. It must not slow it down."""
 
-    def watch(self, frames: Sequence[Frame], step: Step) -> None:
+    def watch(self, frames: Sequence[Frame], step: Step) -> Sequence[Message] | None:
         """Take note of one step, in the analysis thread; return within a millisecond or so.
 
         Args:
             frames: that were analysed, at most one per source.
             step: what they let us say; frames of a source among its failures are not in it.
+
+        Returns:
+            What is to be published because of it, if anything.
         """
         ...
 
@@ -253,7 +256,9 @@ class Pipeline:
                 self._queue_messages(messages)
             self._inbox.done(taken, failures, step.needs)
             for watcher in self._watchers:
-                watcher.watch(taken.frames, step)
+                said = watcher.watch(taken.frames, step)
+                if said:
+                    self._queue_messages([self._writer.write(record) for record in said])
             self._look_at(failures, taken.frames)
 
     def _next(self, loop: str, wait: Callable[[], _Work | None]) -> _Work | None:

@@ -215,6 +215,7 @@ class TrackScore:
     family: AttackFamily | None  # set when, and only when, the verdict is ATTACK
     detectors: tuple[DetectorScore, ...]  # all, in the order of the configuration
     ended: bool  # True in the last message of a track
+    peak: float | None = None  # highest that a verdict could have rested on; None: none could
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -380,5 +381,29 @@ class FeedAlert:
     after: str | None  # CHANGED: from now on
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drift:
+    """How one measure of a camera's visits differs from what was learned."""
+
+    measure: str  # see `stream.learned.MEASURES`
+    learned: float  # median
+    lately: float  # median
+    distance: float  # Kolmogorov-Smirnov, 0..1
+    p_value: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriftAlert:
+    """A camera's visits no longer look like those that its thresholds were learned from, or do."""
+
+    source_id: str
+    session: int
+    at: float  # Unix seconds
+    raised: bool  # False: it is over
+    ordinal: int  # 1 for a source's first
+    visits: int  # that were compared, the latest
+    drifts: tuple[Drift, ...]  # of all measures, those that differ most first
+
+
 SourceOutput: TypeAlias = Frame | SourceStatus | SourceAlert
-Message: TypeAlias = TrackScore | Alert | SourceStatus | SourceAlert | FeedAlert
+Message: TypeAlias = FeedAlert | TrackScore | Alert | SourceStatus | SourceAlert | DriftAlert

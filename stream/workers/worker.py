@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from stream.assembly import connect, load_engines
+from stream.assembly import connect, load_engines, recent_packets
 from stream.decode.slots import share_processors
 from stream.errors import ConfigError, SinkError, StreamError
 from stream.records import Frame
@@ -94,7 +94,13 @@ def _watch(task: Task, link: _Link, stop: threading.Event) -> None:
     share_processors(task.processors)
     with load_engines(config) as analyser:
         sources = [
-            _ToldSource(source, config.decode, stop=stop, history=task.histories.get(source.id))
+            _ToldSource(
+                source,
+                config.decode,
+                stop=stop,
+                history=task.histories.get(source.id),
+                recent=recent_packets(config),
+            )
             for source in config.sources
         ]
         for source in sources:

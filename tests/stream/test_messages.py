@@ -117,6 +117,8 @@ def one_of_each(records):
             before="h264 1a2b3c4d 1280x720",
             after="h264 5e6f7a8b 1280x720",
         ),
+        records.drift(after_s=1200.0),
+        records.drift(raised=False, ordinal=2, after_s=90_000.0),
     ]
 
 
@@ -297,8 +299,16 @@ def test_track_ids_differ_between_runs_of_the_process(writer, records):
     assert one.track.id != other.track.id
 
 
+def test_a_verdict_of_a_kind_that_is_kept_names_its_bundle(records):
+    keeps = MessageWriter("0a1b2c3d", "0.1.0", [], evidence=["attack"])
+    attack, other = records.alert(), records.alert(verdict=Verdict.BONA_FIDE, p=0.1)
+    assert keeps.write(attack).evidence == "20260921T141322Z-cam1-0a1b2c3d-0-1-1"
+    assert keeps.write(other).evidence is None
+
+
 def test_verdicts_feed_alerts_scores_and_source_alerts_go_different_ways(writer, records):
     assert writer.write(records.source_alert()).lane is Lane.SOURCES
+    assert writer.write(records.drift()).lane is Lane.SOURCES
     assert writer.write(records.alert()).lane is Lane.ALERTS
     assert writer.write(records.feed_alert()).lane is Lane.FEEDS
     assert writer.write(records.score()).lane is Lane.TRACKS

@@ -152,6 +152,20 @@ STOPPED = ("cam", SourceState.ENDED, SourceCode.STOPPED)
 # --- to the end of files ---
 
 
+def test_what_a_watcher_says_is_published(open_analyser, two_faces, stop, records):
+    class Saying:
+        def watch(self, frames, step):
+            return [records.drift()] if frames and frames[0].stamp.pts_s == 1.0 else None
+
+    sink = ListSink()
+    writer = MessageWriter(run="0" * 8, version="", models=())
+    Pipeline(
+        [source(two_faces, stop)], open_analyser(), writer, [sink], stop=stop, shutdown_s=WAIT_S,
+        watchers=[Saying()],
+    ).run()  # fmt: skip
+    assert [m.event.type for m in sink.messages].count("camera.drift") == 1
+
+
 def test_a_file_gives_every_sink_what_the_straight_line_says_in_the_same_order(
     open_analyser, read_events, two_faces, stop, facts
 ):

@@ -12,10 +12,10 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from models import ATTACK, logit, sigmoid
+from models import ATTACK
 from stream.config import FuseConfig, ScoreConfig
 from stream.stages.crop import is_due
-from stream.stages.fuse import Evidence, highest_probability
+from stream.stages.fuse import Evidence, enter_above, highest_probability, leave_of
 from train.errors import TrainError
 from trt_engines.manifest import DecisionThresholds
 
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 FUSE: Final = FuseConfig()
 LOOK_EVERY_S: Final = ScoreConfig().interval_s
-_MARGIN: Final = 0.1  # of `enter` over the highest track that may not alarm, in log-odds
-_HYSTERESIS: Final = 1.0  # between the thresholds, in log-odds, at least
 _NAMED: Final = 5  # tracks that an error lists before it counts the rest
 
 
@@ -86,14 +84,13 @@ def choose_thresholds(
             f"{len(bona_fide)} does: it needs {FUSE.min_scores} looks, {LOOK_EVERY_S:g} s apart"
         )
     allowed = math.floor(false_alarms * len(bona_fide) + 1e-9)
-    enter = 0.5 if allowed == len(bona_fide) else _above(bona_fide[allowed].peak)
+    enter = 0.5 if allowed == len(bona_fide) else enter_above(bona_fide[allowed].peak)
     highest = highest_probability(FUSE, LOOK_EVERY_S)
     assert highest is not None  # the defaults allow a verdict in time
     if enter > highest:
         raise TrainError(_out_of_reach(enter, highest, bona_fide, allowed, data))
-    leave = round(min(0.5, float(sigmoid(logit(enter) - _HYSTERESIS))), 4)
     source = _source(tracks, enter, false_alarms, data)
-    return DecisionThresholds(enter=enter, leave=leave, source=source)
+    return DecisionThresholds(enter=enter, leave=leave_of(enter), source=source)
 
 
 def _fused(name: str, attack: bool, looks: Sequence[tuple[float, float]]) -> DevTrack:
@@ -111,10 +108,6 @@ def _fused(name: str, attack: bool, looks: Sequence[tuple[float, float]]) -> Dev
             if evidence.allows_verdict:
                 peak = max(peak, evidence.probability or 0.0)
     return DevTrack(name, attack, peak, repeated)
-
-
-def _above(peak: float) -> float:
-    return round(max(0.5, float(sigmoid(logit(peak) + _MARGIN))), 4)
 
 
 def _source(tracks: Sequence[DevTrack], enter: float, false_alarms: float, data: str) -> str:
@@ -139,7 +132,7 @@ def _source(tracks: Sequence[DevTrack], enter: float, false_alarms: float, data:
 def _out_of_reach(
     enter: float, highest: float, bona_fide: Sequence[DevTrack], allowed: int, data: str
 ) -> str:
-    too_high = [track for track in bona_fide if _above(track.peak) > highest]
+    too_high = [track for track in bona_fide if enter_above(track.peak) > highest]
     listed = ", ".join(f"{track.name} ({track.peak:.3f})" for track in too_high[:_NAMED])
     rest = len(too_high) - _NAMED
     share = math.ceil(1000 * len(too_high) / len(bona_fide)) / 1000
