@@ -28,9 +28,9 @@ from stream.redact import printable, secrets_of
 from stream.signals import StopSignals
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from stream.config import RedisSinkConfig, StreamConfig
+    from stream.config import RedisSinkConfig, SourceConfig, StreamConfig
     from stream.records import SourceStatus
 
 log = logging.getLogger("run_stream")
@@ -173,7 +173,8 @@ def main(
     holds a = is written with its folder: ./a=b.mp4.
 
     Without --redis and $REDIS_URL, an embedded Redis server is started, and its address logged.
-    SIGTERM, SIGINT, SIGQUIT and SIGHUP end the program after what was decoded is published.
+    SIGTERM, SIGINT, SIGQUIT and SIGHUP end the program after what was decoded is published; with
+    --config, SIGHUP instead reads that file again, and adds, removes and changes sources.
     """
     signals = StopSignals()  # first: see its docstring
     open_standard_streams()
@@ -181,11 +182,17 @@ def main(
     if as_json and not probe:
         _fail(ConfigError("--json is for --probe"), 2)
     try:
+        if config_path is not None:
+            signals.reload_on_hang_up()
         engines = [{"manifest": manifest_of(model)} for model in models]
         overrides = [*([("score.engines", engines)] if engines else []), *settings]
-        config = _resolve(
-            sources, config_path, redis_url, namespace, sinks, overrides, allow_http=allow_http
-        )
+
+        def resolve() -> StreamConfig:
+            return _resolve(
+                sources, config_path, redis_url, namespace, sinks, overrides, allow_http=allow_http
+            )
+
+        config = resolve()
         hide_in_logs(_secrets(config))
         of_all, config = config, _shard(config, shard)
         if check:
@@ -198,7 +205,7 @@ def main(
         if not config.sources:
             _wait_for_nothing(of_all, duration, signals)
         elif workers == 1:
-            _run(config, duration, signals)
+            _run(config, duration, signals, lambda: _shard(resolve(), shard))
         else:
             _supervise(config, workers, duration, signals)
     except ConfigError as error:
@@ -363,16 +370,29 @@ def _sink(text: str) -> dict[str, str]:
     raise ConfigError(f"--sink {text}: expected jsonl:PATH or redis")
 
 
-def _run(config: StreamConfig, duration: float | None, signals: StopSignals) -> None:
+def _run(
+    config: StreamConfig,
+    duration: float | None,
+    signals: StopSignals,
+    reread: Callable[[], StreamConfig],
+) -> None:
     from stream.assembly import connect, load_engines
+    from stream.control import Control, reload_when_told
     from stream.sources import Source
+
+    def open_source(source: SourceConfig) -> Source:
+        return Source(source, config.decode, stop=threading.Event())
 
     stop = signals.stop
     with ExitStack() as resources:
         analyser = resources.enter_context(load_engines(config))
         signals.drain_from_now()
-        sources = [Source(source, config.decode, stop=stop) for source in config.sources]
+        sources = [open_source(source) for source in config.sources]
         pipeline = connect(config, sources, analyser, run=secrets.token_hex(4), stop=stop)
+        control = Control(config, pipeline, open_source, hide=_hide_source)
+        threading.Thread(
+            target=reload_when_told, args=(signals.reload, control, reread), daemon=True
+        ).start()
         if duration is not None:
             timer = threading.Timer(min(duration, threading.TIMEOUT_MAX), stop.set)
             timer.daemon = True
@@ -380,6 +400,10 @@ def _run(config: StreamConfig, duration: float | None, signals: StopSignals) -> 
             resources.callback(timer.cancel)
         pipeline.run(resources.enter_context(progress_reporter()))
     _complain(pipeline.failed_sources(), len(sources))
+
+
+def _hide_source(source: SourceConfig) -> None:
+    hide_in_logs(secrets_of(source.uri.get_secret_value()))
 
 
 def _supervise(

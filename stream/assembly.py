@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from stream.analyse import Analyser
     from stream.config import StreamConfig
+    from stream.pipeline import Watcher
+    from stream.publish import Sink
     from stream.sources import Source
 
 
@@ -67,8 +69,19 @@ def connect(
     *,
     run: str,
     stop: threading.Event,
+    watchers: Sequence[Watcher] = (),
+    listeners: Sequence[Sink] = (),
 ) -> Pipeline:
     """Open the sinks and connect all parts of a run.
+
+    Args:
+        config: of the run.
+        sources: of that configuration.
+        analyser: judges their frames.
+        run: names the run in every message.
+        stop: set from outside to drain and end.
+        watchers: see every step of the analysis.
+        listeners: get every message, beside the sinks that are configured.
 
     Raises:
         ConfigError: a sink can't be used as configured.
@@ -80,4 +93,12 @@ def connect(
         heartbeat_s=max(source.heartbeat_s for source in config.sources),
         source_ids=[source.source_id for source in sources],
     )
-    return Pipeline(sources, analyser, writer, sinks, stop=stop, shutdown_s=config.shutdown_s)
+    return Pipeline(
+        sources,
+        analyser,
+        writer,
+        [*sinks, *listeners],
+        stop=stop,
+        shutdown_s=config.shutdown_s,
+        watchers=watchers,
+    )

@@ -445,6 +445,20 @@ class StreamConfig(Options):
         """Return the least media time between two looks of an engine at a track, seconds."""
         return max(self.score.interval_of(engine), 1 / self.decode.analyse_fps)
 
+    def with_sources(self, sources: tuple[SourceConfig, ...]) -> StreamConfig:
+        """Return the configuration with other sources, or with none.
+
+        Raises:
+            ConfigError: they can't be watched together, or not with the other options.
+        """
+        if not sources:
+            return self.model_copy(update={"sources": ()})
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        try:
+            return type(self)(**values | {"sources": sources})
+        except ValidationError as error:
+            raise ConfigError(one_line(error, type(self))) from None
+
     @model_validator(mode="after")
     def _idle_by_pyav(self) -> Self:
         idle = [source.id for source in self.sources if idles(source, self.decode)]
