@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from stream.config import RedisSinkConfig, SourceConfig, StreamConfig
+    from stream.control import Control
+    from stream.page.feed import Feed
+    from stream.page.server import Page
     from stream.records import SourceStatus
 
 log = logging.getLogger("run_stream")
@@ -121,6 +124,14 @@ def _workers(_context: click.Context, _option: click.Parameter, text: str) -> in
     help="Watch the part number I, from 0, of N parts of the sources, for N machines.",
 )
 @click.option(
+    "--page",
+    is_flag=False,
+    flag_value="",
+    metavar="[HOST:PORT]",
+    help="Serve the live page and the control API; alone, after SOURCES, on 127.0.0.1:8765.  "
+    "[default: not]",
+)
+@click.option(
     "--duration",
     type=click.FloatRange(min=0),
     callback=_finite,
@@ -159,6 +170,7 @@ def main(
     allow_http: bool,
     workers: int | None,
     shard: str | None,
+    page: str | None,
     duration: float | None,
     check: bool,
     probe: bool,
@@ -186,11 +198,14 @@ def main(
             signals.reload_on_hang_up()
         engines = [{"manifest": manifest_of(model)} for model in models]
         overrides = [*([("score.engines", engines)] if engines else []), *settings]
+        if page:
+            overrides += _page_address(page)
 
         def resolve() -> StreamConfig:
-            return _resolve(
+            resolved = _resolve(
                 sources, config_path, redis_url, namespace, sinks, overrides, allow_http=allow_http
             )
+            return resolved if page is None else _with_page(resolved)
 
         config = resolve()
         hide_in_logs(_secrets(config))
@@ -261,7 +276,37 @@ def _resolve(
     )
     for source in config.sources:
         source_kind(source)
-    return config
+    return config if config.page is None else _with_page(config)
+
+
+def _page_address(text: str) -> list[tuple[str, Any]]:
+    """Read HOST:PORT, with an IPv6 address in brackets."""
+    host, _, port = text.rpartition(":")
+    if not (host and port.isdecimal()):
+        raise ConfigError(
+            f"--page {text}: expected HOST:PORT, such as 127.0.0.1:8765; without it, --page comes "
+            "after the sources"
+        )
+    return [("page.host", host.removeprefix("[").removesuffix("]")), ("page.port", int(port))]
+
+
+def _with_page(config: StreamConfig) -> StreamConfig:
+    """Return the configuration with a page, and the secret from the environment if none is named.
+
+    Raises:
+        ConfigError: the secret of the environment is too short.
+    """
+    from pydantic import ValidationError
+
+    from stream.config import PageConfig
+
+    known = {} if config.page is None else config.page.model_dump()
+    known["secret"] = known.get("secret") or os.environ.get("FACEWARDEN_PAGE_SECRET") or None
+    try:
+        page = PageConfig.model_validate(known)
+    except ValidationError as error:
+        raise ConfigError(f"$FACEWARDEN_PAGE_SECRET: {one_line(error, PageConfig)}") from None
+    return config.model_copy(update={"page": page})
 
 
 def _shard(config: StreamConfig, shard: str | None) -> StreamConfig:
@@ -292,6 +337,8 @@ def _secrets(config: StreamConfig) -> Iterator[str]:
     for sink in config.sinks:
         if sink.kind == "redis" and sink.url is not None:
             yield from secrets_of(sink.url.get_secret_value())
+    if config.page is not None and config.page.secret is not None:
+        yield config.page.secret.get_secret_value()
 
 
 def _redis(
@@ -388,8 +435,14 @@ def _run(
         analyser = resources.enter_context(load_engines(config))
         signals.drain_from_now()
         sources = [open_source(source) for source in config.sources]
-        pipeline = connect(config, sources, analyser, run=secrets.token_hex(4), stop=stop)
+        run = secrets.token_hex(4)
+        feeds = [] if config.page is None else [_feed(config, run)]
+        pipeline = connect(
+            config, sources, analyser, run=run, stop=stop, watchers=feeds, listeners=feeds
+        )
         control = Control(config, pipeline, open_source, hide=_hide_source)
+        for feed in feeds:
+            resources.enter_context(_page(config, feed, control))
         threading.Thread(
             target=reload_when_told, args=(signals.reload, control, reread), daemon=True
         ).start()
@@ -402,6 +455,39 @@ def _run(
     _complain(pipeline.failed_sources(), len(sources))
 
 
+def _feed(config: StreamConfig, run: str) -> Feed:
+    """Return what collects for the page.
+
+    Raises:
+        ConfigError: the manifest of the first engine is missing or damaged.
+    """
+    from stream.page.feed import Feed
+    from trt_engines.errors import EngineError
+    from trt_engines.manifest import load_manifest
+
+    try:
+        return Feed(run, load_manifest(config.score.engines[0].manifest).input)
+    except EngineError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _page(config: StreamConfig, feed: Feed, control: Control) -> Page:
+    """Serve the page.
+
+    Raises:
+        ConfigError: its address can't be used, or a package is missing.
+    """
+    assert config.page is not None
+    try:
+        from stream.page.server import Page
+    except ImportError as error:
+        raise ConfigError(
+            f"the page needs a package that is not installed ({error.name}): pip install -r "
+            "requirements/page.txt"
+        ) from error
+    return Page(config.page, feed, control, config.score.engines[0].manifest)
+
+
 def _hide_source(source: SourceConfig) -> None:
     hide_in_logs(secrets_of(source.uri.get_secret_value()))
 
@@ -411,6 +497,9 @@ def _supervise(
 ) -> None:
     from stream.processors import processors
     from stream.workers.supervisor import Supervisor
+
+    if config.page is not None:
+        raise ConfigError("the page shows a single process: leave out --workers, or the page")
 
     # Before the first worker's imports: a pool of threads each would outnumber the processors.
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -1,4 +1,4 @@
-"""The straight line: frames in, records out. No threads, no clock, no I/O.
+"""The straight line: frames in, records out. No threads, no I/O, a clock only to time the stages.
 
     follow (detect -> track) -> crop -> batch -> infer -> fuse
 
@@ -14,6 +14,7 @@ source's frame can spoil that source's tracks, which end, and no others.
 from __future__ import annotations
 
 import logging
+import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -64,6 +65,7 @@ class Step:
     tracks: dict[str, tuple[Track, ...]] = field(default_factory=dict)  # by source, in its frame
     crops: list[FaceCrop] = field(default_factory=list)
     scores: list[AttackScore] = field(default_factory=list)  # of these crops
+    seconds: dict[str, float] = field(default_factory=dict)  # that each stage took
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,19 +113,23 @@ class Analyser(Closing):
         """
         by_source = {frame.stamp.source_id: frame for frame in frames}
         step = Step()
-        faces = _together(self._follower.detect, by_source, step.failures)
+        with _timed("detect", step.seconds):
+            faces = _together(self._follower.detect, by_source, step.failures)
         looks: dict[str, _Look] = {}
-        for source_id, detections in faces.items():
-            with _blamed(source_id, step.failures):
-                looks[source_id] = self._look(by_source[source_id], detections)
-        scores = _together(self._score, looks, step.failures)
-        for source_id, scored in scores.items():
-            with _blamed(source_id, step.failures):
-                look = looks[source_id]
-                step.records.extend(self._fuser.update(scored, look.rejected, look.ended))
-                step.tracks[source_id] = look.tracks
-                step.crops.extend(look.crops)
-                step.scores.extend(scored)
+        with _timed("track_and_crop", step.seconds):
+            for source_id, detections in faces.items():
+                with _blamed(source_id, step.failures):
+                    looks[source_id] = self._look(by_source[source_id], detections)
+        with _timed("infer", step.seconds):
+            scores = _together(self._score, looks, step.failures)
+        with _timed("fuse", step.seconds):
+            for source_id, scored in scores.items():
+                with _blamed(source_id, step.failures):
+                    look = looks[source_id]
+                    step.records.extend(self._fuser.update(scored, look.rejected, look.ended))
+                    step.tracks[source_id] = look.tracks
+                    step.crops.extend(look.crops)
+                    step.scores.extend(scored)
         for source_id in step.failures:
             step.records.extend(self._reset(source_id))
         for source_id in by_source:
@@ -231,6 +237,14 @@ def _together(
         with _blamed(source_id, failures):
             (results[source_id],) = work([item])
     return results
+
+
+@contextmanager
+def _timed(stage: str, seconds: dict[str, float]) -> Iterator[None]:
+    """Note how long a stage took."""
+    began = time.perf_counter()
+    yield
+    seconds[stage] = time.perf_counter() - began
 
 
 @contextmanager

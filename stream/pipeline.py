@@ -20,9 +20,7 @@ from __future__ import annotations
 
 import faulthandler
 import logging
-import os
 import queue
-import sys
 import threading
 import time
 from collections import Counter
@@ -33,6 +31,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from stream.errors import ConfigError, StreamError
 from stream.inbox import Inbox
+from stream.priority import step_back
 from stream.records import (
     Alert,
     AttackFamily,
@@ -60,8 +59,6 @@ HOPELESS_FRAMES: Final = 50  # when so many in a row fail, of all sources, the f
 _POLL_S: Final = 0.2  # how often a blocked thread looks whether it should give up
 _LEAVE_SHARE: Final = 0.25  # of the time to drain: for decoders to leave their loop
 _MESSAGE_STEPS: Final = 256  # analysis waits when publishing is so many steps behind
-# Below the analysis, which all frames wait for, and not so far that a busy machine stops decoding.
-_DECODER_NICENESS: Final = 5
 
 
 class Watcher(Protocol):
@@ -344,7 +341,7 @@ class Pipeline:
             self._changed.set()
 
     def _decode_to_the_end(self, watch: _Watch) -> None:
-        _step_back()
+        step_back()
         source = watch.source
         for event in source.events(partial(self._inbox.fates, source.source_id)):
             if watch.abandoned:
@@ -443,14 +440,6 @@ class Pipeline:
             while (messages := self._messages.get()) is not None:
                 for sink in self._sinks:
                     sink.publish(messages)
-
-
-def _step_back() -> None:
-    """Give the calling thread a lower priority than the others, where a thread has one."""
-    if sys.platform == "linux":
-        thread = threading.get_native_id()
-        niceness = os.getpriority(os.PRIO_PROCESS, thread)
-        os.setpriority(os.PRIO_PROCESS, thread, min(niceness + _DECODER_NICENESS, 19))
 
 
 def _verdict(score: TrackScore) -> str:

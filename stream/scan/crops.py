@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from models import crop_faces, whole_file
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from stream.records import Frame, TrackScore
 
 MOST_OF_A_FILE: Final = 4
+Pixels: TypeAlias = NDArray[np.uint8]  # (H, W, 3) RGB
 
 
 class CropKeeper:
@@ -43,9 +46,7 @@ class CropKeeper:
     def keep(self, path: bytes, track: int, crop: Tensor) -> str:
         """Keep the crop of a track of a file; return the name it has in the folder."""
         name = f"{hashlib.sha256(path).hexdigest()[:24]}-{track}.png"
-        png = io.BytesIO()
-        Image.fromarray(crop.permute(1, 2, 0).numpy()).save(png, "PNG")
-        self._write(name, png.getvalue())
+        self._write(name, png_of(crop.permute(1, 2, 0).numpy()))
         return name
 
     def _write(self, name: str, png: bytes) -> None:
@@ -72,3 +73,22 @@ def write_crop(folder: Path, name: str, png: bytes) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with whole_file(folder / name) as partial:
         partial.write_bytes(png)
+
+
+def png_of(picture: NDArray[np.uint8]) -> bytes:
+    """Return a picture, (H, W, 3) RGB or (H, W) grey, as a PNG file."""
+    png = io.BytesIO()
+    Image.fromarray(picture).save(png, "PNG")
+    return png.getvalue()
+
+
+def overlaid(picture: Pixels, evidence: NDArray[np.float32]) -> Pixels:
+    """Lay evidence, 0..1 of any size, over a picture in red."""
+    height, width = picture.shape[:2]
+    grey = Image.fromarray((evidence.clip(0, 1) * 255).astype(np.uint8))
+    share = np.asarray(grey.resize((width, height)), np.float32)[..., None] / 255 * 0.5
+    red = np.array([255, 0, 0], np.float32)
+    mixed: Pixels = (picture.mean(axis=2, keepdims=True) * (1 - share) + red * share).astype(
+        np.uint8
+    )
+    return mixed

@@ -15,6 +15,7 @@ from PIL import Image
 
 from models import whole_file
 from stream.scan.child import ReadStatus
+from stream.scan.crops import overlaid
 from stream.scan.results import latest_rows
 from stream.scan.tally import was_attack
 
@@ -22,12 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
+    from stream.scan.crops import Pixels
     from stream.scan.rows import FileRow, TrackRow
     from trt_engines.backends import Backend
-
-    _Pixels = NDArray[np.uint8]  # (H, W, 3) RGB
 
 MOST_FILES: Final = 2000  # rows of the table; a page with a million opens in no browser
 MOST_CROPS: Final = 60
@@ -231,7 +229,7 @@ def _figure(path: str, track: TrackRow, crop: Path, detector: Backend | None) ->
         image = torch.from_numpy(picture).permute(2, 0, 1)[None].contiguous()
         explanation = detector.infer(image).get("explanation")
         if explanation is not None:
-            pictures.append(_overlaid(picture, explanation[0, 0].numpy()))
+            pictures.append(overlaid(picture, explanation[0, 0].numpy()))
     shown = "".join(f'<img alt="" src="{_inline(each)}">' for each in pictures)
     verdict = "attack" if was_attack(track) else str(track.verdict)
     evidence = ", ".join(
@@ -245,19 +243,7 @@ def _figure(path: str, track: TrackRow, crop: Path, detector: Backend | None) ->
     )
 
 
-def _overlaid(picture: _Pixels, evidence: NDArray[np.float32]) -> _Pixels:
-    """Lay evidence, 0..1 of any size, over a picture in red."""
-    height, width = picture.shape[:2]
-    grey = Image.fromarray((evidence.clip(0, 1) * 255).astype(np.uint8))
-    share = np.asarray(grey.resize((width, height)), np.float32)[..., None] / 255 * 0.5
-    red = np.array([255, 0, 0], np.float32)
-    mixed: _Pixels = (picture.mean(axis=2, keepdims=True) * (1 - share) + red * share).astype(
-        np.uint8
-    )
-    return mixed
-
-
-def _inline(picture: _Pixels) -> str:
+def _inline(picture: Pixels) -> str:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=85)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
