@@ -11,6 +11,7 @@ import pytest
 MAY_SKIP = {
     "needs ../shared": "data beside the checkout, with licences that keep it out of the repository",
     "needs redis-server": "TLS, ACL and AOF need Debian's Redis; the README names the packages",
+    "needs chromium": "Debian's browser; the README names the package",
     "needs openssl": "certificates for TLS servers; the README names the package",
     "needs the extra objects": "s3fs, and moto to test it with",
     "needs the extra ray": "spreads scans over machines",

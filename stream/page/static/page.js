@@ -42,6 +42,11 @@ function ago(ms) {
   return seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${Math.round(seconds / 3600)} h`;
 }
 
+// A message holds no addresses, and says so where one stood: on the page that is no news.
+function plain(detail) {
+  return detail.replaceAll("[address]", "").replace(/^[\s:,]+/, "");
+}
+
 function words(name) {
   return name.replaceAll("_", " ");
 }
@@ -128,7 +133,7 @@ class Camera {
     this.pause.setAttribute("aria-label", `${this.pause.textContent} ${this.id}`);
     this.away.hidden = isUp;
     if (!isUp) {
-      const why = this.status ? `${words(this.status.code)}: ${this.status.detail}` : "not opened yet";
+      const why = this.status ? `${words(this.status.code)}: ${plain(this.status.detail)}` : "not opened yet";
       this.away.replaceChildren(
         element("strong", {}, now[0].toUpperCase() + now.slice(1)),
         element("span", { className: "why" }, now === "paused" ? "on request" : why),
@@ -368,7 +373,7 @@ function sourceItem(message) {
   const item = element("li", { className: `alert source${what === "regained" ? "" : " source-lost"}` }, headOf(message, chip));
   if (message.status) {
     const { code, detail } = message.status;
-    item.append(element("p", { className: "said" }, code === "ok" ? detail : `${words(code)}: ${detail}`));
+    item.append(element("p", { className: "said" }, code === "ok" ? plain(detail) : `${words(code)}: ${plain(detail)}`));
   }
   return item;
 }
@@ -398,7 +403,7 @@ function drawCurves() {
     return times.map((at) => values.get(at) ?? null);
   })];
   const place = byId("chart");
-  const of = JSON.stringify([shown.map(([id, track]) => [id, track.state]), place.clientWidth, matchMedia("(prefers-color-scheme: dark)").matches]);
+  const of = JSON.stringify([shown.map(([id, track]) => [id, track.state, track.ended, track.points.length > 1]), place.clientWidth, matchMedia("(prefers-color-scheme: dark)").matches]);
   if (of !== chartOf) {
     chartOf = of;
     chart?.destroy();
@@ -437,7 +442,8 @@ function legend(id, track, number) {
     "stroke-dasharray": DASHES[number % DASHES.length].join(" ") })) line.setAttribute(key, value);
   svg.append(line);
   const last = track.points.at(-1);
-  return element("li", {}, svg, `${track.source} #${id.split("-").at(-1)}: ${VERDICTS[track.state]} ${last[1].toFixed(2)}`);
+  const said = `${track.source} #${id.split("-").at(-1)}: ${VERDICTS[track.state]} ${last[1].toFixed(2)}`;
+  return element("li", { className: track.ended ? "over" : "" }, svg, track.ended ? `${said}, gone` : said);
 }
 
 function showMeasured() {
