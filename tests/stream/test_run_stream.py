@@ -493,16 +493,16 @@ def test_a_hang_up_reads_the_configuration_again_and_a_broken_one_changes_nothin
 
 
 def test_a_hang_up_ends_it_where_there_is_no_configuration_to_read_again(
-    running, set_engine, tmp_path
+    running, set_engine, two_faces, tmp_path
 ):
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        url = f"cam=rtsp://127.0.0.1:{silent.getsockname()[1]}/x"
-        with running(url, *set_engine, "--sink", f"jsonl:{tmp_path / 'x'}") as process:
-            silent.settimeout(LIMIT_S)
-            connection, _ = silent.accept()
-            with connection:
-                process.send_signal(signal.SIGHUP)
-                _, log = process.communicate()
+    source = {"id": "cam", "uri": str(two_faces), "loop": True, "realtime": True}
+    sink = f"jsonl:{tmp_path / 'messages.jsonl'}"
+    with running(
+        "--set", f"sources={json.dumps([source])}", *set_engine, "--sink", sink
+    ) as process:
+        read_log_until(process, "source cam: open")
+        process.send_signal(signal.SIGHUP)
+        _, log = process.communicate()
     assert (process.returncode, "SIGHUP: draining" in log) == (0, True)
 
 

@@ -484,6 +484,7 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" || event.key === "0") choose("");
   else if (/^[1-9]$/.test(event.key) && order[event.key - 1]) choose(order[event.key - 1]);
 });
+addEventListener("resize", drawCurves);
 document.addEventListener("visibilitychange", () => live.restart());
 
 const add = byId("add");
