@@ -186,7 +186,8 @@ def main(
 
     Without --redis and $REDIS_URL, an embedded Redis server is started, and its address logged.
     SIGTERM, SIGINT, SIGQUIT and SIGHUP end the program after what was decoded is published; with
-    --config, SIGHUP instead reads that file again, and adds, removes and changes sources.
+    --config, and one process, SIGHUP instead reads that file again, and adds, removes and changes
+    sources.
     """
     signals = StopSignals()  # first: see its docstring
     open_standard_streams()
@@ -194,8 +195,7 @@ def main(
     if as_json and not probe:
         _fail(ConfigError("--json is for --probe"), 2)
     try:
-        if config_path is not None:
-            signals.reload_on_hang_up()
+        signals.reload_on_hang_up(config_path is not None and workers == 1)
         engines = [{"manifest": manifest_of(model)} for model in models]
         overrides = [*([("score.engines", engines)] if engines else []), *settings]
         if page:
@@ -294,11 +294,13 @@ def _with_page(config: StreamConfig) -> StreamConfig:
     """Return the configuration with a page, and the secret from the environment if none is named.
 
     Raises:
-        ConfigError: the secret of the environment is too short.
+        ConfigError: the secret of the environment is too short, or other machines can reach the
+            page, and what protects it is missing.
     """
     from pydantic import ValidationError
 
     from stream.config import PageConfig
+    from stream.page.exposure import check_exposure
 
     known = {} if config.page is None else config.page.model_dump()
     known["secret"] = known.get("secret") or os.environ.get("FACEWARDEN_PAGE_SECRET") or None
@@ -306,6 +308,7 @@ def _with_page(config: StreamConfig) -> StreamConfig:
         page = PageConfig.model_validate(known)
     except ValidationError as error:
         raise ConfigError(f"$FACEWARDEN_PAGE_SECRET: {one_line(error, PageConfig)}") from None
+    check_exposure(page)
     return config.model_copy(update={"page": page})
 
 
@@ -327,6 +330,7 @@ def _wait_for_nothing(config: StreamConfig, duration: float | None, signals: Sto
 
     if any(source_kind(source) is not SourceKind.FILE for source in config.sources):
         log.info("no source falls to this shard; waiting to be stopped")
+        signals.reload_on_hang_up(False)
         signals.drain_from_now()
         signals.stop.wait(duration)
 

@@ -49,10 +49,7 @@ def main(viewers: int, seconds: float, turns: int) -> None:
         messages = Path(name) / "messages.jsonl"
         process, port = _start(Path(name), messages, ends)
         time.sleep(WARM_UP_S)
-        runs: list[dict[str, Any]] = []
-        for n in (0, viewers) * turns:
-            runs.append(_turn(process, port, n, seconds, messages))
-    result["turns"] = runs
+        runs = [_turn(process, port, n, seconds, messages) for n in (0, viewers) * turns]
     result["summary"] = summary = [_summary(n, runs) for n in (0, viewers)]
     table = Table("viewers", "scores", "p50 ms", "p95 ms", "CPU s/s", "pictures/s of a viewer")
     for row in summary:

@@ -51,9 +51,9 @@ class StopSignals:
         """Let signals set `stop` from now on, and no longer end the program."""
         self._draining = True
 
-    def reload_on_hang_up(self) -> None:
-        """Let SIGHUP set `reload` from now on."""
-        self._reloads = True
+    def reload_on_hang_up(self, wanted: bool) -> None:
+        """Let SIGHUP set `reload` from now on, or again `stop`."""
+        self._reloads = wanted
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
         hung_up = self._had_terminal and not _has_terminal()

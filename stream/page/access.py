@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 import time
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
@@ -17,15 +16,11 @@ from urllib.parse import urlsplit
 
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
-from stream.errors import ConfigError
-
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from starlette.requests import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-    from stream.config import PageConfig
 
     Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -45,36 +40,6 @@ _HEADERS: Final = {
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
     "cache-control": "no-store",
 }
-
-
-def check_exposure(config: PageConfig) -> None:
-    """Refuse to be seen from other machines by those who know nothing, or by all on the way.
-
-    Raises:
-        ConfigError: the address is not this machine's own, and something is missing.
-    """
-    if is_loopback(config.host):
-        return
-    missing = []
-    if not config.insecure and config.secret is None:
-        missing.append("page.secret (or $FACEWARDEN_PAGE_SECRET)")
-    if not config.insecure and config.certificate is None:
-        missing.append("page.certificate and page.key")
-    if config.host in ("0.0.0.0", "::") and not config.hosts:
-        missing.append("page.hosts, the names by which browsers call it")
-    if missing:
-        raise ConfigError(
-            f"page: other machines can reach {config.host}, which needs {', '.join(missing)}; or "
-            "listen on 127.0.0.1, or set page.insecure where a proxy protects it"
-        )
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether only this machine can reach an address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 @dataclass(slots=True)

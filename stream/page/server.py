@@ -12,7 +12,7 @@ import uvicorn
 
 from stream.closing import Closing
 from stream.errors import ConfigError
-from stream.page.access import Access, check_exposure
+from stream.page.access import Access
 from stream.page.app import PageApp
 from stream.page.pictures import Pictures
 from stream.priority import step_back
@@ -40,11 +40,10 @@ class Page(Closing):
         manifest: of the first detector.
 
     Raises:
-        ConfigError: the address is taken, or can be reached from elsewhere without protection.
+        ConfigError: the address is taken, or the certificate can't be used.
     """
 
     def __init__(self, config: PageConfig, feed: Feed, control: Control, manifest: Path) -> None:
-        check_exposure(config)
         secret = config.secret.get_secret_value() if config.secret else secrets.token_urlsafe(12)
         try:
             family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
@@ -75,7 +74,14 @@ class Page(Closing):
                 ssl_keyfile=config.key,
             )
         )
-        self._server.config.load()  # a certificate that can't be read is noticed here
+        try:
+            self._server.config.load()
+        except OSError as error:  # an error of TLS is one
+            self._socket.close()
+            raise ConfigError(
+                f"page: page.certificate and page.key can't be used: {error}; expected PEM files "
+                "of one pair, and a key without a password"
+            ) from error
         self._thread = threading.Thread(target=self._serve, name="page", daemon=True)
         self._thread.start()
         log.info("page: %s", self.url)

@@ -651,6 +651,17 @@ def test_a_name_that_is_not_utf_8_stops_nothing(run, two_faces, set_engine, tmp_
             ["score.manifest: unknown key; did you mean 'engines'?"],
             id="the old key of the detector",
         ),
+        pytest.param(
+            ["--page", "clip.mp4"], ["--page clip.mp4", "expected HOST:PORT"], id="page's address"
+        ),
+        pytest.param(
+            ["clip.mp4", "--page", "0.0.0.0:8765"],
+            ["other machines can reach 0.0.0.0", "page.secret", "page.hosts"],
+            id="page for all",
+        ),
+        pytest.param(
+            ["clip.mp4", "--workers", "2", "--page"], ["leave out --workers"], id="page of workers"
+        ),
     ],
 )
 def test_a_wrong_argument_gets_one_line_and_code_2(run, arguments, complaints, set_engine):

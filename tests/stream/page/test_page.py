@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import shutil
 import socket
+import ssl
 import struct
+import subprocess
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,12 +17,12 @@ import pytest
 from stream.config import PageConfig
 from stream.errors import ConfigError
 from stream.messages import VerdictMessage
-from stream.page.access import MOST_WRONG, WITHIN_S, Limit, check_exposure
+from stream.page.access import MOST_WRONG, WITHIN_S, Limit
+from stream.page.exposure import check_exposure
 from stream.page.server import Page
 from tests.stream.running import PAUSED, STOPPED, wait_until
 
 if TYPE_CHECKING:
-    import http.client
     from collections.abc import Iterator
 
 GUARDED = [
@@ -154,6 +159,33 @@ def test_an_address_that_is_taken_is_named(serve, tiny_engine):
         taken = PageConfig(port=other.getsockname()[1])
         with pytest.raises(ConfigError, match=r"can't listen on 127\.0\.0\.1"):
             Page(taken, served.feed, served.run.control, tiny_engine)
+
+
+def test_a_certificate_makes_it_https_and_its_cookie_stays_there(serve, tmp_path):
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl for certificates")
+    pair = [tmp_path / "page.pem", tmp_path / "page.key"]
+    make = "req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost -addext"
+    made = ["openssl", *make.split(), "subjectAltName=DNS:localhost"]
+    subprocess.run([*made, "-out", pair[0], "-keyout", pair[1]], capture_output=True, check=True)
+    served = serve(certificate=pair[0], key=pair[1])
+    assert served.page.url.startswith("https://")
+    port = int(served.page.url.rpartition(":")[2])
+    trust = ssl.create_default_context(cafile=pair[0])
+    with closing(http.client.HTTPSConnection("localhost", port, context=trust)) as connection:
+        form = {"content-type": "application/x-www-form-urlencoded"}
+        connection.request("POST", "/login", "secret=correct+horse+battery", form)
+        answer = connection.getresponse()
+    assert (answer.status, "; secure" in answer.headers["set-cookie"]) == (303, True)
+
+
+def test_a_key_of_another_certificate_is_refused(serve, tiny_engine, tmp_path):
+    served = serve()
+    for name in ("page.pem", "page.key"):
+        (tmp_path / name).write_text("no PEM")
+    config = PageConfig(port=0, certificate=tmp_path / "page.pem", key=tmp_path / "page.key")
+    with pytest.raises(ConfigError, match=r"page\.certificate and page\.key can't be used"):
+        Page(config, served.feed, served.run.control, tiny_engine)
 
 
 # --- what is served ---
