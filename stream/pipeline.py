@@ -274,7 +274,8 @@ class Pipeline:
         with self._lock:
             everyone = self._leaving + [w for w in self._watched if w.thread is not None]
         for watch in everyone:
-            watch.source.end()
+            if not watch.is_over:
+                watch.source.end()
         leave_by = time.monotonic() + _LEAVE_SHARE * self._shutdown_s
         for watch in everyone:
             assert watch.thread is not None
