@@ -51,6 +51,7 @@ def program(config: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     options: dict[str, Any] = {"stderr": subprocess.PIPE, "text": True, "start_new_session": True}
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "REDIS_URL": ""}
     with subprocess.Popen(command, env=environment, **options) as process:
+        assert process.stderr is not None
         try:
             for line in process.stderr:
                 if found := re.search(r"page: (http\S+)", line):
