@@ -454,7 +454,9 @@ def config_pipe(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("number", set(STOP_SIGNALS) - {signal.SIGHUP}, ids=lambda n: n.name)
+@pytest.mark.parametrize(
+    "number", [n for n in STOP_SIGNALS if n != signal.SIGHUP], ids=lambda n: n.name
+)
 def test_a_signal_in_the_first_moments_ends_it_at_once(config_pipe, number):
     with (
         running_afresh("--config", config_pipe) as process,
