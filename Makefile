@@ -7,7 +7,7 @@ PIP_INSTALL := .venv/bin/pip install --quiet --disable-pip-version-check
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-stream setup-system fmt lint type unit golden golden-update test-cluster gpu check-engines bench bench-workers bench-loaders bench-training bench-models bench-scan bench-feed evaluate-shipped train-shipped soak demo test schema clean
+.PHONY: help setup setup-stream setup-system fmt lint type unit golden golden-update test-cluster gpu check-engines bench bench-workers bench-page bench-loaders bench-training bench-models bench-scan bench-feed evaluate-shipped train-shipped soak demo test schema clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -71,6 +71,9 @@ bench: setup ## cameras held on this machine, beside a naive loop
 
 bench-workers: setup ## one process against two, and what a worker's deaths cost
 	$(PY) -m benchmarks.workers
+
+bench-page: setup ## what viewers of the live page cost the analysis
+	$(PY) -m benchmarks.page
 
 bench-training: setup ## the training loop beside a bare one, two ranks, memory, prepare
 	$(PY) -m benchmarks.training

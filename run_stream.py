@@ -28,10 +28,14 @@ from stream.redact import printable, secrets_of
 from stream.signals import StopSignals
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from stream.config import RedisSinkConfig, StreamConfig
+    from stream.config import RedisSinkConfig, SourceConfig, StreamConfig
+    from stream.control import Control
+    from stream.decode.recent import RecentPackets
     from stream.metrics.monitor import Monitor
+    from stream.page.feed import Feed
+    from stream.page.server import Page
     from stream.pipeline import Progress
     from stream.records import SourceStatus
 
@@ -132,6 +136,14 @@ def _workers(_context: click.Context, _option: click.Parameter, text: str) -> in
     "127.0.0.1:9464.  [default: not]",
 )
 @click.option(
+    "--page",
+    is_flag=False,
+    flag_value="",
+    metavar="[HOST:PORT]",
+    help="Serve the live page and the control API; alone, after SOURCES, on 127.0.0.1:8765.  "
+    "[default: not]",
+)
+@click.option(
     "--duration",
     type=click.FloatRange(min=0),
     callback=_finite,
@@ -198,6 +210,7 @@ def main(
     workers: int | None,
     shard: str | None,
     metrics: str | None,
+    page: str | None,
     duration: float | None,
     check: bool,
     probe: bool,
@@ -216,7 +229,9 @@ def main(
     holds a = is written with its folder: ./a=b.mp4.
 
     Without --redis and $REDIS_URL, an embedded Redis server is started, and its address logged.
-    SIGTERM, SIGINT, SIGQUIT and SIGHUP end the program after what was decoded is published.
+    SIGTERM, SIGINT, SIGQUIT and SIGHUP end the program after what was decoded is published; with
+    --config, and one process, SIGHUP instead reads that file again, and adds, removes and changes
+    sources.
     """
     signals = StopSignals()  # first: see its docstring
     open_standard_streams()
@@ -229,13 +244,21 @@ def main(
         what = "watches one source, by one process, for --minutes"
         _fail(ConfigError(f"--learn {what}: no --workers, no --duration"), 2)
     try:
+        signals.reload_on_hang_up(config_path is not None and workers == 1)
         engines = [{"manifest": manifest_of(model)} for model in models]
         overrides = [*([("score.engines", engines)] if engines else []), *settings]
         if metrics is not None:
             overrides.append(("metrics", _host_and_port(metrics)))
-        config = _resolve(
-            sources, config_path, redis_url, namespace, sinks, overrides, allow_http=allow_http
-        )
+        if page:
+            overrides += _page_address(page)
+
+        def resolve() -> StreamConfig:
+            resolved = _resolve(
+                sources, config_path, redis_url, namespace, sinks, overrides, allow_http=allow_http
+            )
+            return resolved if page is None else _with_page(resolved)
+
+        config = resolve()
         hide_in_logs(_secrets(config))
         of_all, config = config, _shard(config, shard)
         if check:
@@ -250,7 +273,7 @@ def main(
         elif not config.sources:
             _wait_for_nothing(of_all, duration, signals)
         elif workers == 1:
-            _run(config, duration, signals)
+            _run(config, duration, signals, lambda: _shard(resolve(), shard))
         else:
             _supervise(config, workers, duration, signals)
     except ConfigError as error:
@@ -306,7 +329,40 @@ def _resolve(
     )
     for source in config.sources:
         source_kind(source)
-    return config
+    return config if config.page is None else _with_page(config)
+
+
+def _page_address(text: str) -> list[tuple[str, Any]]:
+    """Read HOST:PORT, with an IPv6 address in brackets."""
+    host, _, port = text.rpartition(":")
+    if not (host and port.isdecimal()):
+        raise ConfigError(
+            f"--page {text}: expected HOST:PORT, such as 127.0.0.1:8765; without it, --page comes "
+            "after the sources"
+        )
+    return [("page.host", host.removeprefix("[").removesuffix("]")), ("page.port", int(port))]
+
+
+def _with_page(config: StreamConfig) -> StreamConfig:
+    """Return the configuration with a page, and the secret from the environment if none is named.
+
+    Raises:
+        ConfigError: the secret of the environment is too short, or other machines can reach the
+            page, and what protects it is missing.
+    """
+    from pydantic import ValidationError
+
+    from stream.config import PageConfig
+    from stream.page.exposure import check_exposure
+
+    known = {} if config.page is None else config.page.model_dump()
+    known["secret"] = known.get("secret") or os.environ.get("FACEWARDEN_PAGE_SECRET") or None
+    try:
+        page = PageConfig.model_validate(known)
+    except ValidationError as error:
+        raise ConfigError(f"$FACEWARDEN_PAGE_SECRET: {one_line(error, PageConfig)}") from None
+    check_exposure(page)
+    return config.model_copy(update={"page": page})
 
 
 def _shard(config: StreamConfig, shard: str | None) -> StreamConfig:
@@ -327,6 +383,7 @@ def _wait_for_nothing(config: StreamConfig, duration: float | None, signals: Sto
 
     if any(source_kind(source) is not SourceKind.FILE for source in config.sources):
         log.info("no source falls to this shard; waiting to be stopped")
+        signals.reload_on_hang_up(False)
         with ExitStack() as resources:
             _monitor(config.model_copy(update={"sources": ()}), resources)
             signals.drain_from_now()
@@ -341,6 +398,8 @@ def _secrets(config: StreamConfig) -> Iterator[str]:
             yield from secrets_of(sink.url.get_secret_value())
         elif sink.kind == "webhook":
             yield from sink.secrets
+    if config.page is not None and config.page.secret is not None:
+        yield config.page.secret.get_secret_value()
 
 
 def _redis(
@@ -444,9 +503,23 @@ def _sink(text: str) -> dict[str, str]:
     raise ConfigError(f"--sink {shown}: expected jsonl:PATH, redis or webhook:URL")
 
 
-def _run(config: StreamConfig, duration: float | None, signals: StopSignals) -> None:
+def _run(
+    config: StreamConfig,
+    duration: float | None,
+    signals: StopSignals,
+    reread: Callable[[], StreamConfig],
+) -> None:
     from stream.assembly import connect, load_engines, recent_packets
+    from stream.control import Control, reload_when_told
     from stream.sources import Source
+
+    recent: dict[str, RecentPackets] = {}
+
+    def open_source(source: SourceConfig) -> Source:
+        packets = recent_packets(config)
+        if packets is not None:
+            recent[source.id] = packets
+        return Source(source, config.decode, stop=threading.Event(), recent=packets)
 
     stop = signals.stop
     with ExitStack() as resources:
@@ -454,12 +527,26 @@ def _run(config: StreamConfig, duration: float | None, signals: StopSignals) -> 
         measures = monitor.measures if monitor else None
         analyser = resources.enter_context(load_engines(config))
         signals.drain_from_now()
-        sources = [
-            Source(source, config.decode, stop=stop, recent=recent_packets(config))
-            for source in config.sources
-        ]
+        sources = [open_source(source) for source in config.sources]
         run = secrets.token_hex(4)
-        pipeline = connect(config, sources, analyser, run=run, stop=stop, measures=measures)
+        feeds = [] if config.page is None else [_feed(config, run)]
+        pipeline = connect(
+            config,
+            sources,
+            analyser,
+            run=run,
+            stop=stop,
+            watchers=feeds,
+            listeners=feeds,
+            measures=measures,
+            recent=recent,
+        )
+        control = Control(config, pipeline, open_source, hide=_hide_source)
+        for feed in feeds:
+            resources.enter_context(_page(config, feed, control))
+        threading.Thread(
+            target=reload_when_told, args=(signals.reload, control, reread), daemon=True
+        ).start()
         if duration is not None:
             resources.callback(_stop_after(duration, signals).cancel)
         show = resources.enter_context(progress_reporter())
@@ -546,11 +633,51 @@ def _stop_after(seconds: float, signals: StopSignals) -> threading.Timer:
     return timer
 
 
+def _feed(config: StreamConfig, run: str) -> Feed:
+    """Return what collects for the page.
+
+    Raises:
+        ConfigError: the manifest of the first engine is missing or damaged.
+    """
+    from stream.page.feed import Feed
+    from trt_engines.errors import EngineError
+    from trt_engines.manifest import load_manifest
+
+    try:
+        return Feed(run, load_manifest(config.score.engines[0].manifest).input)
+    except EngineError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _page(config: StreamConfig, feed: Feed, control: Control) -> Page:
+    """Serve the page.
+
+    Raises:
+        ConfigError: its address can't be used, or a package is missing.
+    """
+    assert config.page is not None
+    try:
+        from stream.page.server import Page
+    except ImportError as error:
+        raise ConfigError(
+            f"the page needs a package that is not installed ({error.name}): pip install -r "
+            "requirements/page.txt"
+        ) from error
+    return Page(config.page, feed, control, config.score.engines[0].manifest)
+
+
+def _hide_source(source: SourceConfig) -> None:
+    hide_in_logs(secrets_of(source.uri.get_secret_value()))
+
+
 def _supervise(
     config: StreamConfig, workers: int | None, duration: float | None, signals: StopSignals
 ) -> None:
     from stream.processors import processors
     from stream.workers.supervisor import Supervisor
+
+    if config.page is not None:
+        raise ConfigError("the page shows a single process: leave out --workers, or the page")
 
     # Before the first worker's imports: a pool of threads each would outnumber the processors.
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -17,7 +17,7 @@ from trt_engines.manifest import load_manifest
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from stream.analyse import Analyser
     from stream.config import StreamConfig
@@ -86,40 +86,50 @@ def connect(
     *,
     run: str,
     stop: threading.Event,
+    watchers: Sequence[Watcher] = (),
+    listeners: Sequence[Sink] = (),
     measures: Measures | None = None,
+    recent: Mapping[str, RecentPackets] | None = None,
 ) -> Pipeline:
     """Open the sinks and connect all parts of a run.
 
     Args:
         config: of the run.
-        sources: that are watched.
-        analyser: stays its owner's to close.
+        sources: of that configuration.
+        analyser: judges their frames.
         run: names the run in every message.
         stop: set from outside to drain and end.
+        watchers: see every step of the analysis.
+        listeners: get every message, beside the sinks that are configured.
         measures: see the analysis and the messages; default: nothing is measured.
+        recent: latest packets by source, of sources that come later, too; default: those of
+            `sources`.
 
     Raises:
         ConfigError: a sink can't be used as configured.
     """
     writer = message_writer(config, run)
-    watchers: list[Watcher] = []
+    own: list[Watcher] = []
     evidence: list[Sink] = []
     if config.evidence is not None:
-        keeper = _evidence_keeper(config, sources, writer, run)
-        watchers.append(keeper)
+        if recent is None:
+            recent = {s.source_id: s.recent for s in sources if s.recent is not None}
+        keeper = _evidence_keeper(config, recent, writer, run)
+        own.append(keeper)
         evidence.append(keeper)
     drift = _drift_watcher(config)
     if drift is not None:
-        watchers.append(drift)
+        own.append(drift)
     sinks = open_sinks(
         config.sinks,
         run=run,
         heartbeat_s=max(source.heartbeat_s for source in config.sources),
         source_ids=[source.source_id for source in sources],
     )
+    sinks += listeners
     if measures is not None:
         sinks.append(measures.sink(sinks))
-        watchers.append(measures.analysis)
+        own.append(measures.analysis)
     return Pipeline(
         sources,
         analyser,
@@ -127,7 +137,7 @@ def connect(
         [*evidence, *sinks],  # first: it needs what the others may take their time with
         stop=stop,
         shutdown_s=config.shutdown_s,
-        watchers=watchers,
+        watchers=[*own, *watchers],
     )
 
 
@@ -184,7 +194,7 @@ def _not_installed(error: ImportError) -> ConfigError:
 
 
 def _evidence_keeper(
-    config: StreamConfig, sources: Sequence[Source], writer: MessageWriter, run: str
+    config: StreamConfig, recent: Mapping[str, RecentPackets], writer: MessageWriter, run: str
 ) -> EvidenceKeeper:
     """Return what collects evidence.
 
@@ -195,5 +205,4 @@ def _evidence_keeper(
         from stream.evidence.keeper import EvidenceKeeper
     except ImportError as error:
         raise _not_installed(error) from error
-    recent = {s.source_id: s.recent for s in sources if s.recent is not None}
     return EvidenceKeeper(config, recent, writer, run)

@@ -583,6 +583,40 @@ class EvidenceConfig(Options):
     )
 
 
+class PageConfig(Options):
+    """The live page and the control API; see docs/page.md."""
+
+    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
+    port: int = Field(8765, ge=0, le=65535, description="Port to listen on; 0: any that is free.")
+    secret: SecretStr | None = Field(
+        None,
+        min_length=12,
+        description="What people and programs must know to see anything; default: "
+        "$FACEWARDEN_PAGE_SECRET, or else one that is made up and logged at the start.",
+    )
+    certificate: FilePath | None = Field(
+        None,
+        description="PEM file of the server's certificate and what signed it: the page is https.",
+    )
+    key: FilePath | None = Field(None, description="PEM file of the certificate's private key.")
+    hosts: tuple[str, ...] = Field(
+        (), description="Names by which browsers may call the page, beside `host` and localhost."
+    )
+    insecure: bool = Field(
+        False,
+        description="Listen on an address that is not this machine's own without a secret or a "
+        "certificate, as behind a reverse proxy on another machine: who listens in sees all.",
+    )
+    viewers: int = Field(8, ge=1, description="Most pages that are open at a time.")
+    session_s: float = Field(12 * 3600.0, gt=0, description="A login lasts so long, seconds.")
+
+    @model_validator(mode="after")
+    def _whole_pair(self) -> Self:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key come together, or not at all")
+        return self
+
+
 class StreamConfig(Options):
     """All of a run of `run_stream.py`."""
 
@@ -612,6 +646,7 @@ class StreamConfig(Options):
     evidence: EvidenceConfig | None = Field(
         None, description="Keep evidence of verdicts; default: nothing is kept."
     )
+    page: PageConfig | None = Field(None, description="Live page and control API; default: none.")
 
     def look_every_s(self, engine: EngineConfig) -> float:
         """Return the least media time between two looks of an engine at a track, seconds."""
@@ -627,6 +662,20 @@ class StreamConfig(Options):
                 "file by docs/config.schema.json of this one"
             )
         return version
+
+    def with_sources(self, sources: tuple[SourceConfig, ...]) -> StreamConfig:
+        """Return the configuration with other sources, or with none.
+
+        Raises:
+            ConfigError: they can't be watched together, or not with the other options.
+        """
+        if not sources:
+            return self.model_copy(update={"sources": ()})
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        try:
+            return type(self)(**values | {"sources": sources})
+        except ValidationError as error:
+            raise ConfigError(one_line(error, type(self))) from None
 
     @model_validator(mode="after")
     def _idle_by_pyav(self) -> Self:

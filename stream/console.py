@@ -87,9 +87,11 @@ def set_up_logging(form: Literal["text", "json"], *, verbose: bool) -> None:
 
 def hide_in_logs(secrets: Iterable[str]) -> None:
     """Take these passwords and user names out of every further log record."""
-    known = tuple(secrets)
+    known = frozenset(secrets)
     for handler in logging.getLogger().handlers:
-        handler.addFilter(RedactingFilter(known))
+        for each in handler.filters:
+            if isinstance(each, RedactingFilter):
+                each.hide(known)
 
 
 @contextmanager

@@ -44,6 +44,7 @@ class _Queue:
     frames: deque[_Waiting] = field(default_factory=deque)
     in_hand: bool = False  # a frame was handed out and is not done
     finished: bool = False
+    leaving: bool = False  # it is forgotten when its last frame is done
     dropped: Counter[DropReason] = field(default_factory=Counter)
     failed: int = 0
     failing: bool = False
@@ -77,16 +78,17 @@ class Inbox:
                 source's oldest frame (live), if it may be dropped, and else waits, too.
 
         Returns:
-            False once the inbox is closed: the frame was not taken.
+            False once the inbox is closed, or the source leaves: the frame was not taken.
         """
         with self._changed:
-            queue = self._queues.setdefault(frame.stamp.source_id, _Queue(self._monotonic()))
+            source_id = frame.stamp.source_id
             # After `finish`, the next session waits until the end of the last one was handed out.
             self._changed.wait_for(
-                lambda: self._closed or not (queue.finished or self._blocks(queue, wait=wait))
+                lambda: self._refuses(source_id) or self._has_room(source_id, wait=wait)
             )
-            if self._closed:
+            if self._refuses(source_id):
                 return False
+            queue = self._queues.setdefault(source_id, _Queue(self._monotonic()))
             if self._is_full(queue):
                 queue.drop(DropReason.OVERTAKEN)
             queue.frames.append(_Waiting(frame, self._monotonic(), may_drop=not wait))
@@ -99,6 +101,19 @@ class Inbox:
             if source_id in self._queues:
                 self._queues[source_id].finished = True
                 self._changed.notify_all()
+
+    def leave(self, source_id: str) -> None:
+        """Say that nothing more comes from a source: it is forgotten after its last frame."""
+        with self._changed:
+            if source_id in self._queues:
+                self._queues[source_id].finished = True
+                self._queues[source_id].leaving = True
+                self._changed.notify_all()
+
+    def knows(self, source_id: str) -> bool:
+        """Return whether a source has put frames and was not forgotten."""
+        with self._changed:
+            return source_id in self._queues
 
     def take(self, at_most: int | None = None) -> Taken | None:
         """Wait for something to do; None once the inbox is closed and empty.
@@ -133,8 +148,11 @@ class Inbox:
                 source_id for source_id, q in self._queues.items() if q.finished and not q.frames
             )
             for source_id in finished:
-                self._queues[source_id].finished = False
-                self._queues[source_id].need = Need.NOBODY
+                queue = self._queues[source_id]
+                queue.finished = False
+                queue.need = Need.NOBODY
+                if queue.leaving and not queue.in_hand:
+                    del self._queues[source_id]
             self._changed.notify_all()
             return Taken(tuple(frames), finished)
 
@@ -156,6 +174,8 @@ class Inbox:
                 queue.failing = source_id in failed
                 queue.failed += queue.failing
                 queue.need = (needs or {}).get(source_id, Need.NOBODY)
+                if queue.leaving and not queue.finished:
+                    del self._queues[source_id]
             self._changed.notify_all()
 
     def fates(self, source_id: str, *, settled: bool = False) -> FrameFates:
@@ -196,8 +216,16 @@ class Inbox:
     def _is_full(self, queue: _Queue) -> bool:
         return len(queue.frames) >= self._capacity
 
-    def _blocks(self, queue: _Queue, *, wait: bool) -> bool:
-        return self._is_full(queue) and (wait or not queue.frames[0].may_drop)
+    def _has_room(self, source_id: str, *, wait: bool) -> bool:
+        queue = self._queues.get(source_id)
+        if queue is None:
+            return True
+        blocks = self._is_full(queue) and (wait or not queue.frames[0].may_drop)
+        return not (queue.finished or blocks)
+
+    def _refuses(self, source_id: str) -> bool:
+        queue = self._queues.get(source_id)
+        return self._closed or (queue is not None and queue.leaving)
 
     def _drop_late(self) -> None:
         """Leave out the live frames that have waited for too long."""

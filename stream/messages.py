@@ -593,7 +593,7 @@ class MessageWriter:
             previous=alert.previous,
             threshold=alert.threshold,
         )
-        event = VerdictEvent(id=f"{self._track_id(score.sighting.key)}:verdict:{alert.ordinal}")
+        event = VerdictEvent(id=verdict_id(self._producer.run, alert))
         message = self._about_face(VerdictMessage, score, event, verdict)
         return message.model_copy(update={"evidence": self.bundle_of(alert)})
 
@@ -709,7 +709,7 @@ class MessageWriter:
         )
 
     def _track_id(self, key: TrackKey) -> str:
-        return f"{key.source_id}-{self._producer.run}-{key.session}-{key.track_id}"
+        return track_id(self._producer.run, key)
 
     def _session_id(self, status: SourceStatus) -> str:
         return f"{status.source_id}-{self._producer.run}-{status.session}"
@@ -720,6 +720,16 @@ class MessageWriter:
                 update={"decoder": decoder}
             )
         return self._producer_by_decoder[decoder]
+
+
+def track_id(run: str, key: TrackKey) -> str:
+    """Return the id of a track in the messages of a run."""
+    return f"{key.source_id}-{run}-{key.session}-{key.track_id}"
+
+
+def verdict_id(run: str, alert: Alert) -> str:
+    """Return the id of the event that an alert is in the messages of a run."""
+    return f"{track_id(run, alert.track.sighting.key)}:verdict:{alert.ordinal}"
 
 
 # A word with a slash that follows no letter or digit (URLs; paths from the root, the home or the

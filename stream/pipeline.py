@@ -11,15 +11,16 @@ What goes wrong with one source is that source's alone: it is tried again or end
 go on. Any other error stops all threads and is raised by `run`. Asked to stop, or out of sources,
 the pipeline drains: decoders leave their loop, analysis empties the inbox, publishing empties the
 messages, the sinks close. A decoder that is stuck in the network is not awaited.
+
+Sources may be added, removed, paused and resumed while it runs, from any thread; the others are
+not touched (docs/decisions/0060-cameras-at-run-time.md).
 """
 
 from __future__ import annotations
 
 import faulthandler
 import logging
-import os
 import queue
-import sys
 import threading
 import time
 from collections import Counter
@@ -28,14 +29,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
-from stream.errors import StreamError
+from stream.errors import ConfigError, StreamError
 from stream.inbox import Inbox
+from stream.priority import step_back
 from stream.records import (
     Alert,
     AttackFamily,
     FeedAlert,
     Frame,
     SourceCode,
+    SourceHistory,
     SourceState,
     SourceStatus,
 )
@@ -57,8 +60,6 @@ HOPELESS_FRAMES: Final = 50  # when so many in a row fail, of all sources, the f
 _POLL_S: Final = 0.2  # how often a blocked thread looks whether it should give up
 _LEAVE_SHARE: Final = 0.25  # of the time to drain: for decoders to leave their loop
 _MESSAGE_STEPS: Final = 256  # analysis waits when publishing is so many steps behind
-# Below the analysis, which all frames wait for, and not so far that a busy machine stops decoding.
-_DECODER_NICENESS: Final = 5
 
 _Work = TypeVar("_Work")
 
@@ -90,6 +91,21 @@ class Progress:
     busy_s: float = 0.0  # for how long the analysis, or the publishing, has been at one thing
 
 
+@dataclass(slots=True, eq=False)
+class _Watch:
+    """A source and the thread that decodes it."""
+
+    source: Source
+    thread: threading.Thread | None = None  # None: it waits for one of its id to be gone
+    leave_by: float | None = None  # monotonic seconds; None: nobody asked it to end
+    has_ended: bool = False
+    abandoned: bool = False  # it has not, but whatever its thread still says is not heard
+
+    @property
+    def is_over(self) -> bool:
+        return self.has_ended or self.abandoned
+
+
 class Pipeline:
     """Runs sources through an analyser into sinks; used once."""
 
@@ -107,7 +123,7 @@ class Pipeline:
         """Connect the parts.
 
         Args:
-            sources: each is consumed by a thread of its own; they watch the same `stop`.
+            sources: each is consumed by a thread of its own.
             analyser: owned by the analysis thread while running; closed by the caller.
             writer: turns what sources and analysis say into messages, once for all sinks.
             sinks: owned by the publish thread; closed at the end of `run`.
@@ -115,7 +131,9 @@ class Pipeline:
             shutdown_s: longest time to drain.
             watchers: see every step of the analysis.
         """
-        self._sources = sources
+        self._watched = [_Watch(source) for source in sources]
+        self._leaving: list[_Watch] = []
+        self._numbers: dict[str, SourceHistory] = {}  # of sources that were removed
         self._analyser = analyser
         self._writer = writer
         self._sinks = sinks
@@ -127,6 +145,7 @@ class Pipeline:
         self._error: BaseException | None = None
         self._publisher_ended = threading.Event()
         self._done = threading.Event()
+        self._changed = threading.Event()  # something was done to a source, or became of it
         self._lock = threading.Lock()
         self._statuses: dict[str, SourceStatus] = {}
         self._stacks = StackLog(log)
@@ -137,6 +156,8 @@ class Pipeline:
 
     def run(self, report: Callable[[Progress], None] | None = None, report_s: float = 1.0) -> None:
         """Run until every source has ended or `stop` is set, then drain.
+
+        A run whose sources were all removed waits for others.
 
         Args:
             report: called from this thread about every `report_s`, and once at the end.
@@ -163,6 +184,73 @@ class Pipeline:
         if self._error is not None:
             raise self._error
 
+    def add(self, source: Source) -> None:
+        """Watch another source; any thread may ask.
+
+        One of the id of a source that was removed goes on with its sessions, so that no track and
+        no event is ever named twice; it is opened when that one's last track has ended.
+
+        Raises:
+            ConfigError: a source of this id is watched.
+        """
+        with self._lock:
+            if any(w.source.source_id == source.source_id for w in self._watched):
+                raise ConfigError(f"source {source.source_id}: there is one of that name already")
+            self._watched.append(_Watch(source))
+        self._changed.set()
+
+    def remove(self, source_id: str) -> None:
+        """End a source and its tracks, and forget it; any thread may ask.
+
+        It says that it was stopped. A read that does not return is not awaited for longer than a
+        quarter of `shutdown_s`.
+
+        Raises:
+            ConfigError: there is no such source.
+        """
+        with self._lock:
+            watch = self._of(source_id)
+            self._watched.remove(watch)
+            if watch.thread is not None:  # else nobody ever heard of it
+                watch.leave_by = time.monotonic() + _LEAVE_SHARE * self._shutdown_s
+                self._leaving.append(watch)
+        watch.source.end()
+        self._changed.set()
+
+    def pause(self, source_id: str) -> None:
+        """Close a source, and end its tracks, until it is resumed; any thread may ask.
+
+        Raises:
+            ConfigError: there is no such source, it has ended, or it is read once, to its end.
+        """
+        with self._lock:
+            watch = self._of(source_id)
+        if watch.is_over:
+            raise ConfigError(f"source {source_id}: it has ended; remove it, or add it anew")
+        if not watch.source.can_pause:
+            raise ConfigError(
+                f"source {source_id}: what is read once, to its end, can't be paused; remove it"
+            )
+        watch.source.pause()
+
+    def resume(self, source_id: str) -> None:
+        """Open a paused source again, in a new session; any thread may ask.
+
+        Raises:
+            ConfigError: there is no such source.
+        """
+        with self._lock:
+            watch = self._of(source_id)
+        watch.source.resume()
+
+    def _of(self, source_id: str) -> _Watch:
+        """Return a source that is watched; called with the lock held."""
+        for watch in self._watched:
+            if watch.source.source_id == source_id:
+                return watch
+        known = ", ".join(w.source.source_id for w in self._watched) or "none"
+        raise ConfigError(f"source {source_id}: there is none of that name; there are: {known}")
+
     def failed_sources(self) -> list[SourceStatus]:
         """Return the last status of each source that ended by a failure."""
         with self._lock:
@@ -178,30 +266,71 @@ class Pipeline:
         return Progress(statuses, frames, verdicts, self._inbox.waiting(), busy_s)
 
     def _run_stages(self) -> None:
-        decoders = {
-            source: self._start(f"decode-{source.source_id}", partial(self._decode, source))
-            for source in self._sources
-        }
         analysis = self._start("analysis", self._analyse)
         publisher = self._start("publish", self._publish)
-        self._await(decoders)
+        self._await_end()
         self._inbox.close()
         analysis.join()
         self._queue_messages(None)
         publisher.join()
         self._done.set()
 
-    def _await(self, decoders: Mapping[Source, threading.Thread]) -> None:
-        """Wait for the end of all sources; after a stop, only for so long as a read may take."""
-        while any(thread.is_alive() for thread in decoders.values()) and not self._stop.is_set():
-            for thread in decoders.values():
-                thread.join(_POLL_S / len(decoders))
+    def _await_end(self) -> None:
+        """Start and end decoders until all sources have ended, or a stop."""
+        while not self._stop.is_set():
+            self._changed.clear()
+            self._bid_farewell()
+            watched = self._start_new()
+            if watched and not self._leaving and all(watch.is_over for watch in watched):
+                break
+            self._changed.wait(_POLL_S)
+        with self._lock:
+            everyone = self._leaving + [w for w in self._watched if w.thread is not None]
+        for watch in everyone:
+            if not watch.is_over:
+                watch.source.end()
         leave_by = time.monotonic() + _LEAVE_SHARE * self._shutdown_s
-        for source, thread in decoders.items():
-            thread.join(max(0.0, leave_by - time.monotonic()))
-            if thread.is_alive():
-                log.warning("source %s: a read does not return; not awaited", source.source_id)
-                self._take_status(source.abandoned())
+        for watch in everyone:
+            assert watch.thread is not None
+            watch.thread.join(max(0.0, leave_by - time.monotonic()))
+            self._abandon_if_stuck(watch)
+
+    def _start_new(self) -> list[_Watch]:
+        """Start what was added, unless one of its id is not gone yet; return what is watched."""
+        with self._lock:
+            leaving = {watch.source.source_id for watch in self._leaving}
+            for watch in self._watched:
+                source = watch.source
+                if watch.thread is None and source.source_id not in leaving:
+                    if past := self._numbers.pop(source.source_id, None):
+                        source.number_from(past)
+                    watch.thread = self._start(
+                        f"decode-{source.source_id}", partial(self._decode, watch)
+                    )
+            return list(self._watched)
+
+    def _bid_farewell(self) -> None:
+        """Forget the removed sources whose threads and last tracks have ended."""
+        for watch in list(self._leaving):
+            assert watch.leave_by is not None
+            source_id = watch.source.source_id
+            if time.monotonic() >= watch.leave_by:
+                self._abandon_if_stuck(watch)
+            if not watch.is_over:
+                continue
+            self._inbox.leave(source_id)
+            if self._inbox.knows(source_id):
+                continue
+            with self._lock:
+                self._leaving.remove(watch)
+                self._statuses.pop(source_id, None)
+                self._numbers[source_id] = watch.source.history
+
+    def _abandon_if_stuck(self, watch: _Watch) -> None:
+        if not watch.is_over:
+            watch.abandoned = True
+            log.warning("source %s: a read does not return; not awaited", watch.source.source_id)
+            self._take_status(watch.source.abandoned())
 
     def _start(self, name: str, work: Callable[[], None]) -> threading.Thread:
         # Daemons, so that a thread stuck in a driver can't keep the process after `shutdown_s`.
@@ -218,9 +347,19 @@ class Pipeline:
             self._stop.set()
             self._inbox.close()
 
-    def _decode(self, source: Source) -> None:
-        _step_back()
+    def _decode(self, watch: _Watch) -> None:
+        try:
+            self._decode_to_the_end(watch)
+        finally:
+            watch.has_ended = True
+            self._changed.set()
+
+    def _decode_to_the_end(self, watch: _Watch) -> None:
+        step_back()
+        source = watch.source
         for event in source.events(partial(self._inbox.fates, source.source_id)):
+            if watch.abandoned:
+                break
             if isinstance(event, Frame):
                 if not self._inbox.put(event, wait=not source.may_drop):
                     break
@@ -255,6 +394,8 @@ class Pipeline:
             if messages:
                 self._queue_messages(messages)
             self._inbox.done(taken, failures, step.needs)
+            if taken.finished:
+                self._changed.set()
             for watcher in self._watchers:
                 said = watcher.watch(taken.frames, step)
                 if said:
@@ -322,14 +463,6 @@ class Pipeline:
             while (messages := self._next("publish", self._messages.get)) is not None:
                 for sink in self._sinks:
                     sink.publish(messages)
-
-
-def _step_back() -> None:
-    """Give the calling thread a lower priority than the others, where a thread has one."""
-    if sys.platform == "linux":
-        thread = threading.get_native_id()
-        niceness = os.getpriority(os.PRIO_PROCESS, thread)
-        os.setpriority(os.PRIO_PROCESS, thread, min(niceness + _DECODER_NICENESS, 19))
 
 
 def _source_of(record: TrackScore | Alert | FeedAlert) -> str:

@@ -233,6 +233,7 @@ class SourceState(StrEnum):
 
     OPEN = "open"
     IDLE = "idle"  # open, but decoded at its key frames alone, for it shows nobody
+    PAUSED = "paused"  # on request; nothing is read until it is resumed
     LOST = "lost"  # will be tried again
     ENDED = "ended"  # will not
 

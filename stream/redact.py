@@ -116,8 +116,12 @@ class RedactingFilter(logging.Filter):
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         super().__init__()
-        self._secrets = frozenset(secrets)
+        self._secrets = frozenset(secrets)  # replaced, never changed: other threads log meanwhile
         self._formatter = logging.Formatter()
+
+    def hide(self, secrets: Iterable[str]) -> None:
+        """Scrub these as well from now on."""
+        self._secrets |= frozenset(secrets)
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Rewrite the record in place and let it pass."""

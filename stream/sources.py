@@ -18,6 +18,7 @@ from collections import deque
 from functools import partial
 from pathlib import Path
 from random import Random
+from threading import Event
 from typing import TYPE_CHECKING, Final, Protocol
 
 from pydantic import SecretStr
@@ -39,7 +40,6 @@ from stream.stack_log import StackLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from threading import Event
 
     from stream.config import DecodeConfig
     from stream.decode import Decoder
@@ -54,6 +54,7 @@ FLAPPING_LOSSES: Final = 5
 FLAPPING_S: Final = 300.0
 # Cameras lock an account after five to ten wrong passwords within minutes, for up to half an hour.
 LONGEST_UNAUTHORISED_S: Final = 1800.0
+_PAUSE_POLL_S: Final = 0.2  # how often a paused source looks whether it should go on
 
 
 class FatesOfFrames(Protocol):
@@ -119,7 +120,8 @@ class Source:
         Args:
             config: where the video comes from, and how patient to be.
             decode: decoder, and how often a frame is due.
-            stop: once set, `events` ends as soon as the current read does.
+            stop: once set, `events` ends as soon as the current read does; `end` sets it, so what
+                is to be ended alone has an event of its own.
             clock: Unix seconds, for stamps.
             monotonic: seconds that never go back, for durations.
             random: jitter of the back-off.
@@ -136,6 +138,7 @@ class Source:
         self._config = config
         self._decode = decode
         self._stop = stop
+        self._pause = Event()
         self._clock = clock
         self._monotonic = monotonic
         # Else not known before it is open.
@@ -178,6 +181,30 @@ class Source:
         """Whether the latest frame may be dropped: of a live source, unless it has just woken."""
         return self.is_live and not self._catches_up
 
+    @property
+    def can_pause(self) -> bool:
+        """Whether it may be left alone for a while: what is read once, to its end, may not."""
+        return not self._has_end or self._config.loop
+
+    def end(self) -> None:
+        """Ask `events` to end; any thread may."""
+        self._stop.set()
+
+    def pause(self) -> None:
+        """Ask `events` to let go of the source until `resume`; any thread may."""
+        self._pause.set()
+
+    def resume(self) -> None:
+        """Undo `pause`: the source is opened anew, in a new session."""
+        self._pause.clear()
+
+    def number_from(self, past: SourceHistory) -> None:
+        """Go on with the numbers of an earlier source of this id, so that none is used twice.
+
+        To be called before `events`.
+        """
+        self._sessions, self._alerts = past.sessions, past.alerts
+
     def events(self, fates: FatesOfFrames | None = None) -> Iterator[SourceOutput]:
         """Yield frames that are due, statuses and alerts, until the source ends.
 
@@ -192,6 +219,9 @@ class Source:
         self._fates = partial(_added, self._past_fates, fates or _no_fates)
         self._patience.start(self._monotonic())
         while not self._stop.is_set():
+            if self._pause.is_set():
+                yield from self._while_paused()
+                continue
             try:
                 yield from self._session_events()
             except SourceError as error:
@@ -200,12 +230,12 @@ class Source:
                 code, detail = SourceCode.DECODING_FAILED, "an error of ours; the log has its stack"
                 self._stacks.error(self.source_id, f"source {self.source_id}: {detail}", error)
             else:
-                if not self._stop.is_set() and not self._config.loop:
+                if not self._should_leave and not self._config.loop:
                     yield from self._end_of_file()
                     return
                 continue
-            if self._stop.is_set():
-                break
+            if self._should_leave:
+                continue
             now = self._monotonic()
             left_s = self._patience.lost(
                 now, recovered=self._stood_s() >= self._config.recovered_after_s
@@ -300,10 +330,23 @@ class Source:
                 if self._may_idle:
                     yield from self._doze(decoder)
                 yield from self.beat()
-                if self._stop.is_set():
+                if self._should_leave:
                     return
         finally:
             decoder.close()
+
+    @property
+    def _should_leave(self) -> bool:
+        """Whether the session is over because somebody said so."""
+        return self._stop.is_set() or self._pause.is_set()
+
+    def _while_paused(self) -> Iterator[SourceStatus | SourceAlert]:
+        """Leave the source alone, with heartbeats, until it is resumed or ended."""
+        self._well_since = None
+        yield from self._report(SourceState.PAUSED, SourceCode.STOPPED, "asked to pause")
+        while self._should_leave and not self._stop.wait(_PAUSE_POLL_S):
+            yield from self.beat()
+        self._patience.start(self._monotonic())
 
     def _end_of_file(self) -> Iterator[SourceStatus | SourceAlert]:
         """Say that all was read, and whether all of it could be analysed."""
@@ -362,7 +405,7 @@ class Source:
 
     def _rest(self, seconds: float) -> Iterator[SourceStatus | SourceAlert]:
         """Wait, but not past `stop`, and with heartbeats."""
-        while seconds > 0 and not self._stop.is_set():
+        while seconds > 0 and not self._should_leave:
             step_s = min(seconds, max(self._heartbeat_due_s(), 0.001))
             self._stop.wait(step_s)
             seconds -= step_s

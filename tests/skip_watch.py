@@ -12,6 +12,7 @@ MAY_SKIP = {
     "needs ../shared": "data beside the checkout, with licences that keep it out of the repository",
     "needs redis-server": "TLS, ACL and AOF need Debian's Redis; the README names the packages",
     "needs mosquitto": "an MQTT broker; the README names the package",
+    "needs chromium": "Debian's browser; the README names the package",
     "needs openssl": "certificates for TLS servers; the README names the package",
     "needs promtool": "tries the alert rules; Debian's prometheus, see `make setup-system`",
     "needs systemd-analyze": "looks at the systemd unit; not in every container",

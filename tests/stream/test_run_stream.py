@@ -454,7 +454,9 @@ def config_pipe(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("number", STOP_SIGNALS, ids=lambda n: n.name)
+@pytest.mark.parametrize(
+    "number", [n for n in STOP_SIGNALS if n != signal.SIGHUP], ids=lambda n: n.name
+)
 def test_a_signal_in_the_first_moments_ends_it_at_once(config_pipe, number):
     with (
         running_afresh("--config", config_pipe) as process,
@@ -463,6 +465,47 @@ def test_a_signal_in_the_first_moments_ends_it_at_once(config_pipe, number):
         process.send_signal(number)
         _, log = process.communicate()
     assert (process.returncode, f"{number.name}: stopped before" in log) == (0, True)
+
+
+def test_a_hang_up_reads_the_configuration_again_and_a_broken_one_changes_nothing(
+    running, looped, two_faces
+):
+    options = yaml.safe_load(looped.read_text(encoding="utf-8"))
+    second = {"id": "second", "uri": str(two_faces), "loop": True, "realtime": True}
+    with running("--config", looped) as process:
+        read_log_until(process, "source cam: open")
+        for sources, said in (
+            ([*options["sources"], second], "SIGHUP: added second"),
+            ([second, second], "SIGHUP: all stays as it was: "),
+            ([second], "SIGHUP: removed cam"),
+        ):
+            looped.write_text(yaml.safe_dump(options | {"sources": sources}), encoding="utf-8")
+            process.send_signal(signal.SIGHUP)
+            read_log_until(process, said)
+        looped.write_text(yaml.safe_dump(options | {"sources": [second], "shutdown_s": 9}))
+        process.send_signal(signal.SIGHUP)
+        read_log_until(process, "only sources can change while it runs; restart for shutdown_s")
+        process.send_signal(signal.SIGTERM)
+        process.communicate()
+    assert process.returncode == 0
+    assert final_statuses(read_messages(looped.with_name("messages.jsonl"))) == {
+        "cam": ("ended", "stopped"),
+        "second": ("ended", "stopped"),
+    }
+
+
+def test_a_hang_up_ends_it_where_there_is_no_configuration_to_read_again(
+    running, set_engine, two_faces, tmp_path
+):
+    source = {"id": "cam", "uri": str(two_faces), "loop": True, "realtime": True}
+    sink = f"jsonl:{tmp_path / 'messages.jsonl'}"
+    with running(
+        "--set", f"sources={json.dumps([source])}", *set_engine, "--sink", sink
+    ) as process:
+        read_log_until(process, "source cam: open")
+        process.send_signal(signal.SIGHUP)
+        _, log = process.communicate()
+    assert (process.returncode, "SIGHUP: draining" in log) == (0, True)
 
 
 def test_as_process_1_it_takes_sigterm_in_its_first_moments(config_pipe):
@@ -609,6 +652,17 @@ def test_a_name_that_is_not_utf_8_stops_nothing(run, two_faces, set_engine, tmp_
             ["clip.mp4", "--set", "score.manifest=a"],
             ["score.manifest: unknown key; did you mean 'engines'?"],
             id="the old key of the detector",
+        ),
+        pytest.param(
+            ["--page", "clip.mp4"], ["--page clip.mp4", "expected HOST:PORT"], id="page's address"
+        ),
+        pytest.param(
+            ["clip.mp4", "--page", "0.0.0.0:8765"],
+            ["other machines can reach 0.0.0.0", "page.secret", "page.hosts"],
+            id="page for all",
+        ),
+        pytest.param(
+            ["clip.mp4", "--workers", "2", "--page"], ["leave out --workers"], id="page of workers"
         ),
     ],
 )
