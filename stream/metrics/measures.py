@@ -17,7 +17,11 @@ from typing import TYPE_CHECKING, Final, Literal, get_args
 import prometheus_client as prometheus
 
 from stream.messages import (
+    DriftEvent,
+    DriftMessage,
     FaceMessage,
+    FeedEvent,
+    FeedMessage,
     Lane,
     SourceEvent,
     SourceMessage,
@@ -53,7 +57,7 @@ _LOSSES: Final = tuple(
 )
 _ALERTS: Final = tuple(
     kind
-    for event in (VerdictEvent, SourceEvent)
+    for event in (VerdictEvent, FeedEvent, SourceEvent, DriftEvent)
     for kind in get_args(event.model_fields["type"].annotation)
 )
 _LOOK_EVERY_S: Final = 1.0  # at what waits in the sinks
@@ -206,7 +210,7 @@ class _OfMessages:
         )
         self._abstains = make.counter("abstain", "Tracks unfit to be judged.", "source", "reason")
         self._alerts = make.counter(
-            "alerts", "Messages of verdicts and of what became of a source.", "source", "type"
+            "alerts", "Messages of verdicts, feeds, and what became of a source.", "source", "type"
         )
         self._tracks = make.gauge(
             "tracks_active", "Tracks that have not ended.", "source", over="livemostrecent"
@@ -248,7 +252,8 @@ class _OfMessages:
                     self._reconnects.labels(source.id, status.code).inc()
                     if status.code is SourceCode.FROZEN:
                         self._stalls.labels(source.id).inc()
-            case SourceMessage(source=source, event=event):
+            case SourceMessage() | FeedMessage() | DriftMessage():
+                source, event = message.source, message.event
                 self._alerts.labels(source.id, event.type).inc()
             case VerdictMessage():
                 self._count_verdict(message)

@@ -222,6 +222,15 @@ def test_a_redis_that_does_not_let_us_ask_for_groups_is_said_once(registry, redi
     assert len([r for r in caplog.records if "consumer groups is not known" in r.message]) == 1
 
 
+def test_attacks_on_a_feed_and_a_camera_that_drifts_are_alerts_too(
+    measures, writer, records, scrape
+):
+    said = [writer.write(record) for record in (records.feed_alert(), records.drift())]
+    measures.sink([]).publish(said)
+    assert scrape().value("facewarden_alerts_total", source="cam1", type="feed.looped") == 1
+    assert scrape().value("facewarden_alerts_total", source="cam1", type="camera.drift") == 1
+
+
 def test_counters_of_a_source_stand_at_zero_before_anything_happens(measures, scrape):
     for name in ("alerts", "verdicts", "abstain", "source_reconnects", "source_stalls"):
         assert scrape().has(f"facewarden_{name}_total", source="cam1"), name
