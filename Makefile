@@ -7,7 +7,7 @@ PIP_INSTALL := .venv/bin/pip install --quiet --disable-pip-version-check
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-stream setup-system fmt lint type unit golden golden-update test-cluster gpu check-engines bench bench-workers bench-page bench-loaders bench-training bench-models bench-scan bench-feed evaluate-shipped train-shipped soak demo test schema clean
+.PHONY: help setup setup-stream setup-system fmt lint type unit golden golden-update test-cluster gpu check-engines bench bench-workers bench-page bench-loaders bench-training bench-models bench-scan bench-feed evaluate-shipped train-shipped soak soak-all demo test schema clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -109,6 +109,9 @@ schema: setup ## rewrite the JSON Schemas of docs/: messages, reports, configura
 	$(PY) -m stream.messages > docs/messages.schema.json
 	$(PY) -m train.evaluation.report > docs/report.schema.json
 	$(PY) -m stream.config > docs/config.schema.json
+
+soak-all: setup ## 30 minutes of everything at once, with everything failing now and then; needs redis-server
+	$(PY) -m benchmarks.soak_all
 
 demo: .venv/lean ## a generated clip, end to end, under a minute
 	$(PY) -m demo

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from models import Setting, one_line
+from stream.closing import end_process
 from stream.console import hide_in_logs, open_standard_streams, progress_reporter, set_up_logging
 from stream.engine_paths import manifest_of
 from stream.errors import ConfigError, StreamError
@@ -710,7 +711,10 @@ def start() -> None:
         from stream.scan.command import main as scan
 
         scan(sys.argv[2:])
-    main()
+    try:
+        main()
+    except SystemExit as end:
+        end_process(end.code if isinstance(end.code, int) else int(end.code is not None))
 
 
 if __name__ == "__main__":

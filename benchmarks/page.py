@@ -92,7 +92,7 @@ def _turn(
     readers = [
         threading.Thread(target=work, args=(port, over, number, counts), daemon=True)
         for number in range(n)
-        for work in (_see, _hear)
+        for work in (see, hear)
     ]
     for reader in readers:
         reader.start()
@@ -130,7 +130,7 @@ def _ask(port: int, path: str, read: Callable[[http.client.HTTPResponse], None])
         read(answer)
 
 
-def _see(port: int, over: threading.Event, number: int, counts: list[int]) -> None:
+def see(port: int, over: threading.Event, number: int, counts: list[int]) -> None:
     """Take the live stream as a page does; counts its pictures."""
 
     def read(answer: http.client.HTTPResponse) -> None:
@@ -142,7 +142,7 @@ def _see(port: int, over: threading.Event, number: int, counts: list[int]) -> No
     _ask(port, "/live", read)
 
 
-def _hear(port: int, over: threading.Event, _number: int, _counts: list[int]) -> None:
+def hear(port: int, over: threading.Event, _number: int, _counts: list[int]) -> None:
     """Take the news as a page does."""
 
     def read(answer: http.client.HTTPResponse) -> None:

@@ -94,7 +94,7 @@ def main(minutes: float, kill_every_s: float, manifest: Path) -> None:
         samples, kills = soak.watch(minutes * 60, kill_every_s)
         exit_code = soak.stop()
         statuses = {source: soak.status(source) for source in (STEADY, KILLED)}  # they expire
-        entries = soak.stream("alerts") + soak.stream("sources")
+        entries = soak.stream("alerts") + soak.stream("feeds") + soak.stream("sources")
         scores = soak.stream("tracks")
         received = soak.received({entry["event"]["id"] for entry in entries})
         checks = [
@@ -121,7 +121,7 @@ def main(minutes: float, kill_every_s: float, manifest: Path) -> None:
         "alerts": dict(Counter(entry["event"]["type"] for entry in entries)),
         "scores": len(scores),
         "latency_ms": _percentiles([score["latency_ms"] for score in scores]),
-        "resources": _resources(samples),
+        "resources": resources_of(samples),
         "checks": [check._asdict() for check in checks],
         "samples": [asdict(sample) for sample in samples],
     }
@@ -177,7 +177,7 @@ class _Soak:
                 self._camera.kill()
                 kills += 1
             if now_s >= (len(samples) + 1) * SAMPLE_EVERY_S:
-                samples.append(_sample(process, now_s))
+                samples.append(sample(process, now_s))
                 _console.print(_line(samples[-1], kills), highlight=False)
             time.sleep(0.2)
         self._await_open(KILLED)
@@ -242,7 +242,7 @@ class _Soak:
         )
         command = [sys.executable, *arguments]
         process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=err)
-        resources.callback(_end, process)
+        resources.callback(end, process)
         return process
 
     def _await_open(self, source: str) -> None:
@@ -255,7 +255,8 @@ class _Soak:
             time.sleep(0.2)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a process, whatever it takes."""
     process.terminate()
     try:
         process.wait(10)
@@ -264,7 +265,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _sample(process: psutil.Process, at_s: float) -> Sample:
+def sample(process: psutil.Process, at_s: float) -> Sample:
+    """Return what a process holds now."""
     with process.oneshot():
         return Sample(
             at_s=round(at_s, 1),
@@ -291,6 +293,8 @@ def _alert_checks(
     ordinals: dict[str, list[int]] = defaultdict(list)  # by source, and by track
     for entry, event_id in zip(entries, ids, strict=True):
         kind = entry["event"]["type"]
+        if kind.startswith("feed."):  # the clip is a loop, as it says; counted by condition
+            continue
         is_verdict = kind == "track.verdict"
         if not is_verdict:
             of_source[entry["source"]["id"]].append(kind)
@@ -334,7 +338,7 @@ def _counted(kinds: Iterable[str]) -> str:
     return ", ".join(f"{n} {kind}" for kind, n in sorted(Counter(kinds).items())) or "none"
 
 
-def _resources(samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
+def resources_of(samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
     """Return for each figure: warm, at the end, and the slope over the second half, per hour."""
     if not samples:
         return {}

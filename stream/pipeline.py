@@ -29,6 +29,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
+from stream.closing import DECODE_THREAD
 from stream.errors import ConfigError, StreamError
 from stream.inbox import Inbox
 from stream.priority import step_back
@@ -305,7 +306,7 @@ class Pipeline:
                     if past := self._numbers.pop(source.source_id, None):
                         source.number_from(past)
                     watch.thread = self._start(
-                        f"decode-{source.source_id}", partial(self._decode, watch)
+                        f"{DECODE_THREAD}{source.source_id}", partial(self._decode, watch)
                     )
             return list(self._watched)
 

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
     from stream.config import DecodeConfig, SourceConfig
     from stream.decode.on_device import Example
+    from stream.decode.recent import RecentPackets
     from stream.errors import SourceError
     from stream.records import Frame
 
@@ -154,13 +155,20 @@ class NvdecDecoder(DeviceDecoder):
         clock: Callable[[], float],
         monotonic: Callable[[], float],
         wait: Callable[[float], object],
+        recent: RecentPackets | None = None,
     ) -> None:
         try:
             self._machine = this_machine()
         except NotOnGpuError as error:  # before the camera is asked for anything
             raise _unsupported(source, str(error)) from None
         super().__init__(
-            source, config, session=session, clock=clock, monotonic=monotonic, wait=wait
+            source,
+            config,
+            session=session,
+            clock=clock,
+            monotonic=monotonic,
+            wait=wait,
+            recent=recent,
         )
 
     def _prepare(self, config: DecodeConfig) -> None:

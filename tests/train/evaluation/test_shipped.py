@@ -468,9 +468,7 @@ clips:
 """
 
 
-def test_looks_are_recorded_as_streaming_takes_them_with_the_gate_open(
-    root, tiny_engine, onlookers, tmp_path
-):
+def test_looks_are_recorded_as_streaming_takes_them_with_the_gate_open(root, tiny_engine, tmp_path):
     (tmp_path / "collection.yaml").write_text(COLLECTION)
     record, log = tmp_path / "looks.jsonl", tmp_path / "log.jsonl"
     words = ["--root", root, "--sets", root / "sets.yaml", "--model", tiny_engine]
@@ -481,7 +479,12 @@ def test_looks_are_recorded_as_streaming_takes_them_with_the_gate_open(
     assert result.exit_code == 0, result.output
     head, looks = read_looks(record)
     (name,) = head.engines
-    seen = watch(frames_of(root / "pair.mp4", DecodeConfig()), onlookers)["tiny"]
+    config = _stream_config(tiny_engine)
+    often = config.model_copy(
+        update={"score": config.score.model_copy(update={"still_interval_s": 0.0})}
+    )
+    with opened_onlookers({"tiny": often}) as opened:
+        seen = watch(frames_of(root / "pair.mp4", DecodeConfig()), opened)["tiny"]
     counted = Counter((look.sample, look.label) for look in looks if look.set == "pairs")
     assert counted == {
         (f"pair.mp4#{t.track_id}", "replay" if t.centre_x > 0.5 else "bona_fide"): t.n_scores
