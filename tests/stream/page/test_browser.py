@@ -50,6 +50,7 @@ def program(config: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     command = [sys.executable, str(ROOT / "run_stream.py"), "--config", str(config)]
     options: dict[str, Any] = {"stderr": subprocess.PIPE, "text": True, "start_new_session": True}
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "REDIS_URL": ""}
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup, it would be ignored
     with subprocess.Popen(command, env=environment, **options) as process:
         assert process.stderr is not None
         try:
