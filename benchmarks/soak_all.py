@@ -120,11 +120,11 @@ class _Receiver:
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                self.rfile.read(int(self.headers["content-length"]))
+                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
                 if receiver.refuses:
                     receiver.refused += 1
                 else:
-                    receiver.accepted[self.headers["webhook-id"]] += 1
+                    receiver.accepted[body["event"]["id"]] += 1
                 self.send_response(503 if receiver.refuses else 204)
                 self.send_header("content-length", "0")
                 self.end_headers()
