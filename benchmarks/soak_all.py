@@ -181,7 +181,8 @@ class _Soak:
         while (now_s := time.monotonic() - began) < seconds and self._run.poll() is None:
             phase_s = now_s % KILL_EVERY_S
             self._camera_is_on(not (now_s > KILL_EVERY_S and phase_s < DOWN_S))
-            self._receiver.refuses = 60 <= phase_s < 60 + REFUSES_FOR_S
+            # While camera B's loss and return are told.
+            self._receiver.refuses = phase_s < REFUSES_FOR_S
             if outages and now_s >= outages[0]:
                 outages.pop(0)
                 self._lose_redis(fill=not outages)
