@@ -282,7 +282,8 @@ def _cut(frame: int, image: Tensor, extent: tuple[int, int, int, int], limit: in
     height, width = part.shape[:2]
     if width > limit:
         size = max(1, round(height * limit / width)), limit
-        planes = part.permute(2, 0, 1)[None]
+        # As a batch before as planes: by its strides torch then knows the channels to lie last.
+        planes = part[None].permute(0, 3, 1, 2)
         part = F.interpolate(planes, size, mode="bilinear", antialias=True)[0].permute(1, 2, 0)
     scale = width / part.shape[1], height / part.shape[0]
     return _Picture(frame, part, (x1, y1), scale)
