@@ -75,7 +75,7 @@ def stage_costs(clip: Path, config: StreamConfig, seconds: float) -> dict[str, d
     """Run the straight line over a clip in one thread.
 
     Args:
-        clip: shows one face.
+        clip: shows faces.
         config: of a trial, with one detector; its sources don't matter.
         seconds: of media to go through, at most.
 
@@ -188,4 +188,4 @@ def _cropping(_: Any, looks: Any) -> str:
 
 
 def _scoring(*_: Any) -> str:
-    return "classify a face"
+    return "classify"

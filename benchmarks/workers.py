@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 START_UP_S: Final = 10.0  # of a trial, left out
 _STARTED: Final = re.compile(r"worker (\d+) \(process (\d+)\): (.*)")
 
-_console = Console()
+_console = Console(width=120)
 
 
 @dataclass(frozen=True, slots=True)
