@@ -30,7 +30,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.clips import FPS, ONE_FACE, Scene, write_clip
+from benchmarks.clips import FPS, write_clip
 from benchmarks.held import Trial, judged, largest_held, line
 from benchmarks.public_loop import INSTALL, SEARCH_EVERY_S, PublicLoop, is_installed
 from benchmarks.record import ROOT, circumstances, command_line, save
@@ -131,17 +131,19 @@ class TrialFolder:
     """Runs trials in a folder."""
 
     def __init__(
-        self, folder: Path, manifest: Path, plan: Plan, *, auto: bool, scene: Scene = ONE_FACE
+        self, folder: Path, manifest: Path, plan: Plan, *, auto: bool, clip: Path | None = None
     ) -> None:
+        """Make the clip of one face, unless one is given."""
         self._folder = folder
         self._manifest = manifest
         self._plan = plan
         self._auto = auto
         self.messages = folder / "messages.jsonl"
         self.trials: list[Trial] = []
-        self.clip = folder / "clip.mp4"
-        with _console.status("encoding the clip"):
-            write_clip(self.clip, 60, scene=scene)
+        self.clip = clip or folder / "clip.mp4"
+        if clip is None:
+            with _console.status("encoding the clip"):
+                write_clip(self.clip, 60)
 
     def write_config(self, n: int) -> Path:
         """Write the configuration of a run with so many cameras; return its path."""
