@@ -119,7 +119,8 @@ def _public_loops(clip: Path, manifest: Path, plan: Plan) -> list[dict[str, Any]
 
         largest = largest_held(held, first=FIRST_N, limit=plan.largest_n)
         trials = [asdict(trial) for trial in loop.trials]
-        found.append({"search_every_s": every_s, "cameras_held": largest, "trials": trials})
+        loop_found = {"search_every_s": every_s, "cameras_held": largest}
+        found.append(loop_found | {"tracks_a_camera": loop.tracks, "trials": trials})
     return found
 
 
