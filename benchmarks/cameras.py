@@ -86,22 +86,34 @@ def main(quick: bool, manifest: Path, auto: bool) -> None:
             stages = stage_costs(bench.clip, config, 2 * plan.single_s)
         _show_stages(stages)
         largest = largest_held(bench.held, first=FIRST_N, limit=plan.largest_n)
-        public = _public_loops(bench.clip, manifest, plan) if is_installed() else None
-    analysed = largest * config.decode.analyse_fps
-    result |= {
-        "options": {**asdict(plan), "analyse_fps": config.decode.analyse_fps},
+        result |= _found(plan, config.decode.analyse_fps, largest, decoding, naive)
+        result |= {"stages": stages, "trials": [asdict(trial) for trial in bench.trials]}
+        save("cameras", result)  # should what follows fail
+        result["public_loop"] = (
+            _public_loops(bench.clip, manifest, plan) if is_installed() else f"left out: {INSTALL}"
+        )
+    _show(result)
+    _console.print(f"wrote {save('cameras', result).relative_to(ROOT)}", highlight=False)
+
+
+def _found(
+    plan: Plan,
+    analyse_fps: float,
+    largest: int,
+    decoding: dict[int, float],
+    naive: dict[int, float],
+) -> dict[str, Any]:
+    """Return what was found but for trials and stages; rates are by number of threads."""
+    analysed = largest * analyse_fps
+    return {
+        "options": {**asdict(plan), "analyse_fps": analyse_fps},
         "cameras_held": largest,
         "analysed_fps": analysed,
         "decoded_fps_by_threads": {n: round(fps, 1) for n, fps in decoding.items()},
         "share_of_decoding_alone": round(largest * FPS / max(decoding.values()), 3),
         "naive_fps_by_threads": {n: round(fps, 2) for n, fps in naive.items()},
         "analysed_over_naive": round(analysed / max(naive.values()), 2),
-        "public_loop": public or f"left out: {INSTALL}",
-        "stages": stages,
-        "trials": [asdict(trial) for trial in bench.trials],
     }
-    _show(result)
-    _console.print(f"wrote {save('cameras', result).relative_to(ROOT)}", highlight=False)
 
 
 def _public_loops(clip: Path, manifest: Path, plan: Plan) -> list[dict[str, Any]]:
