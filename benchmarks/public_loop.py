@@ -3,8 +3,7 @@
 PyAV decodes, in a thread per camera. facenet-pytorch's MTCNN searches copies 640 px wide, those of
 all cameras that wait as one batch. ByteTrack of `trackers` follows the faces. ONNX Runtime scores
 each track every 0.4 s: the same graph, on crops cut by the same rule, in batches. Cameras are dealt
-out among processes, one per core, whose PyTorch has one thread: a second one gains little on
-tensors so small.
+out among processes, one per core, so that PyTorch needs one thread in each.
 
 ByteTrack knows a face by where it was detected, so each frame that is analysed must be searched:
 five a second, as ours analyses, or two and a half, as often as there is a score, which is the least
