@@ -66,7 +66,7 @@ gpu: setup ## on an NVIDIA GPU: its tests, engines, cameras, and docs/gpu-status
 check-engines: setup ## every network: exports, equals torch, is taken by TensorRT-RTX; no GPU needed
 	$(PY) -m trt_engines check --json benchmarks/results/engines-$$(date -u +%F).json
 
-bench: setup ## cameras held on this machine, beside a naive loop
+bench: setup ## cameras held on this machine, beside a naive loop and one of public parts
 	$(PY) -m benchmarks.cameras
 
 bench-workers: setup ## one process against two, and what a worker's deaths cost

@@ -29,7 +29,7 @@ _PERIOD_S: Final = 10  # of the motion, so that a repetition shows no seam
 _BITS_PER_S: Final = 3_000_000
 _NOISE: Final = 3.0  # standard deviation, grey levels
 _NOISE_PX: Final = 64  # a frame's noise is a random window of a picture so much larger
-_HEAD: Final = (115, 0, 335, 230)  # of the portrait: left, top, right, bottom, px
+_HEAD: Final = (148, 30, 298, 200)  # of the portrait: left, top, right, bottom, px
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,7 @@ def _portrait(scene: Scene) -> NDArray[np.uint8]:
         return np.asarray(whole, np.uint8)
     left, top, right, bottom = (0, 0, *whole.shape[1::-1]) if scene.faces == 1 else _HEAD
     if scene.faces > 1:
-        scale = min(scale, 0.8 * scene.height / _rows(scene) / (bottom - top))
+        scale = min(scale, 0.95 * scene.height / _rows(scene) / (bottom - top))
     size = round(scale * (right - left)), round(scale * (bottom - top))
     return np.asarray(Image.fromarray(whole[top:bottom, left:right]).resize(size))
 

@@ -53,7 +53,13 @@ def main(cameras: int, seconds: float) -> None:
 def _run(trials: TrialFolder, n: int, seconds: float) -> dict[str, Any]:
     load = round(os.getloadavg()[0], 1)
     trials.messages.unlink(missing_ok=True)
-    arguments = ["-m", "benchmarks.trial", str(trials.write_config(n)), str(seconds)]
+    arguments = [
+        "-m",
+        "benchmarks.trial",
+        str(trials.write_config(n)),
+        str(seconds),
+        str(START_UP_S),
+    ]
     subprocess.run([sys.executable, *arguments], cwd=ROOT, stdout=subprocess.PIPE, check=True)
     lines = trials.messages.read_text(encoding="utf-8").splitlines()
     return _summary(n, load, [json.loads(line) for line in lines])

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 # The smallest face that ours finds in a 1280x720 frame: 40 px of a copy 640 px wide.
 _SMALLEST_FACE_PX: Final = 80
-_DECODE: Final = "decode, with RGB of frames that are due"
+DECODE: Final = "decode, with RGB of frames that are due"
 _NO_MORE: Final = object()
 
 
@@ -75,7 +75,7 @@ def stage_costs(clip: Path, config: StreamConfig, seconds: float) -> dict[str, d
     """Run the straight line over a clip in one thread.
 
     Args:
-        clip: shows one face.
+        clip: shows faces.
         config: of a trial, with one detector; its sources don't matter.
         seconds: of media to go through, at most.
 
@@ -105,15 +105,15 @@ def stage_costs(clip: Path, config: StreamConfig, seconds: float) -> dict[str, d
             Fuser(config.fuse, [attack_detector(classifier.manifest, config.look_every_s(engine))]),
         )
         analyse = watch.timed(lambda *_: "all", analyser.analyse)
-        read = watch.timed(lambda *_: _DECODE, lambda: next(frames, "end"))
+        read = watch.timed(lambda *_: DECODE, lambda: next(frames, "end"))
         while decoder.frames_seen < seconds * FPS and (frame := read()) != "end":
             if frame is not None:
                 analyse([frame])
     n_seen = decoder.frames_seen
     decoder.close()
-    watch.calls[_DECODE] = n_seen
+    watch.calls[DECODE] = n_seen
     watch.seconds["track, fuse, the rest"] = 2 * watch.seconds["all"] - sum(
-        spent for name, spent in watch.seconds.items() if name != _DECODE
+        spent for name, spent in watch.seconds.items() if name != DECODE
     )
     watch.calls["track, fuse, the rest"] = watch.calls["all"]
     del watch.seconds["all"]
@@ -188,4 +188,4 @@ def _cropping(_: Any, looks: Any) -> str:
 
 
 def _scoring(*_: Any) -> str:
-    return "classify a face"
+    return "classify"

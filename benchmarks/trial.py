@@ -1,6 +1,7 @@
 """One run of the pipeline for `benchmarks.cameras`, in a process of its own.
 
-`python -m benchmarks.trial CONFIG SECONDS` prints one JSON object: processor time and memory.
+`python -m benchmarks.trial CONFIG SECONDS START_UP_S` prints one JSON object: processor time after
+the start-up, and memory.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
+from benchmarks.held import Used
 from stream.analyse import open_analyser
 from stream.config import load_config
 from stream.messages import MessageWriter
@@ -44,7 +46,7 @@ class _LaterSource(Source):
         yield from super().events(fates)
 
 
-def run(config: StreamConfig, seconds: float) -> dict[str, float]:
+def run(config: StreamConfig, seconds: float, start_up_s: float) -> dict[str, float]:
     """Run as `run_stream.py` does, but let the sources begin at random moments of a second.
 
     Real cameras are not in step; files opened together would be, and every frame of every source
@@ -62,18 +64,19 @@ def run(config: StreamConfig, seconds: float) -> dict[str, float]:
         pipeline = Pipeline(
             sources, analyser, writer, sinks, stop=stop, shutdown_s=config.shutdown_s
         )
-        timer = threading.Timer(seconds, stop.set)
-        timer.start()
-        started, started_cpu = time.monotonic(), time.process_time()
+        used = Used()
+        timers = [threading.Timer(start_up_s, used.start), threading.Timer(seconds, stop.set)]
+        for timer in timers:
+            timer.start()
         try:
             pipeline.run()
         finally:
-            timer.cancel()
-    return {
-        "cores_used": (time.process_time() - started_cpu) / (time.monotonic() - started),
+            for timer in timers:
+                timer.cancel()
+    return used.cores() | {
         "largest_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
 
 
 if __name__ == "__main__":
-    print(json.dumps(run(load_config(Path(sys.argv[1])), float(sys.argv[2]))))
+    print(json.dumps(run(load_config(Path(sys.argv[1])), *map(float, sys.argv[2:]))))

@@ -11,6 +11,7 @@ compared within a run.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import signal
@@ -28,19 +29,23 @@ import numpy as np
 import psutil
 import yaml
 from rich.console import Console
+from rich.table import Table
 
 from benchmarks.cameras import time_of
 from benchmarks.clips import write_clip
+from benchmarks.held import Used
 from benchmarks.record import ROOT, circumstances, command_line, save
-from stream.config import ScoreConfig
+from stream.config import DecodeConfig, ScoreConfig
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+ANALYSE_FPS: Final = DecodeConfig().analyse_fps
 START_UP_S: Final = 10.0  # of a trial, left out
+SPARE_S: Final = 180.0  # of the clip, for starts and waits
 _STARTED: Final = re.compile(r"worker (\d+) \(process (\d+)\): (.*)")
 
-_console = Console()
+_console = Console(width=120)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,8 @@ class Trial:
     latency_p50_ms: float | None  # None: nothing was scored
     latency_p95_ms: float | None
     cores_used: float  # by all processes
+    cpu_ms_per_camera_second: float
+    stolen_cores: float  # what the host took from this machine meanwhile
     memory_mib: float  # proportional set size of all processes, at the end
     supervisor_cores: float  # by the supervisor alone; 0 without one
     supervisor_mib: float
@@ -69,8 +76,10 @@ class Losses:
     losses: int
     away_s: list[float]  # each time, from the death's status to the next picture's
     sessions: int
-    due_fps: float
-    dropped: int
+    seconds: float  # over which all this was counted
+    due: int
+    dropped: int  # of those due: the machine was behind
+    lost: int  # frames that were not analysed and would have been, dropped ones among them
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -97,17 +106,17 @@ def main(
     result: dict[str, Any] = {"command": command_line("benchmarks.workers")}
     result |= circumstances(manifest)
     with tempfile.TemporaryDirectory(prefix="facewarden-bench-") as name:
-        bench = _Bench(Path(name), manifest.resolve())
+        bench = _Bench(Path(name), manifest.resolve(), max(seconds, kill_for_s + kill_every_s))
         trials = []
         for n in cameras:
             for processes in (1, workers):
                 with _console.status(f"{n} cameras, {processes} workers"):
                     trials.append(bench.trial(n, processes, seconds))
                 _console.print(trials[-1], highlight=False)
+                save("workers", result | {"trials": [asdict(trial) for trial in trials]})
         with _console.status("killing a worker"):
             kills, losses = bench.killed(2 * workers, workers, kill_every_s, kill_for_s)
-        for loss in losses:
-            _console.print(loss, highlight=False)
+        _show(trials, kills, losses)
     result |= {
         "options": {"seconds": seconds, "kill_every_s": kill_every_s, "kill_for_s": kill_for_s},
         "trials": [asdict(trial) for trial in trials],
@@ -117,7 +126,37 @@ def main(
     _console.print(f"wrote {save('workers', result).relative_to(ROOT)}", highlight=False)
 
 
-class _Run:
+def _show(trials: Sequence[Trial], kills: int, losses: Sequence[Losses]) -> None:
+    """Print what docs/operate.md has."""
+    table = Table(
+        *("cameras", "workers", "analysed/s", "dropped", "p50, p95 ms", "cores", "CPU ms", "MiB"),
+        *("supervisor", "stolen"),
+        title="cameras opened together; CPU ms per camera and second",
+    )
+    for t in trials:
+        supervisor = f"{t.supervisor_cores:g} cores, {t.supervisor_mib:g} MiB"
+        table.add_row(
+            *(str(t.cameras), str(t.workers), f"{t.analysed_fps:g}", f"{t.dropped:.2%}"),
+            f"{t.latency_p50_ms}, {t.latency_p95_ms}",
+            *(f"{t.cores_used:.2f}", f"{t.cpu_ms_per_camera_second:g}", f"{t.memory_mib:g}"),
+            *(supervisor if t.workers > 1 else "-", f"{t.stolen_cores:.2f}"),
+        )
+    _console.print(table)
+    table = Table(
+        *("camera", "times lost", "away, s", "sessions", "frames lost", "of them dropped", "of"),
+        title=f"the worker of the first camera killed {kills} times",
+    )
+    for loss in losses:
+        away = ", ".join(f"{s:.1f}" for s in loss.away_s) or "-"
+        of = f"{loss.seconds * ANALYSE_FPS:.0f}"
+        table.add_row(
+            *(loss.camera, str(loss.losses), away, str(loss.sessions), str(loss.lost)),
+            *(str(loss.dropped), of),
+        )
+    _console.print(table)
+
+
+class Run:
     """A running `run_stream.py`; a thread reads its log."""
 
     def __init__(self, config: Path, workers: int) -> None:
@@ -176,22 +215,25 @@ class _Run:
 
 
 class _Bench:
-    def __init__(self, folder: Path, manifest: Path) -> None:
+    def __init__(self, folder: Path, manifest: Path, longest_s: float) -> None:
         self._folder = folder
         self._manifest = manifest
         self._messages = folder / "messages.jsonl"
         self._clip = folder / "clip.mp4"
         with _console.status("encoding the clip"):
-            write_clip(self._clip, 300)
+            # A file that begins anew would count as a session.
+            write_clip(self._clip, math.ceil(longest_s + SPARE_S))
 
     def trial(self, n: int, workers: int, seconds: float) -> Trial:
         """Watch so many cameras for a while."""
-        run = _Run(self._config(n), workers)
+        run = Run(self._config(n), workers)
         run.await_open(_names(n))
         time.sleep(START_UP_S)
+        used = Used()
         began, (used_s, own_s) = time.time(), run.processor_s()
         time.sleep(seconds)
         now, (used_later_s, own_later_s) = time.time(), run.processor_s()
+        stolen_cores = used.cores()["stolen_cores"]
         memory, own = run.memory_mib()
         load = os.getloadavg()[0]
         run.end()
@@ -200,6 +242,7 @@ class _Bench:
         due, dropped = (sum(span[key] for span in spans) for key in ("due", "dropped"))
         latencies = [m["latency_ms"] for m in messages if m["event"]["type"] == "track.score"]
         p50, p95 = (_percentile(latencies, q) for q in (50, 95))
+        cores = (used_later_s - used_s) / (now - began)
         supervised = workers > 1
         return Trial(
             workers=workers,
@@ -209,7 +252,9 @@ class _Bench:
             dropped=round(dropped / due, 4),
             latency_p50_ms=p50,
             latency_p95_ms=p95,
-            cores_used=round((used_later_s - used_s) / (now - began), 3),
+            cores_used=round(cores, 3),
+            cpu_ms_per_camera_second=round(1000 * cores / n, 1),
+            stolen_cores=round(stolen_cores, 3),
             memory_mib=round(memory),
             supervisor_cores=round((own_later_s - own_s) / (now - began), 4) if supervised else 0,
             supervisor_mib=round(own) if supervised else 0,
@@ -220,7 +265,7 @@ class _Bench:
         self, n: int, workers: int, every_s: float, seconds: float
     ) -> tuple[int, list[Losses]]:
         """Kill the worker of the first camera now and then; return how often, and the losses."""
-        run = _Run(self._config(n), workers)
+        run = Run(self._config(n), workers)
         run.await_open(_names(n))
         time.sleep(START_UP_S)
         began, kills = time.time(), 0
@@ -295,8 +340,10 @@ def _losses(messages: Sequence[dict[str, Any]], camera: str) -> Losses:
         losses=len(away_s),
         away_s=away_s,
         sessions=statuses[-1]["source"]["session"] - statuses[0]["source"]["session"],
-        due_fps=round(grown["due"] / grown["seconds"], 2),
+        seconds=round(grown["seconds"], 1),
+        due=round(grown["due"]),
         dropped=round(grown["dropped"]),
+        lost=max(0, round(grown["seconds"] * ANALYSE_FPS - grown["due"] + grown["dropped"])),
     )
 
 

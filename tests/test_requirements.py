@@ -86,6 +86,7 @@ def imported_distributions(files: list[Path]) -> set[str]:
         ("webhook.txt", ("webhook",), ()),
         ("mqtt.txt", ("mqtt",), ()),
         ("evidence.txt", ("evidence",), ()),
+        ("crosscheck.txt", ("crosscheck",), ()),
         (
             "dev.txt",
             (
@@ -104,7 +105,7 @@ def test_a_list_names_what_pyproject_names(file, groups, beside):
     "file",
     [
         *("stream.txt", "demo.txt", "scan.txt", "gpu.txt", "objects.txt", "webhook.txt"),
-        *("mqtt.txt", "page.txt", "evidence.txt", "dev.txt"),
+        *("mqtt.txt", "page.txt", "evidence.txt", "crosscheck.txt", "dev.txt"),
     ],
 )
 def test_every_listed_package_has_one_version(file):

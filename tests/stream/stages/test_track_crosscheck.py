@@ -3,7 +3,7 @@
 Not part of the ordinary suite: `trackers` brings OpenCV and much else. To run it, in a virtual
 environment of its own:
 
-    pip install .[dev,crosscheck]
+    pip install -r requirements/dev.txt -r requirements/crosscheck.txt
     pytest tests/stream/stages/test_track_crosscheck.py
 
 ByteTrack matches by overlap and counts frames, so the faces here move less than their own size from
