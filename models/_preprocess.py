@@ -12,11 +12,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -107,18 +107,22 @@ def crop_faces(image: Tensor, boxes: NDArray[np.float32], spec: InputSpec) -> Te
 
 def _crop(image: Tensor, window: CropWindow, spec: InputSpec) -> Tensor:
     height, width = image.shape[:2]
-    x0, x1, x = _samples(window.left, window.width, width, spec, image.device)
-    y0, y1, y = _samples(window.top, window.height, height, spec, image.device)
+    x0, x1, x = _samples(window.left, window.width, width, spec)
+    y0, y1, y = _samples(window.top, window.height, height, spec)
     part = image[y0:y1, x0:x1].permute(2, 0, 1)[None].float()
-    grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)[None]
-    sampled = F.grid_sample(part, grid, padding_mode="border", align_corners=False)
+    grid = np.empty((1, len(y), len(x), 2), np.float32)
+    grid[..., 0], grid[..., 1] = x, y[:, None]
+    places = torch.from_numpy(grid).to(image.device)
+    sampled = F.grid_sample(part, places, padding_mode="border", align_corners=False)
     each = len(y) // spec.size_px, len(x) // spec.size_px
-    return F.avg_pool2d(sampled, each)[0].round_().clamp_(0, 255).to(torch.uint8)
+    if each != (1, 1):
+        sampled = F.avg_pool2d(sampled, each)
+    return sampled[0].round_().clamp_(0, 255).to(torch.uint8)
 
 
 def _samples(
-    low: float, length: float, n: int, spec: InputSpec, device: torch.device
-) -> tuple[int, int, Tensor]:
+    low: float, length: float, n: int, spec: InputSpec
+) -> tuple[int, int, NDArray[np.float32]]:
     """Return the pixels to read along one side of a frame, from and to, and where to sample them.
 
     The samples are places as `grid_sample` takes them, -1..1 from border to border of those pixels.
@@ -129,5 +133,6 @@ def _samples(
     spare = 1 if spec.window == "pad" else 0
     first = min(max(math.floor(low) - spare, 0), n - 1)
     past = min(max(math.ceil(low + length) + spare, first + 1), n)
-    steps = (torch.arange(count, device=device) + 0.5) * (length / count)
-    return first, past, (low - first + steps) * (2 / (past - first)) - 1
+    steps = np.arange(0.5, count, dtype=np.float32) * np.float32(length / count)
+    places = (np.float32(low - first) + steps) * np.float32(2 / (past - first))
+    return first, past, places - np.float32(1)

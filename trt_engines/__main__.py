@@ -380,7 +380,7 @@ def _compared(path: Path, faces: FaceSet) -> str:
 
     manifest = load_manifest(path)
     source = path
-    if manifest.made_from is not None:
+    if manifest.made_from is not None and manifest.precision != "fp32":
         wanted = manifest.made_from.onnx_sha256
         found = [e.path for e in shipped_engines() if load_manifest(e.path).onnx_sha256 == wanted]
         if not found:

@@ -22,6 +22,7 @@ from trt_engines.graphs import AttackGraph, RefinementGraph
 from trt_engines.half_precision import TensorCores
 from trt_engines.manifest import Manifest, Refinement, save_manifest
 from trt_engines.operators import check_operators
+from trt_engines.rectified import rectify
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -233,6 +234,7 @@ def to_onnx(
     assert program is not None  # only the old exporter returns None
     model: onnx.ModelProto = program.model_proto
     check_operators(model, type(module).__name__)
+    rectify(model)
     _strip(model)
     return bytes(model.SerializeToString(deterministic=True))
 

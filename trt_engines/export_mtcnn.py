@@ -1,8 +1,7 @@
 """Export the face detector's networks to ONNX, written so that ONNX Runtime is fast.
 
 The graphs hold the normalisation and take RGB 0..255. They compute what facenet-pytorch's networks
-compute, written so that ONNX Runtime is about twice as fast on the CPU, where its PRelu took half
-of the time: PReLU from two rectifiers, the softmax over two classes as a sigmoid.
+compute, the softmax over two classes as a sigmoid.
 """
 
 from __future__ import annotations
@@ -20,8 +19,6 @@ from trt_engines.mtcnn import PARTS, CascadeNetwork, load_network
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from torch import Tensor
 
 LICENCE: Final = "MIT (timesler/facenet-pytorch)"
 
@@ -62,27 +59,11 @@ def export_mtcnn(folder: Path) -> list[Path]:
     return paths
 
 
-class _RectifiedPReLU(nn.Module):
-    """PReLU, bit for bit, in operations that ONNX Runtime vectorises."""
-
-    def __init__(self, slope: Tensor, *, is_map: bool) -> None:
-        super().__init__()
-        self.slope = nn.Parameter(slope.reshape(-1, 1, 1) if is_map else slope)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(x) - self.slope * torch.relu(-x)
-
-
 def _rewritten(cascade: CascadeNetwork) -> CascadeNetwork:
     """Replace, in place, the layers that ONNX Runtime runs slowly."""
-    follows_map = True
     for name, layer in list(cascade.network.named_children()):
         if isinstance(layer, nn.Conv2d | nn.Linear):
-            follows_map = isinstance(layer, nn.Conv2d)
             previous: Any = layer
-        elif isinstance(layer, nn.PReLU):
-            replacement = _RectifiedPReLU(layer.weight.detach(), is_map=follows_map)
-            setattr(cascade.network, name, replacement)
         elif isinstance(layer, nn.Softmax):
             # softmax(a, b)[1] = sigmoid(b - a), and the difference of two linear layers is one.
             for values in ("weight", "bias"):

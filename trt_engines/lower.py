@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 import onnx
+import torch
 
 from trt_engines.backends import OnnxRuntimeConfig
 from trt_engines.backends.onnx_session import OnnxRuntimeBackend
@@ -20,7 +21,14 @@ from trt_engines.errors import EngineError
 from trt_engines.export import cost_ms, to_onnx, write_engine
 from trt_engines.faces import shown
 from trt_engines.manifest import Manifest, Origin, load_manifest, only_as_written, verified_file
-from trt_engines.precision import calibrated, float8_graph, half_graph, int8_graph
+from trt_engines.precision import (
+    calibrated,
+    float8_graph,
+    half_graph,
+    int8_graph,
+    with_constants_computed,
+)
+from trt_engines.rectified import rectify
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +41,7 @@ if TYPE_CHECKING:
     from trt_engines.precision import Activations, Ranges
 
 # Raise it when a pass makes other graphs of the same input: what was made before is made anew.
-_RECIPE: Final = 2
+_RECIPE: Final = 3
 _CALIBRATED_ON: Final = 32  # faces
 _MADE_BY: Final = ("onnx", "onnxruntime", "torch")
 
@@ -60,7 +68,7 @@ def lowered(path: Path, precision: Precision, runtime: Runtime, faces: FaceSet |
 
     Args:
         path: manifest of an engine in float32.
-        precision: that it shall have; "fp32" gives it as it is.
+        precision: that it shall have; "fp32" gives it as it is, for ONNX Runtime with rectifiers.
         runtime: what shall run it; int8 differs.
         faces: the first half gives ranges, the second is compared on; None for "fp32" alone.
 
@@ -77,8 +85,8 @@ def lowered(path: Path, precision: Precision, runtime: Runtime, faces: FaceSet |
     if manifest.precision != "fp32":
         raise EngineError(f"{path}: in {manifest.precision}; name the engine in fp32 instead")
     if precision == "fp32":
-        same = _named(manifest, manifest.onnx_sha256)
-        return Lowered(same, source, refinement, time.monotonic() - started)
+        same, onnx_bytes = _in_float32(manifest, source, runtime)
+        return Lowered(same, onnx_bytes, refinement, time.monotonic() - started)
     if faces is None:
         raise EngineError(
             f"{manifest.name}: {precision} is calibrated and judged on faces: name a face file "
@@ -88,6 +96,7 @@ def lowered(path: Path, precision: Precision, runtime: Runtime, faces: FaceSet |
     if precision == "fp16":
         onnx_bytes = _half(path, manifest, source, seen[0][:2])
     else:
+        source = with_constants_computed(source)
         ranges = _ranges(source, manifest.model_dump_json(), faces)
         for_runtime: Activations = "uint8" if runtime == "onnxruntime" else "int8"
         onnx_bytes = (
@@ -156,12 +165,31 @@ def up_to_date(
     except EngineError:
         return None
     if precision == "fp32":
-        same = found.onnx_sha256 == source.onnx_sha256
-    else:
-        same = found.made_from == _origin(source, precision, runtime, faces)
+        faces = None
+    same = found.made_from == _origin(source, precision, runtime, faces) or (
+        precision == "fp32" and found.onnx_sha256 == source.onnx_sha256
+    )
     # Thresholds and the like belong to the engine in float32, and may change alone.
     kept = ("thresholds", "input", "outputs", "max_batch", "refinement", "family", "licence")
     return written if same and all(getattr(found, k) == getattr(source, k) for k in kept) else None
+
+
+def _in_float32(manifest: Manifest, source: bytes, runtime: Runtime) -> tuple[Manifest, bytes]:
+    """Return the engine as it is or, exported before exports did so, with rectifiers."""
+    graph = onnx.load_from_string(source)
+    if runtime != "onnxruntime" or all(node.op_type != "PRelu" for node in graph.graph.node):
+        return _named(manifest, manifest.onnx_sha256), source
+    rectify(graph)
+    onnx_bytes = bytes(graph.SerializeToString(deterministic=True))
+    spec = manifest.input
+    face = torch.zeros((1, 3, spec.size_px, spec.size_px), dtype=getattr(torch, spec.dtype))
+    made = _named(manifest, hashlib.sha256(onnx_bytes).hexdigest()).model_copy(
+        update={
+            "cost_ms": round(cost_ms(onnx_bytes, face), 2),
+            "made_from": _origin(manifest, "fp32", runtime, None),
+        }
+    )
+    return made, onnx_bytes
 
 
 def _half(path: Path, manifest: Manifest, source: bytes, examples: Tensor) -> bytes:

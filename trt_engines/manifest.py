@@ -110,7 +110,7 @@ def only_as_written(precision: Precision, runtime: Runtime) -> bool:
 
 
 class Origin(BaseModel, frozen=True, extra="forbid"):
-    """What a graph in another precision was made from; the same gives the same."""
+    """What a graph in another precision, or with rectifiers, was made from."""
 
     onnx_sha256: str = Field(pattern=_SHA256, description="Of the graph in float32.")
     faces_sha256: str | None = Field(

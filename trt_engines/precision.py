@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from trt_engines.errors import EngineError
 
@@ -103,6 +104,28 @@ def half_graph(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
                 else:
                     half.add(value)
     return _rebuilt(model, nodes)
+
+
+def with_constants_computed(onnx_bytes: bytes) -> bytes:
+    """Return a graph in which what is made of weights alone is a weight.
+
+    A product of two weights takes no rounding, and no kernel of 8 bits computes it.
+
+    Args:
+        onnx_bytes: the graph.
+    """
+    model = _without_constants(onnx.load_from_string(onnx_bytes))
+    known = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    kept = []
+    for node in model.graph.node:
+        if not node.input or not known.keys() >= set(node.input):
+            kept.append(node)
+            continue
+        values = ReferenceEvaluator(node).run(None, {name: known[name] for name in node.input})
+        for name, value in zip(node.output, values, strict=True):
+            known[name] = np.asarray(value)
+            model.graph.initializer.append(numpy_helper.from_array(known[name], name))
+    return bytes(_rebuilt(model, kept).SerializeToString(deterministic=True))
 
 
 def calibrated(onnx_bytes: bytes, batches: Iterable[NDArray[Any]]) -> Ranges:

@@ -68,9 +68,11 @@ class FaceTracker:
             (~strong, self._config.match_distance_weak),
         ):
             rows, columns = np.flatnonzero(free), np.flatnonzero(stage)
+            if not (rows.size and columns.size):
+                continue
             # A match at the limit costs as much as none. Without this, when one in a row of people
             # leaves as another comes, all could be shifted by a seat.
-            cost = np.minimum(distances[np.ix_(rows, columns)], limit)
+            cost = np.minimum(distances[rows[:, None], columns], limit)
             for row, column in zip(*linear_sum_assignment(cost), strict=True):
                 if cost[row, column] < limit:
                     matches[int(columns[column])] = self._live[rows[row]]
@@ -88,7 +90,8 @@ class FaceTracker:
         """Return (M, 4) boxes x1 y1 x2 y2, px, where the live tracks should be, lost ones too."""
         expected = _expected(pts_s, [t for t in self._live if self._lasts(t, pts_s)])
         half = np.exp(expected[:, 2:]) / 2
-        return np.hstack([expected[:, :2] - half, expected[:, :2] + half]).astype(np.float32)
+        centre = expected[:, :2]
+        return np.concatenate([centre - half, centre + half], axis=1).astype(np.float32)
 
     def live(self) -> tuple[TrackKey, ...]:
         """Return the keys of the tracks that have not ended, lost ones too."""
@@ -111,8 +114,9 @@ class FaceTracker:
         """
         expected = _expected(pts_s, self._live)[:, None]
         seen = np.array([_coordinates(d) for d in detections]).reshape(-1, 4)
-        dx, dy, dw, dh = np.moveaxis(seen - expected, -1, 0)
-        size = np.exp(expected[..., 2:].mean(axis=-1))
+        off = seen - expected
+        dx, dy, dw, dh = (off[..., i] for i in range(4))
+        size = np.exp((expected[..., 2] + expected[..., 3]) / 2)
         distances: NDArray[np.float64] = np.hypot(dx, dy) / size + np.abs(dw + dh)
         return distances
 
@@ -162,8 +166,9 @@ class _LiveTrack:
         vv = self._vv + dt * noise
         variance = pp + (_MEASUREMENT * unit) ** 2
         gain_p, gain_v = pp / variance, pv / variance
-        innovation = _coordinates(detection) - self.expected(pts_s)
-        self._position = self.expected(pts_s) + gain_p * innovation
+        expected = self.expected(pts_s)
+        innovation = _coordinates(detection) - expected
+        self._position = expected + gain_p * innovation
         self._velocity = self._velocity + gain_v * innovation
         self._pp, self._pv, self._vv = (1 - gain_p) * pp, (1 - gain_p) * pv, vv - gain_v * pv
         self.pts_s = pts_s
@@ -171,7 +176,7 @@ class _LiveTrack:
 
     def _unit(self) -> NDArray[np.float64]:
         """Return (4,) what each coordinate's noise is measured in: face sizes for the centre."""
-        size = np.exp(self._position[2:].mean())
+        size = np.exp((self._position[2] + self._position[3]) / 2)
         return np.array([size, size, 1.0, 1.0])
 
 

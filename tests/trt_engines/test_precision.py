@@ -8,7 +8,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from trt_engines.backends.onnx_session import open_session
 from trt_engines.errors import EngineError
-from trt_engines.precision import calibrated, float8_graph, half_graph, int8_graph
+from trt_engines.precision import (
+    calibrated,
+    float8_graph,
+    half_graph,
+    int8_graph,
+    with_constants_computed,
+)
 
 HALF, FLOAT = TensorProto.FLOAT16, TensorProto.FLOAT
 
@@ -170,3 +176,45 @@ def test_float16_is_rounded_as_torch_rounds_it(images):
     found = torch.tensor(_run(half_graph(model, "net"), images)[1])
     exact = torch.tensor(_run(model, images)[1])
     assert (found - wanted).abs().mean() < 0.7 * (found - exact).abs().mean()
+
+
+def _places_graph():
+    """Two layers, and what each input adds to their result: a product of both layers' weights."""
+    rng = np.random.default_rng(2)
+    weights = {
+        "embedding": rng.normal(size=(6, 4)).astype(np.float32),
+        "embedding_bias": rng.normal(size=6).astype(np.float32),
+        "decision": rng.normal(size=(2, 6)).astype(np.float32),
+        "decision_bias": rng.normal(size=2).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("Gemm", ["images", "embedding", "embedding_bias"], ["embedded"], "embed",
+                         transB=1),
+        helper.make_node("Gemm", ["embedded", "decision", "decision_bias"], ["decided"], "decide",
+                         transB=1),
+        helper.make_node("MatMul", ["decision", "embedding"], ["product"], "product"),
+        helper.make_node("Gemm", ["images", "product"], ["added"], "add", transB=1),
+    ]  # fmt: skip
+    images = helper.make_tensor_value_info("images", FLOAT, ["N", 4])
+    outputs = [helper.make_tensor_value_info(n, FLOAT, ["N", 2]) for n in ("decided", "added")]
+    stored = [numpy_helper.from_array(array, name) for name, array in weights.items()]
+    graph = helper.make_graph(nodes, "graph", [images], outputs, stored)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+@pytest.mark.parametrize("precision", ["uint8", "int8", "fp8"])
+def test_product_of_two_weights_is_computed_before_rounding(precision):
+    images = np.random.default_rng(3).random((16, 4), np.float32)
+    plain = _places_graph().SerializeToString()
+    source = with_constants_computed(plain)
+    assert [n.name for n in onnx.load_from_string(source).graph.node] == ["embed", "decide", "add"]
+    ranges = calibrated(source, [images])
+    made = (
+        float8_graph(source, ranges)
+        if precision == "fp8"
+        else int8_graph(source, ranges, precision)
+    )
+    for exact, wanted in zip(_run(source, images), _run(plain, images), strict=True):
+        np.testing.assert_allclose(exact, wanted, rtol=1e-6, atol=1e-6)
+    for found, wanted in zip(_run(made, images), _run(plain, images), strict=True):
+        assert 0 < np.abs(found - wanted).max() < 0.2 * np.abs(wanted).max()
