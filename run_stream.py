@@ -231,8 +231,7 @@ def main(
 
     Without --redis and $REDIS_URL, an embedded Redis server is started, and its address logged.
     SIGTERM, SIGINT, SIGQUIT and SIGHUP end the program after what was decoded is published; with
-    --config, and one process, SIGHUP instead reads that file again, and adds, removes and changes
-    sources.
+    --config, SIGHUP instead reads that file again, and adds, removes and changes sources.
     """
     signals = StopSignals()  # first: see its docstring
     open_standard_streams()
@@ -245,7 +244,7 @@ def main(
         what = "watches one source, by one process, for --minutes"
         _fail(ConfigError(f"--learn {what}: no --workers, no --duration"), 2)
     try:
-        signals.reload_on_hang_up(config_path is not None and workers == 1)
+        signals.reload_on_hang_up(config_path is not None)
         engines = [{"manifest": manifest_of(model)} for model in models]
         overrides = [*([("score.engines", engines)] if engines else []), *settings]
         if metrics is not None:
@@ -258,6 +257,9 @@ def main(
                 sources, config_path, redis_url, namespace, sinks, overrides, allow_http=allow_http
             )
             return resolved if page is None else _with_page(resolved)
+
+        def reread() -> StreamConfig:
+            return _shard(resolve(), shard)
 
         config = resolve()
         hide_in_logs(_secrets(config))
@@ -274,9 +276,9 @@ def main(
         elif not config.sources:
             _wait_for_nothing(of_all, duration, signals)
         elif workers == 1:
-            _run(config, duration, signals, lambda: _shard(resolve(), shard))
+            _run(config, duration, signals, reread)
         else:
-            _supervise(config, workers, duration, signals)
+            _supervise(config, workers, duration, signals, reread)
     except ConfigError as error:
         _fail(error, 2)
     except StreamError as error:
@@ -511,7 +513,7 @@ def _run(
     reread: Callable[[], StreamConfig],
 ) -> None:
     from stream.assembly import connect, load_engines, recent_packets
-    from stream.control import Control, reload_when_told
+    from stream.control import Control
     from stream.sources import Source
 
     recent: dict[str, RecentPackets] = {}
@@ -542,12 +544,14 @@ def _run(
             measures=measures,
             recent=recent,
         )
-        control = Control(config, pipeline, open_source, hide=_hide_source)
+
+        def add(source: SourceConfig) -> None:
+            pipeline.add(open_source(source))
+
+        control = Control(config, pipeline, add, hide=_hide_source)
         for feed in feeds:
             resources.enter_context(_page(config, feed, control))
-        threading.Thread(
-            target=reload_when_told, args=(signals.reload, control, reread), daemon=True
-        ).start()
+        _reload_when_told(signals, control, reread)
         if duration is not None:
             resources.callback(_stop_after(duration, signals).cancel)
         show = resources.enter_context(progress_reporter())
@@ -667,13 +671,29 @@ def _page(config: StreamConfig, feed: Feed, control: Control) -> Page:
     return Page(config.page, feed, control, config.score.engines[0].manifest)
 
 
+def _reload_when_told(
+    signals: StopSignals, control: Control, reread: Callable[[], StreamConfig]
+) -> None:
+    """Change the sources by each SIGHUP, in a thread."""
+    from stream.control import reload_when_told
+
+    threading.Thread(
+        target=reload_when_told, args=(signals.reload, control, reread), daemon=True
+    ).start()
+
+
 def _hide_source(source: SourceConfig) -> None:
     hide_in_logs(secrets_of(source.uri.get_secret_value()))
 
 
 def _supervise(
-    config: StreamConfig, workers: int | None, duration: float | None, signals: StopSignals
+    config: StreamConfig,
+    workers: int | None,
+    duration: float | None,
+    signals: StopSignals,
+    reread: Callable[[], StreamConfig],
 ) -> None:
+    from stream.control import Control
     from stream.processors import processors
     from stream.workers.supervisor import Supervisor
 
@@ -695,6 +715,8 @@ def _supervise(
         )
         if monitor is not None:
             monitor.standing.of(supervisor.progress)
+        control = Control(config, supervisor, supervisor.add, hide=_hide_source)
+        _reload_when_told(signals, control, reread)
         supervisor.run(resources.enter_context(progress_reporter()))
     _complain(supervisor.failed_sources(), len(config.sources))
 
