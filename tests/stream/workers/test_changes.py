@@ -89,8 +89,8 @@ class Supervised:
 
     def statuses(self, source_id: str) -> list[tuple[str, str]]:
         """Return states and codes of all statuses, heartbeats too."""
-        of_source = [m["status"] for m in self.messages(source_id) if "status" in m]
-        return [(status["state"], status["code"]) for status in of_source]
+        said = [m for m in self.messages(source_id) if m["event"]["type"] == "source.status"]
+        return [(m["status"]["state"], m["status"]["code"]) for m in said]
 
     def sessions(self, source_id: str) -> dict[int, list[int]]:
         """Return the indices of the frames with scores, by session."""
