@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     from stream.control import Control
     from stream.decode.recent import RecentPackets
     from stream.metrics.monitor import Monitor
-    from stream.page.feed import Feed
+    from stream.page.app import Pictures
+    from stream.page.board import Board
+    from stream.page.feed import LiveBoard
     from stream.page.server import Page
     from stream.pipeline import Progress
     from stream.records import SourceStatus
@@ -514,6 +516,8 @@ def _run(
 ) -> None:
     from stream.assembly import connect, load_engines, recent_packets
     from stream.control import Control
+    from stream.page.board import Board
+    from stream.page.feed import open_feed
     from stream.sources import Source
 
     recent: dict[str, RecentPackets] = {}
@@ -532,7 +536,8 @@ def _run(
         signals.drain_from_now()
         sources = [open_source(source) for source in config.sources]
         run = secrets.token_hex(4)
-        feeds = [] if config.page is None else [_feed(config, run)]
+        board: LiveBoard = Board(run)
+        feeds = [] if config.page is None else [open_feed(config, board)]
         pipeline = connect(
             config,
             sources,
@@ -549,8 +554,8 @@ def _run(
             pipeline.add(open_source(source))
 
         control = Control(config, pipeline, add, hide=_hide_source)
-        for feed in feeds:
-            resources.enter_context(_page(config, feed, control))
+        if config.page is not None:
+            resources.enter_context(_live_page(config, board, control))
         _reload_when_told(signals, control, reread)
         if duration is not None:
             resources.callback(_stop_after(duration, signals).cancel)
@@ -638,23 +643,9 @@ def _stop_after(seconds: float, signals: StopSignals) -> threading.Timer:
     return timer
 
 
-def _feed(config: StreamConfig, run: str) -> Feed:
-    """Return what collects for the page.
-
-    Raises:
-        ConfigError: the manifest of the first engine is missing or damaged.
-    """
-    from stream.page.feed import Feed
-    from trt_engines.errors import EngineError
-    from trt_engines.manifest import load_manifest
-
-    try:
-        return Feed(run, load_manifest(config.score.engines[0].manifest).input)
-    except EngineError as error:
-        raise ConfigError(str(error)) from error
-
-
-def _page(config: StreamConfig, feed: Feed, control: Control) -> Page:
+def _page(
+    config: StreamConfig, board: Board[Any, Any], control: Control, pictures: Pictures
+) -> Page:
     """Serve the page.
 
     Raises:
@@ -668,7 +659,15 @@ def _page(config: StreamConfig, feed: Feed, control: Control) -> Page:
             f"the page needs a package that is not installed ({error.name}): pip install -r "
             "requirements/page.txt"
         ) from error
-    return Page(config.page, feed, control, config.score.engines[0].manifest)
+    return Page(config.page, board, control, pictures)
+
+
+def _live_page(config: StreamConfig, board: LiveBoard, control: Control) -> Page:
+    """Serve the page of this process alone; see `_page`."""
+    from stream.page.pictures import LivePictures
+
+    pictures = LivePictures(board, config.score.engines[0].manifest)
+    return _page(config, board, control, pictures)
 
 
 def _reload_when_told(

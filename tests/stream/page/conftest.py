@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from stream.config import PageConfig
-from stream.page.feed import Feed
+from stream.page.board import Board
+from stream.page.feed import Feed, LiveBoard
+from stream.page.pictures import LivePictures
 from stream.page.server import Page
 from tests.stream.running import RUN, WAIT_S, Run, config_of
 from trt_engines.manifest import load_manifest
@@ -34,9 +36,9 @@ class Answer(NamedTuple):
 class Served:
     """A running page, and who asks it."""
 
-    def __init__(self, run: Run, feed: Feed, page: Page) -> None:
+    def __init__(self, run: Run, board: LiveBoard, page: Page) -> None:
         self.run = run
-        self.feed = feed
+        self.board = board
         self.page = page
         self.host = page.url.removeprefix("http://")
 
@@ -77,11 +79,14 @@ def serve(open_analyser, two_faces, tiny_engine) -> Iterator[Callable[..., Serve
             config = config_of(
                 {"id": "door", "uri": str(two_faces), "loop": True, "realtime": True}
             )
-            feed = Feed(RUN, load_manifest(tiny_engine).input)
+            board: LiveBoard = Board(RUN)
+            feed = Feed(board, load_manifest(tiny_engine).input)
             run = Run(config, open_analyser(), feed)
             ends.enter_context(run.running())
             asked = PageConfig.model_validate({"port": 0, "secret": SECRET, **options})
-            page = ends.enter_context(Page(asked, feed, run.control, tiny_engine))
-            return Served(run, feed, page)
+            page = ends.enter_context(
+                Page(asked, board, run.control, LivePictures(board, tiny_engine))
+            )
+            return Served(run, board, page)
 
         yield start
