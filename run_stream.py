@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from stream.page.server import Page
     from stream.pipeline import Progress
     from stream.records import SourceStatus
+    from stream.workers.page import Gallery
 
 log = logging.getLogger("run_stream")
 
@@ -681,6 +682,13 @@ def _reload_when_told(
     ).start()
 
 
+def _gallery(run: str) -> Gallery:
+    """Return what collects for the page from workers."""
+    from stream.workers.page import Gallery
+
+    return Gallery(run)
+
+
 def _hide_source(source: SourceConfig) -> None:
     hide_in_logs(secrets_of(source.uri.get_secret_value()))
 
@@ -696,25 +704,27 @@ def _supervise(
     from stream.processors import processors
     from stream.workers.supervisor import Supervisor
 
-    if config.page is not None:
-        raise ConfigError("the page shows a single process: leave out --workers, or the page")
-
     # Before the first worker's imports: a pool of threads each would outnumber the processors.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with ExitStack() as resources:
         monitor = _monitor(config, resources, workers=True)
+        run = secrets.token_hex(4)
+        gallery = None if config.page is None else _gallery(run)
         supervisor = Supervisor(
             config,
             workers or processors(),
-            run=secrets.token_hex(4),
+            run=run,
             signals=signals,
             log_level=logging.getLogger().getEffectiveLevel(),
             duration_s=duration,
             monitor=monitor,
+            gallery=gallery,
         )
         if monitor is not None:
             monitor.standing.of(supervisor.progress)
         control = Control(config, supervisor, supervisor.add, hide=_hide_source)
+        if gallery is not None:
+            resources.enter_context(_page(config, gallery.board, control, gallery))
         _reload_when_told(signals, control, reread)
         supervisor.run(resources.enter_context(progress_reporter()))
     _complain(supervisor.failed_sources(), len(config.sources))

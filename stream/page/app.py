@@ -131,7 +131,8 @@ class PageApp:
         self._pictures = pictures
         self._access = access
         self._viewers = {"live": 0, "events": 0}
-        self.bell = Bell()
+        self._bell = Bell()
+        self._loop: asyncio.AbstractEventLoop | None = None  # None: it does not run
 
     def starlette(self, session_key: str) -> Starlette:
         """Return the application."""
@@ -175,22 +176,29 @@ class PageApp:
             lifespan=self._lifespan,
         )
 
+    def hang_up(self) -> None:
+        """End what viewers listen to, which never ends by itself; any thread may ask."""
+        loop = self._loop
+        if loop is not None:
+            with suppress(RuntimeError):  # the loop was closed just now
+                loop.call_soon_threadsafe(self._bell.end)
+
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        loop = asyncio.get_running_loop()
+        self._loop = loop = asyncio.get_running_loop()
         measuring = loop.create_task(self._measure_now_and_then())
 
         def announce() -> None:
             if any(self._viewers.values()):
                 with suppress(RuntimeError):  # the loop was closed just now
-                    loop.call_soon_threadsafe(self.bell.ring)
+                    loop.call_soon_threadsafe(self._bell.ring)
 
         self._board.tell(announce)
         try:
             yield
         finally:
             self._board.tell(None)
-            self.bell.end()
+            self._loop = None
             measuring.cancel()
 
     async def _measure_now_and_then(self) -> None:
@@ -241,10 +249,10 @@ class PageApp:
             self._viewers["live"] += 1
             try:
                 yield _NOTHING
-                while not self.bell.is_over:
+                while not self._bell.is_over:
                     newer = self._board.frames_after(number, names, width)
                     if not newer:
-                        await self.bell.wait(_ALIVE_S)
+                        await self._bell.wait(_ALIVE_S)
                         if not self._board.frames_after(number, names, width):
                             yield _NOTHING
                         continue
@@ -266,13 +274,13 @@ class PageApp:
     async def _news(self, seen: int) -> AsyncIterator[ServerSentEvent]:
         self._viewers["events"] += 1
         try:
-            while not self.bell.is_over:
+            while not self._bell.is_over:
                 for news in self._board.news_after(seen):
                     seen = news.number
                     yield ServerSentEvent(
                         news.text, event=news.kind, id=f"{self._board.run}-{news.number}"
                     )
-                await self.bell.wait(_ALIVE_S)
+                await self._bell.wait(_ALIVE_S)
         finally:
             self._viewers["events"] -= 1
 

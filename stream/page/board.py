@@ -63,7 +63,7 @@ class Measured:
     at: float  # seconds of the machine's monotonic clock, which its processes share
     source_id: str
     latency_s: float  # from the frame's arrival to the end of its analysis
-    stages_s: Mapping[str, float]  # of the step that it was part of
+    stages_s: dict[str, float]  # of the step that it was part of
 
 
 class Board(Generic[Picture, Look]):
@@ -221,9 +221,15 @@ class Board(Generic[Picture, Look]):
         return sorted(newer, key=lambda news: news.number)
 
     def frames_after(
-        self, number: int, source_ids: Sequence[str], width: int
+        self, number: int, source_ids: Sequence[str] = (), width: int | None = None
     ) -> list[Shown[Picture]]:
-        """Return the latest frame of each source, if it is newer; of all, if none is named."""
+        """Return the latest frame of each source, if it is newer; of all, if none is named.
+
+        Args:
+            number: of the latest that is known.
+            source_ids: whose.
+            width: px, of pictures that are made already.
+        """
         with self._lock:
             return sorted(
                 (

@@ -59,11 +59,10 @@ class Page(Closing):
         scheme = "https" if config.certificate else "http"
         self.url = f"{scheme}://{host}:{self._socket.getsockname()[1]}"
         self._pictures = pictures
-        app = PageApp(config, board, control, pictures, Access(secret))
-        self._bell = app.bell
+        self._app = PageApp(config, board, control, pictures, Access(secret))
         self._server = uvicorn.Server(
             uvicorn.Config(
-                app.starlette(session_key=secrets.token_hex(32)),
+                self._app.starlette(session_key=secrets.token_hex(32)),
                 log_config=None,
                 log_level="warning",
                 access_log=False,
@@ -99,6 +98,7 @@ class Page(Closing):
 
     def close(self) -> None:
         """Hang up on all viewers and end the threads."""
+        self._app.hang_up()
         self._server.should_exit = True
         self._thread.join(_LEAVE_S + 3)
         self._pictures.close()

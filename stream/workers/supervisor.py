@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from stream.metrics.monitor import Monitor
     from stream.records import SourceAlert, SourceStatus
     from stream.signals import StopSignals
+    from stream.workers.page import Gallery, Link
     from stream.workers.said import Said
     from stream.workers.told import Change
 
@@ -92,6 +93,7 @@ class _Process:
 
     process: multiprocessing.process.BaseProcess
     pipe: multiprocessing.connection.Connection
+    link: Link | None  # to the page
     is_done: bool = False
     failure: Failed | None = None
     counted: Counted = field(default_factory=lambda: Counted(0, {}, {}))
@@ -161,6 +163,7 @@ class Supervisor:
         log_level: least severity of what workers log.
         duration_s: `stop` is set so long after the first worker is ready; None: never.
         monitor: serves what all measure; None: nothing is measured.
+        gallery: collects what all show; None: there is no page.
     """
 
     def __init__(
@@ -173,8 +176,10 @@ class Supervisor:
         log_level: int,
         duration_s: float | None = None,
         monitor: Monitor | None = None,
+        gallery: Gallery | None = None,
     ) -> None:
         self._monitor = monitor
+        self._gallery = gallery
         self._run = run
         self._signals = signals
         self._stop = signals.stop
@@ -228,6 +233,8 @@ class Supervisor:
             )
             if self._monitor is not None:
                 self._sinks.append(self._monitor.measures.sink(self._sinks))
+            if self._gallery is not None:
+                self._sinks.append(self._gallery.board)
             for sink in self._sinks:
                 resources.callback(sink.close)
             cores, n = processors(), len(self._groups)
@@ -242,7 +249,7 @@ class Supervisor:
                 getattr(each.backend, "threads", 0),
                 each.decode.threads,
             )
-            self._context = _context()
+            self._context = _context(has_page=self._gallery is not None)
             resources.callback(self._kill_all)
             self._loop(report, report_s)
             report(self.progress())
@@ -494,12 +501,18 @@ class Supervisor:
             metrics=metrics,
         )
         name = f"worker-{group.number}"
-        process = self._context.Process(target=work, args=(task, theirs), name=name, daemon=True)
+        link, page = self._gallery.connect(name) if self._gallery else (None, None)
+        process = self._context.Process(
+            target=work, args=(task, theirs, page), name=name, daemon=True
+        )
         try:
             _start_server()
             process.start()
         except (OSError, EOFError) as error:  # no memory, no more processes
             ours.close()
+            if page is not None:
+                page.close()
+            self._end_link(link)
             group.start_at = time.monotonic() + LONGEST_TOGETHER_S
             log.warning(
                 "worker %d can't be started (%r); once more in %g s",
@@ -510,10 +523,12 @@ class Supervisor:
             return
         finally:
             theirs.close()
+            if page is not None:
+                page.close()
         self._signals.drain_from_now()
         log.info("worker %d (process %s): %s", group.number, process.pid, _named(group.sources))
         group.start_at = None
-        group.worker = _Process(process, ours)
+        group.worker = _Process(process, ours, link)
         for each in watched:
             each.away = None
         threading.Thread(
@@ -564,6 +579,7 @@ class Supervisor:
         if worker.process.is_alive():
             worker.process.kill()
             worker.process.join()
+        self._end_link(worker.link)
         self._frames_analysed += worker.counted.frames_analysed
         self._verdicts.update(worker.counted.verdicts)
         group.worker = None
@@ -595,6 +611,11 @@ class Supervisor:
         if source.history.status is not None:
             self._say(source.stopped())
             self._note(watched, source)
+
+    def _end_link(self, link: Link | None) -> None:
+        """Let the page hear a worker's last words, before anything is said of its end."""
+        if self._gallery is not None and link is not None:
+            self._gallery.end(link)
 
     def _bury(self, group: _Group, worker: _Process) -> None:
         """Say that a worker died, and choose when and how its sources are watched again."""
@@ -703,7 +724,7 @@ class Supervisor:
                 group.worker.process.join()
 
 
-def _context() -> ForkServerContext:
+def _context(*, has_page: bool) -> ForkServerContext:
     """Return what starts the workers: a process that has their imports and one thread, and forks.
 
     Never this process itself, which has threads.
@@ -714,6 +735,7 @@ def _context() -> ForkServerContext:
             *("__main__", "stream.workers.worker", "stream.analyse"),
             *("stream.decode.pyav_packets", "stream.publish.redis_stream"),
             "trt_engines.backends.onnx_session",
+            *(["stream.workers.showing"] if has_page else []),
         ]
     )
     return context

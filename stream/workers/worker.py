@@ -12,7 +12,7 @@ import queue
 import signal
 import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -36,13 +36,14 @@ from stream.workers.said import (
 from stream.workers.told import Add, Pause, Remove, Resume, Stop
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from multiprocessing.connection import Connection
     from pathlib import Path
 
     from stream.config import StreamConfig
     from stream.decode.recent import RecentPackets
     from stream.metrics.measures import Measures
+    from stream.page.feed import Feed, LiveBoard
     from stream.pipeline import Pipeline, Progress
     from stream.records import SourceOutput, SourceStatus
     from stream.sources import FatesOfFrames
@@ -68,8 +69,14 @@ class Task:
     metrics: Path | None  # folder to keep what is measured in; None: nothing is
 
 
-def work(task: Task, pipe: Connection) -> None:
-    """Watch sources until they end or the supervisor says so; the whole life of a worker."""
+def work(task: Task, pipe: Connection, page: Connection | None) -> None:
+    """Watch sources until they end or the supervisor says so; the whole life of a worker.
+
+    Args:
+        task: what to do.
+        pipe: to the supervisor.
+        page: to the supervisor's page; None: there is none.
+    """
     link = _Link(pipe)
     handler = _Forwarding(link)
     handler.addFilter(RedactingFilter(()))
@@ -80,7 +87,8 @@ def work(task: Task, pipe: Connection) -> None:
     )
     listener.start()
     try:
-        _watch(task, link, stop)
+        with ExitStack() as resources:
+            _watch(task, link, stop, _feeds(task, page, resources))
     except ConfigError as error:
         link.tell(Failed(FailureKind.CONFIG, str(error)))
     except SinkError as error:
@@ -94,7 +102,7 @@ def work(task: Task, pipe: Connection) -> None:
         link.tell(Done())
 
 
-def _watch(task: Task, link: _Link, stop: threading.Event) -> None:
+def _watch(task: Task, link: _Link, stop: threading.Event, feeds: Sequence[Feed]) -> None:
     config = task.config
     share_processors(task.processors)
     with load_engines(config) as analyser:
@@ -107,6 +115,8 @@ def _watch(task: Task, link: _Link, stop: threading.Event) -> None:
             analyser,
             run=task.run,
             stop=stop,
+            watchers=feeds,
+            listeners=feeds,
             measures=measures,
             recent=share.recent,
             heartbeat_s=task.heartbeat_s,
@@ -215,6 +225,24 @@ class _Share:
             for source in sources
             if source.media_s > 0
         }
+
+
+def _feeds(task: Task, page: Connection | None, resources: ExitStack) -> list[Feed]:
+    """Return what tells the page of this worker, if there is one; closed with `resources`.
+
+    Raises:
+        ConfigError: the manifest of the first engine is missing or damaged.
+    """
+    if page is None:
+        return []
+    from stream.page.board import Board
+    from stream.page.feed import open_feed
+    from stream.workers.showing import Showing
+
+    board: LiveBoard = Board(task.run)
+    feed = open_feed(task.config, board)
+    resources.enter_context(Showing(board, task.config.score.engines[0].manifest, page))
+    return [feed]
 
 
 class _ToldSource(Source):
