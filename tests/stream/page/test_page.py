@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import http.client
-import json
 import shutil
 import socket
 import ssl
-import struct
 import subprocess
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -22,35 +20,14 @@ from stream.page.board import GRID_WIDTH
 from stream.page.exposure import check_exposure
 from stream.page.pictures import LivePictures
 from stream.page.server import Page
+from tests.stream.page.asking import events, parts
 from tests.stream.running import PAUSED, STOPPED, wait_until
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 GUARDED = [
     *("/live", "/events", "/api/sources", "/api/sources/door", "/alerts/x/face.jpg"),
     "/alerts/x/evidence.jpg",
 ]
 CAMERA = "rtsp://user:p4ssw0rd@127.0.0.1:9/ch1"
-
-
-def parts(answer: http.client.HTTPResponse) -> Iterator[tuple[dict[str, Any], bytes]]:
-    """Read the frames of the live stream."""
-    while True:
-        n_json, n_jpeg = struct.unpack(">II", answer.read(8))
-        if n_json:
-            yield json.loads(answer.read(n_json)), answer.read(n_jpeg)
-
-
-def events(answer: http.client.HTTPResponse) -> Iterator[tuple[str, str, Any]]:
-    """Read kind, id and data of server-sent events."""
-    fields: dict[str, str] = {}
-    for line in answer:
-        name, _, value = line.decode().strip().partition(": ")
-        if name:
-            fields[name] = value
-        elif "event" in fields:
-            yield fields.pop("event"), fields["id"], json.loads(fields["data"])
 
 
 # --- who gets in ---
