@@ -228,7 +228,7 @@ class Board(Generic[Picture, Look]):
         Args:
             number: of the latest that is known.
             source_ids: whose.
-            width: px, of pictures that are made already.
+            width: px, of pictures that are made already; None: any.
         """
         with self._lock:
             return sorted(
@@ -236,7 +236,7 @@ class Board(Generic[Picture, Look]):
                     shown
                     for shown in self._shown.values()
                     if shown.number > number
-                    and shown.width in (None, width)
+                    and (width is None or shown.width in (None, width))
                     and (not source_ids or shown.source_id in source_ids)
                 ),
                 key=lambda shown: shown.number,

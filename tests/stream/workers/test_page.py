@@ -18,7 +18,7 @@ import yaml
 
 from tests.stream.page.asking import SECRET, Visitor, events, parts
 from tests.stream.running import wait_until
-from tests.stream.workers.test_supervisor import Log
+from tests.stream.workers.test_supervisor import LIVE_X264, Log
 from tests.warm_start import WarmStarts
 
 if TYPE_CHECKING:
@@ -138,8 +138,9 @@ def test_all_workers_are_seen_on_one_page_and_one_that_dies_is_lost_and_comes_ba
 
         last = max(watcher.sessions("a"))
         os.kill(log.pids["a"], signal.SIGKILL)
+        wait_until(lambda: "lost" in watcher.states("a"))
+        assert picture("face") == face  # by the other worker
         wait_until(lambda: watcher.states("a")[-2:] == ["lost", "open"])
-        assert picture("face") == face  # the other worker makes it now
         wait_until(lambda: max(watcher.sessions("a")) > last)
         assert "lost" not in watcher.states("b")
         events_of_a = {a["event"]["type"] for a in watcher.of("alert") if a["source"]["id"] == "a"}
@@ -154,6 +155,34 @@ def test_all_workers_are_seen_on_one_page_and_one_that_dies_is_lost_and_comes_ba
         ]
         loaded = {Path(m.path).name for m in psutil.Process(process.pid).memory_maps()}
         assert not [name for name in loaded if any(network in name for network in NETWORKS)]
+        process.send_signal(signal.SIGTERM)
+        _, rest = process.communicate()
+    assert process.returncode == 0, rest
+    assert "Traceback" not in "".join(log.lines) + rest
+
+
+@pytest.mark.rtsp
+def test_a_camera_that_is_added_by_the_page_shows_up_is_paused_and_removed(
+    warm, rtsp_camera, write_two_faces, two_faces, tiny_engine, tmp_path
+):
+    (tmp_path / "camera").mkdir()
+    camera = rtsp_camera(write_two_faces(tmp_path / "camera" / "yard.mp4", options=LIVE_X264))
+    config = config_of(two_faces, tiny_engine, tmp_path)
+    with page_of(warm, config, tmp_path) as (process, log, visitor):
+        cookie = visitor.log_in().headers["set-cookie"].partition(";")[0]
+        watcher = Watcher(visitor, cookie)
+        ours = {"cookie": cookie, "sec_fetch_site": "same-origin"}
+        yard = "/api/sources/yard"
+        added = visitor.ask("POST", "/api/sources", {"id": "yard", "uri": camera.url}, **ours)
+        assert added.status == 201
+        wait_until(lambda: bool(watcher.sessions("yard") and watcher.verdicts("yard")))
+        assert visitor.ask("POST", f"{yard}/pause", **ours).status == 202
+        wait_until(lambda: watcher.states("yard")[-1] == "paused")
+        assert visitor.ask("POST", f"{yard}/resume", **ours).status == 202
+        wait_until(lambda: len(watcher.sessions("yard")) == 2)
+        assert visitor.ask("DELETE", yard, **ours).status == 204
+        wait_until(lambda: watcher.states("yard")[-1] == "ended")
+        assert visitor.ask("GET", yard, **ours).status == 404
         process.send_signal(signal.SIGTERM)
         _, rest = process.communicate()
     assert process.returncode == 0, rest
