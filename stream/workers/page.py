@@ -12,7 +12,6 @@ import asyncio
 import itertools
 import multiprocessing
 import threading
-from collections import deque
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
 
 _LAST_WORDS_S: Final = 1.0  # for what a worker that has ended sent before
 _ANSWER_S: Final = 20.0  # longest wait for a JPEG; the first map of evidence loads a network
-_MOST_ASKED: Final = 8
 _LONGEST: Final = 2**26  # bytes; the news of a full board are a few million
 CollectedBoard: TypeAlias = "Board[bytes, bytes]"  # parts of the live stream; pixels of faces
 
@@ -146,8 +144,8 @@ class Link:
         self._is_over = False
         self._changed = threading.Condition()
         self._wanted: frozenset[View] | None = None  # that the worker does not know yet
-        self._asked: deque[tuple[Asked, bytes]] = deque(maxlen=_MOST_ASKED)
-        self._answers: dict[int, Future[bytes]] = {}
+        self._asked: tuple[Asked, bytes] | None = None  # that it was not told yet
+        self._awaited: tuple[int, Future[bytes]] | None = None
         self._threads = [
             threading.Thread(target=loop, name=f"page-{name}", daemon=True)
             for loop in (self._hear, self._tell)
@@ -162,15 +160,15 @@ class Link:
             self._changed.notify()
 
     def ask(self, asked: Asked, look: bytes) -> Future[bytes]:
-        """Ask for a JPEG; returns at once.
+        """Ask for a JPEG; returns at once. What was asked before is awaited no longer.
 
         Returns:
             What becomes the JPEG, empty if there is none, or an EOFError if the worker dies.
         """
         answer: Future[bytes] = Future()
         with self._changed:
-            self._answers[asked.number] = answer
-            self._asked.append((asked, look))
+            self._awaited = asked.number, answer
+            self._asked = asked, look
             self._changed.notify()
             if self._is_over:
                 self._break_off()
@@ -189,10 +187,10 @@ class Link:
             self._connection.close()
 
     def _break_off(self) -> None:
-        for answer in self._answers.values():
+        if self._awaited is not None:
             with suppress(InvalidStateError):  # nobody waits any more
-                answer.set_exception(EOFError("the worker has died"))
-        self._answers.clear()
+                self._awaited[1].set_exception(EOFError("the worker has died"))
+            self._awaited = None
 
     def _hear(self) -> None:
         with suppress(OSError, EOFError, ValidationError):
@@ -216,11 +214,10 @@ class Link:
             case LookKept(event_id=event_id):
                 self._board.keep_look(event_id, behind)
             case Answered(number=number):
-                with self._changed:
-                    answer = self._answers.pop(number, None)
-                if answer is not None:
-                    with suppress(InvalidStateError):  # nobody waits any more
-                        answer.set_result(behind)
+                with self._changed, suppress(InvalidStateError):  # nobody waits any more
+                    if self._awaited is not None and self._awaited[0] == number:
+                        self._awaited[1].set_result(behind)
+                        self._awaited = None
 
     def _tell(self) -> None:
         with suppress(OSError):
@@ -232,12 +229,11 @@ class Link:
                     if self._is_over:
                         return
                     wanted, self._wanted = self._wanted, None
-                    asked = [*self._asked]
-                    self._asked.clear()
+                    asked, self._asked = self._asked, None
                 if wanted is not None:
                     self._send(Wanted(sorted(wanted)))
-                for each, look in asked:
-                    self._send(each, look)
+                if asked is not None:
+                    self._send(*asked)
 
     def _send(self, told: ToWorker, behind: bytes = b"") -> None:
         self._connection.send_bytes(packed(TO_WORKER.dump_json(told), behind))

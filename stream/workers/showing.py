@@ -71,7 +71,7 @@ class Showing(Closing):
         self._views: tuple[View, ...] = ()
         self._asked: deque[tuple[Asked, bytes]] = deque()  # the supervisor asks one at a time
         self._news = threading.Event()  # there is something to tell
-        self._frames = threading.Event()  # or to make
+        self._frames = threading.Event()  # or to make, which somebody looks at
         self._is_over = False
         board.tell(self._wake)
         loops = {"tell": self._tell, "make": self._make, "hear": self._hear}
@@ -87,14 +87,16 @@ class Showing(Closing):
     def close(self) -> None:
         """Pass on the last news, and no picture more."""
         self._is_over = True
-        self._wake()
+        self._news.set()
+        self._frames.set()
         for name in ("make", "tell"):
             self._threads[name].join(_LEAVE_S)
         self._board.tell(None)
 
     def _wake(self) -> None:
         self._news.set()
-        self._frames.set()
+        if self._views:
+            self._frames.set()
 
     def _guard(self, loop: Callable[[], None]) -> None:
         step_back()
@@ -171,9 +173,10 @@ class Showing(Closing):
                         ends.enter_context(self._board.viewed([source_id], width))
                     before.close()
                     self._views = tuple(told.views)
+                    self._wake()
                 else:
                     self._asked.append((told, behind))
-                self._wake()
+                    self._frames.set()
 
 
 def _look(pixels: bytes) -> Tensor:

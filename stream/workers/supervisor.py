@@ -486,6 +486,7 @@ class Supervisor:
                 "sources": tuple(each.config for each in watched),
                 "sinks": tuple(_own(sink, group.number) for sink in self._config.sinks),
                 "shutdown_s": _DRAIN_SHARE * self._config.shutdown_s,
+                "page": None,  # nor what opens it: it is this process that serves it
             }
         )
         ours, theirs = self._context.Pipe()
