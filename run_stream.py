@@ -35,10 +35,13 @@ if TYPE_CHECKING:
     from stream.control import Control
     from stream.decode.recent import RecentPackets
     from stream.metrics.monitor import Monitor
-    from stream.page.feed import Feed
+    from stream.page.app import Pictures
+    from stream.page.board import Board
+    from stream.page.feed import LiveBoard
     from stream.page.server import Page
     from stream.pipeline import Progress
     from stream.records import SourceStatus
+    from stream.workers.page import Gallery
 
 log = logging.getLogger("run_stream")
 
@@ -231,8 +234,7 @@ def main(
 
     Without --redis and $REDIS_URL, an embedded Redis server is started, and its address logged.
     SIGTERM, SIGINT, SIGQUIT and SIGHUP end the program after what was decoded is published; with
-    --config, and one process, SIGHUP instead reads that file again, and adds, removes and changes
-    sources.
+    --config, SIGHUP instead reads that file again, and adds, removes and changes sources.
     """
     signals = StopSignals()  # first: see its docstring
     open_standard_streams()
@@ -245,7 +247,7 @@ def main(
         what = "watches one source, by one process, for --minutes"
         _fail(ConfigError(f"--learn {what}: no --workers, no --duration"), 2)
     try:
-        signals.reload_on_hang_up(config_path is not None and workers == 1)
+        signals.reload_on_hang_up(config_path is not None)
         engines = [{"manifest": manifest_of(model)} for model in models]
         overrides = [*([("score.engines", engines)] if engines else []), *settings]
         if metrics is not None:
@@ -258,6 +260,9 @@ def main(
                 sources, config_path, redis_url, namespace, sinks, overrides, allow_http=allow_http
             )
             return resolved if page is None else _with_page(resolved)
+
+        def reread() -> StreamConfig:
+            return _shard(resolve(), shard)
 
         config = resolve()
         hide_in_logs(_secrets(config))
@@ -274,9 +279,9 @@ def main(
         elif not config.sources:
             _wait_for_nothing(of_all, duration, signals)
         elif workers == 1:
-            _run(config, duration, signals, lambda: _shard(resolve(), shard))
+            _run(config, duration, signals, reread)
         else:
-            _supervise(config, workers, duration, signals)
+            _supervise(config, workers, duration, signals, reread)
     except ConfigError as error:
         _fail(error, 2)
     except StreamError as error:
@@ -511,7 +516,9 @@ def _run(
     reread: Callable[[], StreamConfig],
 ) -> None:
     from stream.assembly import connect, load_engines, recent_packets
-    from stream.control import Control, reload_when_told
+    from stream.control import Control
+    from stream.page.board import Board
+    from stream.page.feed import open_feed
     from stream.sources import Source
 
     recent: dict[str, RecentPackets] = {}
@@ -530,7 +537,8 @@ def _run(
         signals.drain_from_now()
         sources = [open_source(source) for source in config.sources]
         run = secrets.token_hex(4)
-        feeds = [] if config.page is None else [_feed(config, run)]
+        board: LiveBoard = Board(run)
+        feeds = [] if config.page is None else [open_feed(config, board)]
         pipeline = connect(
             config,
             sources,
@@ -542,12 +550,14 @@ def _run(
             measures=measures,
             recent=recent,
         )
-        control = Control(config, pipeline, open_source, hide=_hide_source)
-        for feed in feeds:
-            resources.enter_context(_page(config, feed, control))
-        threading.Thread(
-            target=reload_when_told, args=(signals.reload, control, reread), daemon=True
-        ).start()
+
+        def add(source: SourceConfig) -> None:
+            pipeline.add(open_source(source))
+
+        control = Control(config, pipeline, add, hide=_hide_source)
+        if config.page is not None:
+            resources.enter_context(_live_page(config, board, control))
+        _reload_when_told(signals, control, reread)
         if duration is not None:
             resources.callback(_stop_after(duration, signals).cancel)
         show = resources.enter_context(progress_reporter())
@@ -634,23 +644,9 @@ def _stop_after(seconds: float, signals: StopSignals) -> threading.Timer:
     return timer
 
 
-def _feed(config: StreamConfig, run: str) -> Feed:
-    """Return what collects for the page.
-
-    Raises:
-        ConfigError: the manifest of the first engine is missing or damaged.
-    """
-    from stream.page.feed import Feed
-    from trt_engines.errors import EngineError
-    from trt_engines.manifest import load_manifest
-
-    try:
-        return Feed(run, load_manifest(config.score.engines[0].manifest).input)
-    except EngineError as error:
-        raise ConfigError(str(error)) from error
-
-
-def _page(config: StreamConfig, feed: Feed, control: Control) -> Page:
+def _page(
+    config: StreamConfig, board: Board[Any, Any], control: Control, pictures: Pictures
+) -> Page:
     """Serve the page.
 
     Raises:
@@ -664,7 +660,33 @@ def _page(config: StreamConfig, feed: Feed, control: Control) -> Page:
             f"the page needs a package that is not installed ({error.name}): pip install -r "
             "requirements/page.txt"
         ) from error
-    return Page(config.page, feed, control, config.score.engines[0].manifest)
+    return Page(config.page, board, control, pictures)
+
+
+def _live_page(config: StreamConfig, board: LiveBoard, control: Control) -> Page:
+    """Serve the page of this process alone; see `_page`."""
+    from stream.page.pictures import LivePictures
+
+    pictures = LivePictures(board, config.score.engines[0].manifest)
+    return _page(config, board, control, pictures)
+
+
+def _reload_when_told(
+    signals: StopSignals, control: Control, reread: Callable[[], StreamConfig]
+) -> None:
+    """Change the sources by each SIGHUP, in a thread."""
+    from stream.control import reload_when_told
+
+    threading.Thread(
+        target=reload_when_told, args=(signals.reload, control, reread), daemon=True
+    ).start()
+
+
+def _gallery(run: str) -> Gallery:
+    """Return what collects for the page from workers."""
+    from stream.workers.page import Gallery
+
+    return Gallery(run)
 
 
 def _hide_source(source: SourceConfig) -> None:
@@ -672,29 +694,38 @@ def _hide_source(source: SourceConfig) -> None:
 
 
 def _supervise(
-    config: StreamConfig, workers: int | None, duration: float | None, signals: StopSignals
+    config: StreamConfig,
+    workers: int | None,
+    duration: float | None,
+    signals: StopSignals,
+    reread: Callable[[], StreamConfig],
 ) -> None:
+    from stream.control import Control
     from stream.processors import processors
     from stream.workers.supervisor import Supervisor
-
-    if config.page is not None:
-        raise ConfigError("the page shows a single process: leave out --workers, or the page")
 
     # Before the first worker's imports: a pool of threads each would outnumber the processors.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with ExitStack() as resources:
         monitor = _monitor(config, resources, workers=True)
+        run = secrets.token_hex(4)
+        gallery = None if config.page is None else _gallery(run)
         supervisor = Supervisor(
             config,
             workers or processors(),
-            run=secrets.token_hex(4),
+            run=run,
             signals=signals,
             log_level=logging.getLogger().getEffectiveLevel(),
             duration_s=duration,
             monitor=monitor,
+            gallery=gallery,
         )
         if monitor is not None:
             monitor.standing.of(supervisor.progress)
+        control = Control(config, supervisor, supervisor.add, hide=_hide_source)
+        if gallery is not None:
+            resources.enter_context(_page(config, gallery.board, control, gallery))
+        _reload_when_told(signals, control, reread)
         supervisor.run(resources.enter_context(progress_reporter()))
     _complain(supervisor.failed_sources(), len(config.sources))
 

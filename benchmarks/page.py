@@ -3,7 +3,8 @@
 `python -m benchmarks.page` watches two looped clips of two faces each at 5 frames a second, first
 with nobody at the page, then with viewers who take the pictures of all cameras and all news, turn
 by turn, so that what else the machine does falls on both. It prints the latencies of the scores,
-and the processor time that the program used a second.
+the processor time that the program used a second, and the memory of the process that serves the
+page. With `--workers 2` each clip has a worker, and that process is their supervisor.
 """
 
 from __future__ import annotations
@@ -41,24 +42,28 @@ WARM_UP_S: Final = 5.0
 @click.option("--viewers", type=int, default=4, show_default=True)
 @click.option("--seconds", type=float, default=20, show_default=True, help="Of each turn.")
 @click.option("--turns", type=int, default=2, show_default=True, help="Without and with viewers.")
-def main(viewers: int, seconds: float, turns: int) -> None:
+@click.option("--workers", type=int, default=1, show_default=True, help="As of run_stream.py.")
+def main(viewers: int, seconds: float, turns: int, workers: int) -> None:
     """Measure the analysis without and with viewers of the page."""
     manifest = ScoreConfig().engines[0].manifest.resolve()
     result: dict[str, Any] = {"command": command_line("benchmarks.page")} | circumstances(manifest)
     with tempfile.TemporaryDirectory(prefix="facewarden-bench-") as name, ExitStack() as ends:
         messages = Path(name) / "messages.jsonl"
-        process, port = _start(Path(name), messages, ends)
+        process, port = _start(Path(name), messages, workers, ends)
         time.sleep(WARM_UP_S)
         runs = [_turn(process, port, n, seconds, messages) for n in (0, viewers) * turns]
     result["summary"] = summary = [_summary(n, runs) for n in (0, viewers)]
-    table = Table("viewers", "scores", "p50 ms", "p95 ms", "CPU s/s", "pictures/s of a viewer")
+    table = Table(*summary[0])
     for row in summary:
         table.add_row(*(str(value) for value in row.values()))
     Console().print(table)
-    click.echo(f"wrote {save('page', result).relative_to(ROOT)}")
+    name = "page" if workers == 1 else "page-workers"
+    click.echo(f"wrote {save(name, result).relative_to(ROOT)}")
 
 
-def _start(folder: Path, messages: Path, ends: ExitStack) -> tuple[psutil.Process, int]:
+def _start(
+    folder: Path, messages: Path, workers: int, ends: ExitStack
+) -> tuple[psutil.Process, int]:
     clip = folder / "clip.mp4"
     write_clip(clip, 10)
     looped = {"uri": str(clip), "loop": True, "realtime": True}
@@ -70,6 +75,7 @@ def _start(folder: Path, messages: Path, ends: ExitStack) -> tuple[psutil.Proces
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     command = [sys.executable, "run_stream.py", "--config", str(folder / "config.yaml")]
+    command += ["--workers", str(workers)]
     program = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     ends.callback(program.wait)
     ends.callback(program.terminate)
@@ -97,11 +103,12 @@ def _turn(
     for reader in readers:
         reader.start()
     time.sleep(1)
-    known, used_s = messages.stat().st_size, _used_s(process)
+    known, used_s, own_s = messages.stat().st_size, _used_s(process), _own_s(process)
     began, pictures = time.monotonic(), sum(counts)
     time.sleep(seconds)
     elapsed_s = time.monotonic() - began
-    used_s, pictures = _used_s(process) - used_s, sum(counts) - pictures
+    used_s, own_s = _used_s(process) - used_s, _own_s(process) - own_s
+    pictures = sum(counts) - pictures
     over.set()
     for reader in readers:
         reader.join()
@@ -112,11 +119,18 @@ def _turn(
         "viewers": n,
         "latencies_ms": [m["latency_ms"] for m in said if m["event"]["type"] == "track.score"],
         "cpu_s_per_s": used_s / elapsed_s,
+        "server_cpu_s_per_s": own_s / elapsed_s,
+        "server_rss_mb": process.memory_info().rss / 1e6,
         "pictures_per_s": pictures / n / elapsed_s if n else 0.0,
     }
 
 
 def _used_s(process: psutil.Process) -> float:
+    """Return the processor time of a process and its workers, seconds."""
+    return sum(map(_own_s, [process, *process.children(recursive=True)]))
+
+
+def _own_s(process: psutil.Process) -> float:
     times = process.cpu_times()
     return float(times.user + times.system)
 
@@ -161,7 +175,10 @@ def _summary(n: int, runs: list[dict[str, Any]]) -> dict[str, Any]:
         "scores": len(latencies),
         "p50_ms": round(float(p50), 1),
         "p95_ms": round(float(p95), 1),
-        "cpu_s_per_s": round(float(np.mean([run["cpu_s_per_s"] for run in mine])), 3),
+        **{
+            name: round(float(np.mean([run[name] for run in mine])), 3)
+            for name in ("cpu_s_per_s", "server_cpu_s_per_s", "server_rss_mb")
+        },
         "pictures_per_s": round(float(np.mean([run["pictures_per_s"] for run in mine])), 2),
     }
 

@@ -90,6 +90,7 @@ def connect(
     listeners: Sequence[Sink] = (),
     measures: Measures | None = None,
     recent: Mapping[str, RecentPackets] | None = None,
+    heartbeat_s: float | None = None,
 ) -> Pipeline:
     """Open the sinks and connect all parts of a run.
 
@@ -104,6 +105,8 @@ def connect(
         measures: see the analysis and the messages; default: nothing is measured.
         recent: latest packets by source, of sources that come later, too; default: those of
             `sources`.
+        heartbeat_s: longest of any source, of those that come later, too; default: of
+            `config.sources`.
 
     Raises:
         ConfigError: a sink can't be used as configured.
@@ -123,7 +126,7 @@ def connect(
     sinks = open_sinks(
         config.sinks,
         run=run,
-        heartbeat_s=max(source.heartbeat_s for source in config.sources),
+        heartbeat_s=heartbeat_s or max(source.heartbeat_s for source in config.sources),
         source_ids=[source.source_id for source in sources],
     )
     sinks += listeners

@@ -9,22 +9,42 @@ from __future__ import annotations
 import logging
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from stream.decode import source_kind
 from stream.errors import ConfigError
 from stream.records import SourceState, SourceStatus
+from stream.sources import no_such_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from stream.config import SourceConfig, StreamConfig
-    from stream.pipeline import Pipeline
-    from stream.sources import Source
+    from stream.pipeline import Progress
 
 log = logging.getLogger(__name__)
 
 _OUTCOMES: Final = ("added", "removed", "changed")
+
+
+class Watching(Protocol):
+    """What watches the sources of a run: a `Pipeline`, or a `Supervisor` of several processes."""
+
+    def remove(self, source_id: str) -> None:
+        """See `Pipeline.remove`."""
+        ...
+
+    def pause(self, source_id: str) -> None:
+        """See `Pipeline.pause`."""
+        ...
+
+    def resume(self, source_id: str) -> None:
+        """See `Pipeline.resume`."""
+        ...
+
+    def progress(self) -> Progress:
+        """See `Pipeline.progress`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,25 +75,25 @@ class Changes:
 
 
 class Control:
-    """Changes the sources of one pipeline, from any thread.
+    """Changes the sources of a run, from any thread.
 
     Args:
-        config: of the run; names the sources that the pipeline has.
-        pipeline: which.
-        open_source: makes a source; nothing is opened before its thread starts.
+        config: of the run; names the sources that are watched.
+        watching: by what.
+        add: lets it watch another; raises a ConfigError if it can't.
         hide: told the configuration of each new source before anything can be logged of it.
     """
 
     def __init__(
         self,
         config: StreamConfig,
-        pipeline: Pipeline,
-        open_source: Callable[[SourceConfig], Source],
+        watching: Watching,
+        add: Callable[[SourceConfig], None],
         hide: Callable[[SourceConfig], None],
     ) -> None:
         self._config = config
-        self._pipeline = pipeline
-        self._open_source = open_source
+        self._watching = watching
+        self._add = add
         self._hide = hide
         self._lock = threading.Lock()  # held for a whole change
         # The status hashes in Redis expire by this.
@@ -82,7 +102,7 @@ class Control:
     def sources(self) -> list[SourceView]:
         """Return all sources, in the order of the configuration."""
         with self._lock:
-            statuses = self._pipeline.progress().sources
+            statuses = self._watching.progress().sources
             return [SourceView(each, statuses.get(each.id)) for each in self._config.sources]
 
     def add(self, source: SourceConfig) -> None:
@@ -93,7 +113,7 @@ class Control:
         """
         with self._lock:
             self._accept((*self._config.sources, source), [source])
-            self._pipeline.add(self._open_source(source))
+            self._add(source)
         log.info("source %s: added", source.id)
 
     def remove(self, source_id: str) -> None:
@@ -103,7 +123,7 @@ class Control:
             ConfigError: there is none of that id.
         """
         with self._lock:
-            self._pipeline.remove(source_id)
+            self._watching.remove(source_id)
             self._accept([s for s in self._config.sources if s.id != source_id], [])
         log.info("source %s: removed", source_id)
 
@@ -127,7 +147,7 @@ class Control:
         Raises:
             ConfigError: there is none of that id, it has ended, or it is read once, to its end.
         """
-        self._pipeline.pause(source_id)
+        self._watching.pause(source_id)
 
     def resume(self, source_id: str) -> None:
         """Open a paused source again.
@@ -135,7 +155,7 @@ class Control:
         Raises:
             ConfigError: there is none of that id.
         """
-        self._pipeline.resume(source_id)
+        self._watching.resume(source_id)
 
     def reconcile(self, wanted: StreamConfig) -> Changes:
         """Make the sources those of a configuration, and return what that changed.
@@ -158,11 +178,11 @@ class Control:
             removed = sorted(before.keys() - after.keys())
             self._accept(wanted.sources, [*added, *changed])
             for source_id in removed:
-                self._pipeline.remove(source_id)
+                self._watching.remove(source_id)
             for source in changed:
                 self._replace(source)
             for source in added:
-                self._pipeline.add(self._open_source(source))
+                self._add(source)
         return Changes(
             added=tuple(sorted(s.id for s in added)),
             removed=tuple(removed),
@@ -170,16 +190,13 @@ class Control:
         )
 
     def _replace(self, source: SourceConfig) -> None:
-        self._pipeline.remove(source.id)
-        self._pipeline.add(self._open_source(source))
+        self._watching.remove(source.id)
+        self._add(source)
 
     def _require(self, source_id: str) -> None:
         known = [source.id for source in self._config.sources]
         if source_id not in known:
-            raise ConfigError(
-                f"source {source_id}: there is none of that name; there are: "
-                f"{', '.join(known) or 'none'}"
-            )
+            raise no_such_source(source_id, known)
 
     def _accept(self, sources: Iterable[SourceConfig], new: Iterable[SourceConfig]) -> None:
         """Check the sources of a change, and make them those of the run.

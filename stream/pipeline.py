@@ -30,7 +30,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from stream.closing import DECODE_THREAD
-from stream.errors import ConfigError, StreamError
+from stream.errors import StreamError
 from stream.inbox import Inbox
 from stream.priority import step_back
 from stream.records import (
@@ -43,6 +43,7 @@ from stream.records import (
     SourceState,
     SourceStatus,
 )
+from stream.sources import name_taken, no_such_source
 from stream.stack_log import StackLog
 from stream.turns import Pace
 
@@ -196,7 +197,7 @@ class Pipeline:
         """
         with self._lock:
             if any(w.source.source_id == source.source_id for w in self._watched):
-                raise ConfigError(f"source {source.source_id}: there is one of that name already")
+                raise name_taken(source.source_id)
             self._watched.append(_Watch(source))
         self._changed.set()
 
@@ -226,12 +227,7 @@ class Pipeline:
         """
         with self._lock:
             watch = self._of(source_id)
-        if watch.is_over:
-            raise ConfigError(f"source {source_id}: it has ended; remove it, or add it anew")
-        if not watch.source.can_pause:
-            raise ConfigError(
-                f"source {source_id}: what is read once, to its end, can't be paused; remove it"
-            )
+        watch.source.require_can_pause(has_ended=watch.is_over)
         watch.source.pause()
 
     def resume(self, source_id: str) -> None:
@@ -249,8 +245,7 @@ class Pipeline:
         for watch in self._watched:
             if watch.source.source_id == source_id:
                 return watch
-        known = ", ".join(w.source.source_id for w in self._watched) or "none"
-        raise ConfigError(f"source {source_id}: there is none of that name; there are: {known}")
+        raise no_such_source(source_id, [w.source.source_id for w in self._watched])
 
     def failed_sources(self) -> list[SourceStatus]:
         """Return the last status of each source that ended by a failure."""

@@ -39,7 +39,7 @@ from stream.redact import printable, redact, scrub, secrets_of
 from stream.stack_log import StackLog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from stream.config import DecodeConfig
     from stream.decode import Decoder
@@ -63,6 +63,18 @@ class FatesOfFrames(Protocol):
     def __call__(self, *, settled: bool = False) -> FrameFates:
         """Return the counts; `settled` waits until no frame is under way."""
         ...
+
+
+def no_such_source(source_id: str, known: Iterable[str]) -> ConfigError:
+    """Return what to raise when a source is named that is none of those known."""
+    return ConfigError(
+        f"source {source_id}: there is none of that name; there are: {', '.join(known) or 'none'}"
+    )
+
+
+def name_taken(source_id: str) -> ConfigError:
+    """Return what to raise when a source is to have the name of another."""
+    return ConfigError(f"source {source_id}: there is one of that name already")
 
 
 def parse_source_argument(argument: str, position: int = 1) -> SourceConfig:
@@ -181,10 +193,19 @@ class Source:
         """Whether the latest frame may be dropped: of a live source, unless it has just woken."""
         return self.is_live and not self._catches_up
 
-    @property
-    def can_pause(self) -> bool:
-        """Whether it may be left alone for a while: what is read once, to its end, may not."""
-        return not self._has_end or self._config.loop
+    def require_can_pause(self, *, has_ended: bool) -> None:
+        """Check that it may be left alone for a while.
+
+        Raises:
+            ConfigError: it has ended, or it is read once, to its end.
+        """
+        if has_ended:
+            raise ConfigError(f"source {self.source_id}: it has ended; remove it, or add it anew")
+        if self._has_end and not self._config.loop:
+            raise ConfigError(
+                f"source {self.source_id}: what is read once, to its end, can't be paused; "
+                "remove it"
+            )
 
     def end(self) -> None:
         """Ask `events` to end; any thread may."""
@@ -201,9 +222,10 @@ class Source:
     def number_from(self, past: SourceHistory) -> None:
         """Go on with the numbers of an earlier source of this id, so that none is used twice.
 
-        To be called before `events`.
+        To be called before `events`. Numbers that are higher already stand.
         """
-        self._sessions, self._alerts = past.sessions, past.alerts
+        self._sessions = max(self._sessions, past.sessions)
+        self._alerts = max(self._alerts, past.alerts)
 
     def events(self, fates: FatesOfFrames | None = None) -> Iterator[SourceOutput]:
         """Yield frames that are due, statuses and alerts, until the source ends.
@@ -286,6 +308,11 @@ class Source:
         self._well_since = None
         yield from self._report(state, SourceCode.WORKER_FAILED, why)
 
+    def put_aside(self) -> Iterator[SourceStatus | SourceAlert]:
+        """Say that this source, which nobody watches at the moment, is paused."""
+        self._well_since = None
+        yield from self._report(SourceState.PAUSED, SourceCode.STOPPED, "asked to pause")
+
     def stopped(self) -> Iterator[SourceStatus | SourceAlert]:
         """Say that this source, which nobody watches at the moment, won't be watched again."""
         yield from self._report(SourceState.ENDED, SourceCode.STOPPED, "asked to stop")
@@ -342,8 +369,7 @@ class Source:
 
     def _while_paused(self) -> Iterator[SourceStatus | SourceAlert]:
         """Leave the source alone, with heartbeats, until it is resumed or ended."""
-        self._well_since = None
-        yield from self._report(SourceState.PAUSED, SourceCode.STOPPED, "asked to pause")
+        yield from self.put_aside()
         while self._should_leave and not self._stop.wait(_PAUSE_POLL_S):
             yield from self.beat()
         self._patience.start(self._monotonic())

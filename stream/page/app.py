@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import parse_qs
 
 from pydantic import ValidationError
@@ -33,7 +33,7 @@ from stream.config import SourceConfig
 from stream.decode import SourceKind, source_kind
 from stream.errors import ConfigError
 from stream.page.access import Access, BrowserHeaders
-from stream.page.pictures import GRID_WIDTH, SINGLE_WIDTH
+from stream.page.board import GRID_WIDTH, SINGLE_WIDTH
 from stream.redact import HIDDEN
 
 if TYPE_CHECKING:
@@ -44,8 +44,7 @@ if TYPE_CHECKING:
 
     from stream.config import PageConfig
     from stream.control import Control, SourceView
-    from stream.page.feed import Feed
-    from stream.page.pictures import Pictures
+    from stream.page.board import Board, Shown
 
 STATIC: Final = Path(__file__).with_name("static")
 _LARGEST_BODY: Final = 64 * 1024  # bytes
@@ -53,6 +52,35 @@ _ALIVE_S: Final = 5.0  # the live stream sends something at least so often
 _STUCK_S: Final = 20.0  # a viewer that takes nothing for so long is hung up on
 _MEASURE_S: Final = 1.0
 _NOTHING: Final = bytes(8)  # a part of the live stream without header and picture
+
+
+class Pictures(Protocol):
+    """Makes JPEGs, or lets them be made."""
+
+    async def part(self, shown: Shown[Any], width: int) -> bytes:
+        """Return a frame as one part of the live stream: lengths, JSON, JPEG.
+
+        Args:
+            shown: the frame, and its faces.
+            width: of the picture, pixels, at most.
+        """
+        ...
+
+    async def face(self, event_id: str) -> bytes | None:
+        """Return the JPEG of the face behind an alert; None: it is not kept any more."""
+        ...
+
+    async def evidence(self, event_id: str) -> bytes | None:
+        """Return a JPEG with the evidence in red over that face; None: there is no map of it."""
+        ...
+
+    def forget(self) -> None:
+        """Let go of what was made; nobody looks any more."""
+        ...
+
+    def close(self) -> None:
+        """Let go of everything."""
+        ...
 
 
 class Bell:
@@ -83,22 +111,28 @@ class PageApp:
 
     Args:
         config: of the page.
-        feed: what there is to see.
+        board: what there is to see.
         control: what changes the sources.
         pictures: makes the JPEGs.
         access: knows the secret.
     """
 
     def __init__(
-        self, config: PageConfig, feed: Feed, control: Control, pictures: Pictures, access: Access
+        self,
+        config: PageConfig,
+        board: Board[Any, Any],
+        control: Control,
+        pictures: Pictures,
+        access: Access,
     ) -> None:
         self._config = config
-        self._feed = feed
+        self._board = board
         self._control = control
         self._pictures = pictures
         self._access = access
         self._viewers = {"live": 0, "events": 0}
-        self.bell = Bell()
+        self._bell = Bell()
+        self._loop: asyncio.AbstractEventLoop | None = None  # None: it does not run
 
     def starlette(self, session_key: str) -> Starlette:
         """Return the application."""
@@ -142,30 +176,37 @@ class PageApp:
             lifespan=self._lifespan,
         )
 
+    def hang_up(self) -> None:
+        """End what viewers listen to, which never ends by itself; any thread may ask."""
+        loop = self._loop
+        if loop is not None:
+            with suppress(RuntimeError):  # the loop was closed just now
+                loop.call_soon_threadsafe(self._bell.end)
+
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        loop = asyncio.get_running_loop()
+        self._loop = loop = asyncio.get_running_loop()
         measuring = loop.create_task(self._measure_now_and_then())
 
         def announce() -> None:
             if any(self._viewers.values()):
                 with suppress(RuntimeError):  # the loop was closed just now
-                    loop.call_soon_threadsafe(self.bell.ring)
+                    loop.call_soon_threadsafe(self._bell.ring)
 
-        self._feed.tell(announce)
+        self._board.tell(announce)
         try:
             yield
         finally:
-            self._feed.tell(None)
-            self.bell.end()
+            self._board.tell(None)
+            self._loop = None
             measuring.cancel()
 
     async def _measure_now_and_then(self) -> None:
         while True:
             await asyncio.sleep(_MEASURE_S)
             if any(self._viewers.values()):
-                self._feed.forget({view.config.id for view in self._control.sources()})
-                self._feed.measure()
+                self._board.forget({view.config.id for view in self._control.sources()})
+                self._board.measure()
 
     # --- logging in ---
 
@@ -204,15 +245,15 @@ class PageApp:
     async def _parts(self, names: list[str], width: int) -> AsyncIterator[bytes]:
         """Yield each frame as soon as there is one; who is slow gets fewer."""
         number = 0
-        with self._feed.viewed():
+        with self._board.viewed(names, width):
             self._viewers["live"] += 1
             try:
                 yield _NOTHING
-                while not self.bell.is_over:
-                    newer = self._feed.frames_after(number, names)
+                while not self._bell.is_over:
+                    newer = self._board.frames_after(number, names, width)
                     if not newer:
-                        await self.bell.wait(_ALIVE_S)
-                        if not self._feed.frames_after(number, names):
+                        await self._bell.wait(_ALIVE_S)
+                        if not self._board.frames_after(number, names, width):
                             yield _NOTHING
                         continue
                     # One at a time: while it is sent, the others may be overtaken.
@@ -227,19 +268,19 @@ class PageApp:
     async def _events(self, request: Request) -> Response:
         self._make_room("events")
         run, _, number = request.headers.get("last-event-id", "").partition("-")
-        seen = int(number) if run == self._feed.run and number.isdecimal() else 0
+        seen = int(number) if run == self._board.run and number.isdecimal() else 0
         return EventSourceResponse(self._news(seen), ping=15, send_timeout=_STUCK_S)
 
     async def _news(self, seen: int) -> AsyncIterator[ServerSentEvent]:
         self._viewers["events"] += 1
         try:
-            while not self.bell.is_over:
-                for news in self._feed.news_after(seen):
+            while not self._bell.is_over:
+                for news in self._board.news_after(seen):
                     seen = news.number
                     yield ServerSentEvent(
-                        news.text, event=news.kind, id=f"{self._feed.run}-{news.number}"
+                        news.text, event=news.kind, id=f"{self._board.run}-{news.number}"
                     )
-                await self.bell.wait(_ALIVE_S)
+                await self._bell.wait(_ALIVE_S)
         finally:
             self._viewers["events"] -= 1
 
@@ -252,14 +293,13 @@ class PageApp:
             )
 
     async def _alert_face(self, request: Request) -> Response:
-        crop = self._feed.look_of(request.path_params["event_id"])
-        if crop is None:
+        jpeg = await self._pictures.face(request.path_params["event_id"])
+        if jpeg is None:
             raise HTTPException(404, "the face behind this alert is not kept any more")
-        return Response(await self._pictures.face(crop), media_type="image/jpeg")
+        return Response(jpeg, media_type="image/jpeg")
 
     async def _alert_evidence(self, request: Request) -> Response:
-        crop = self._feed.look_of(request.path_params["event_id"])
-        jpeg = None if crop is None else await self._pictures.explanation(crop)
+        jpeg = await self._pictures.evidence(request.path_params["event_id"])
         if jpeg is None:
             raise HTTPException(404, "there is no map of the evidence behind this alert")
         return Response(jpeg, media_type="image/jpeg")

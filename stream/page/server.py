@@ -14,15 +14,15 @@ from stream.closing import Closing
 from stream.errors import ConfigError
 from stream.page.access import Access
 from stream.page.app import PageApp
-from stream.page.pictures import Pictures
 from stream.priority import step_back
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from typing import Any
 
     from stream.config import PageConfig
     from stream.control import Control
-    from stream.page.feed import Feed
+    from stream.page.app import Pictures
+    from stream.page.board import Board
 
 log = logging.getLogger(__name__)
 
@@ -35,15 +35,17 @@ class Page(Closing):
 
     Args:
         config: where, and to whom.
-        feed: what there is to see.
+        board: what there is to see.
         control: what changes the sources.
-        manifest: of the first detector.
+        pictures: makes the JPEGs; closed with the page.
 
     Raises:
         ConfigError: the address is taken, or the certificate can't be used.
     """
 
-    def __init__(self, config: PageConfig, feed: Feed, control: Control, manifest: Path) -> None:
+    def __init__(
+        self, config: PageConfig, board: Board[Any, Any], control: Control, pictures: Pictures
+    ) -> None:
         secret = config.secret.get_secret_value() if config.secret else secrets.token_urlsafe(12)
         try:
             family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
@@ -56,12 +58,11 @@ class Page(Closing):
         host = f"[{config.host}]" if ":" in config.host else config.host
         scheme = "https" if config.certificate else "http"
         self.url = f"{scheme}://{host}:{self._socket.getsockname()[1]}"
-        self._pictures = Pictures(manifest)
-        app = PageApp(config, feed, control, self._pictures, Access(secret))
-        self._bell = app.bell
+        self._pictures = pictures
+        self._app = PageApp(config, board, control, pictures, Access(secret))
         self._server = uvicorn.Server(
             uvicorn.Config(
-                app.starlette(session_key=secrets.token_hex(32)),
+                self._app.starlette(session_key=secrets.token_hex(32)),
                 log_config=None,
                 log_level="warning",
                 access_log=False,
@@ -97,6 +98,7 @@ class Page(Closing):
 
     def close(self) -> None:
         """Hang up on all viewers and end the threads."""
+        self._app.hang_up()
         self._server.should_exit = True
         self._thread.join(_LEAVE_S + 3)
         self._pictures.close()

@@ -1,4 +1,4 @@
-"""What a worker tells its supervisor, as JSON; only `STOP` goes the other way."""
+"""What a worker tells its supervisor, as JSON."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from typing import Annotated, Final, Literal, TypeAlias
 from pydantic import Field, TypeAdapter
 
 from stream.records import SourceHistory
-
-STOP: Final = b"stop"  # drain and end
 
 
 class FailureKind(StrEnum):
@@ -35,6 +33,7 @@ class SourceSaid:
 
     source_id: str
     history: SourceHistory
+    life: int  # as told in `Add`: an earlier source of the id may still have something to say
     what: Literal["source"] = "source"
 
 

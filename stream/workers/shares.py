@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from stream.config import StreamConfig
 
@@ -27,14 +27,32 @@ def shares(sources: Sequence[str], costs: Mapping[str, float], parts: int) -> li
     Returns:
         A list of each part, in the order of `sources`.
     """
-    known = [costs[source] for source in sources if source in costs]
-    usual = sum(known) / len(known) if known else 1.0
-    cost = {source: costs.get(source, usual) for source in sources}
+    cost = _estimated(sources, costs)
     taken: list[list[str]] = [[] for _ in range(parts)]
     for source in sorted(sources, key=lambda source: -cost[source]):
-        min(taken, key=lambda part: (sum(cost[s] for s in part), len(part))).append(source)
+        taken[cheapest(taken, cost)].append(source)
     place = {source: number for number, source in enumerate(sources)}
     return [sorted(part, key=lambda source: place[source]) for part in taken]
+
+
+def cheapest(parts: Sequence[Sequence[str]], costs: Mapping[str, float]) -> int:
+    """Return the index of the part that costs least; of several, of that with the fewest sources.
+
+    Args:
+        parts: ids of sources; at least one part.
+        costs: as for `shares`.
+    """
+    cost = _estimated([source for part in parts for source in part], costs)
+    sums = [(sum(cost[source] for source in part), len(part)) for part in parts]
+    return sums.index(min(sums))
+
+
+def _estimated(sources: Iterable[str], costs: Mapping[str, float]) -> dict[str, float]:
+    """Return what each source costs; one that is not known counts as the mean of the others."""
+    sources = list(sources)
+    known = [costs[source] for source in sources if source in costs]
+    usual = sum(known) / len(known) if known else 1.0
+    return {source: costs.get(source, usual) for source in sources}
 
 
 def bounded(config: StreamConfig, threads: int) -> StreamConfig:

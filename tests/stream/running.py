@@ -50,11 +50,14 @@ class Run:
             shutdown_s=12,
             watchers=[self, *feeds],
         )
-        self.control = Control(config, self.pipeline, self._open, self._hide)
+        self.control = Control(config, self.pipeline, self._add, self._hide)
         self._thread = threading.Thread(target=self.pipeline.run)
 
     def _open(self, source: SourceConfig) -> Source:
         return Source(source, self._config.decode, stop=threading.Event())
+
+    def _add(self, source: SourceConfig) -> None:
+        self.pipeline.add(self._open(source))
 
     def _hide(self, source: SourceConfig) -> None:
         self.hidden.append(source.uri.get_secret_value())

@@ -661,9 +661,6 @@ def test_a_name_that_is_not_utf_8_stops_nothing(run, two_faces, set_engine, tmp_
             ["other machines can reach 0.0.0.0", "page.secret", "page.hosts"],
             id="page for all",
         ),
-        pytest.param(
-            ["clip.mp4", "--workers", "2", "--page"], ["leave out --workers"], id="page of workers"
-        ),
     ],
 )
 def test_a_wrong_argument_gets_one_line_and_code_2(run, arguments, complaints, set_engine):

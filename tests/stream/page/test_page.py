@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import http.client
-import json
 import shutil
 import socket
 import ssl
-import struct
 import subprocess
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -18,37 +16,18 @@ from stream.config import PageConfig
 from stream.errors import ConfigError
 from stream.messages import VerdictMessage
 from stream.page.access import MOST_WRONG, WITHIN_S, Limit
+from stream.page.board import GRID_WIDTH
 from stream.page.exposure import check_exposure
+from stream.page.pictures import LivePictures
 from stream.page.server import Page
+from tests.stream.page.asking import events, parts
 from tests.stream.running import PAUSED, STOPPED, wait_until
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 GUARDED = [
     *("/live", "/events", "/api/sources", "/api/sources/door", "/alerts/x/face.jpg"),
     "/alerts/x/evidence.jpg",
 ]
 CAMERA = "rtsp://user:p4ssw0rd@127.0.0.1:9/ch1"
-
-
-def parts(answer: http.client.HTTPResponse) -> Iterator[tuple[dict[str, Any], bytes]]:
-    """Read the frames of the live stream."""
-    while True:
-        n_json, n_jpeg = struct.unpack(">II", answer.read(8))
-        if n_json:
-            yield json.loads(answer.read(n_json)), answer.read(n_jpeg)
-
-
-def events(answer: http.client.HTTPResponse) -> Iterator[tuple[str, str, Any]]:
-    """Read kind, id and data of server-sent events."""
-    fields: dict[str, str] = {}
-    for line in answer:
-        name, _, value = line.decode().strip().partition(": ")
-        if name:
-            fields[name] = value
-        elif "event" in fields:
-            yield fields.pop("event"), fields["id"], json.loads(fields["data"])
 
 
 # --- who gets in ---
@@ -158,7 +137,7 @@ def test_an_address_that_is_taken_is_named(serve, tiny_engine):
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = PageConfig(port=other.getsockname()[1])
         with pytest.raises(ConfigError, match=r"can't listen on 127\.0\.0\.1"):
-            Page(taken, served.feed, served.run.control, tiny_engine)
+            Page(taken, served.board, served.run.control, LivePictures(served.board, tiny_engine))
 
 
 def test_a_certificate_makes_it_https_and_its_cookie_stays_there(serve, tmp_path):
@@ -185,7 +164,7 @@ def test_a_key_of_another_certificate_is_refused(serve, tiny_engine, tmp_path):
         (tmp_path / name).write_text("no PEM")
     config = PageConfig(port=0, certificate=tmp_path / "page.pem", key=tmp_path / "page.key")
     with pytest.raises(ConfigError, match=r"page\.certificate and page\.key can't be used"):
-        Page(config, served.feed, served.run.control, tiny_engine)
+        Page(config, served.board, served.run.control, LivePictures(served.board, tiny_engine))
 
 
 # --- what is served ---
@@ -211,10 +190,10 @@ def test_the_live_stream_brings_the_frames_that_were_scored_with_their_faces(ser
 def test_frames_are_kept_only_while_somebody_looks(serve):
     served = serve()
     served.run.wait_for_frame("door")
-    assert served.feed.frames_after(0, ()) == []
-    with served.feed.viewed():
-        wait_until(lambda: served.feed.frames_after(0, ()) != [])
-    assert served.feed.frames_after(0, ()) == []
+    assert served.board.frames_after(0, (), GRID_WIDTH) == []
+    with served.board.viewed((), GRID_WIDTH):
+        wait_until(lambda: served.board.frames_after(0, (), GRID_WIDTH) != [])
+    assert served.board.frames_after(0, (), GRID_WIDTH) == []
 
 
 def test_news_go_on_after_the_last_that_was_heard(serve):
@@ -240,7 +219,7 @@ def test_the_face_behind_an_alert_is_served_and_the_map_of_its_evidence(serve):
     served = serve()
     served.run.wait_for(lambda: any(isinstance(m, VerdictMessage) for m in served.run.messages))
     alert = next(m for m in served.run.messages if isinstance(m, VerdictMessage))
-    wait_until(lambda: served.feed.look_of(alert.event.id) is not None)
+    wait_until(lambda: served.board.look_of(alert.event.id) is not None)
     pictures = []
     for name in ("face", "evidence"):
         answer = served.tell("GET", f"/alerts/{alert.event.id}/{name}.jpg")
