@@ -16,7 +16,7 @@ from stream.errors import ConfigError
 from stream.records import SourceState, SourceStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from stream.config import SourceConfig, StreamConfig
     from stream.pipeline import Pipeline
@@ -60,7 +60,8 @@ class Control:
     Args:
         config: of the run; names the sources that the pipeline has.
         pipeline: which.
-        open_source: makes a source; nothing is opened before its thread starts.
+        open_source: makes a source, or raises a ConfigError; nothing is opened before its thread
+            starts.
         hide: told the configuration of each new source before anything can be logged of it.
     """
 
@@ -92,8 +93,8 @@ class Control:
             ConfigError: there is one of that id, or it can't be opened beside the others.
         """
         with self._lock:
-            self._accept((*self._config.sources, source), [source])
-            self._pipeline.add(self._open_source(source))
+            for opened in self._accept((*self._config.sources, source), [source]):
+                self._pipeline.add(opened)
         log.info("source %s: added", source.id)
 
     def remove(self, source_id: str) -> None:
@@ -115,10 +116,9 @@ class Control:
         """
         with self._lock:
             self._require(source.id)
-            self._accept(
-                [source if s.id == source.id else s for s in self._config.sources], [source]
-            )
-            self._replace(source)
+            others = [source if s.id == source.id else s for s in self._config.sources]
+            for opened in self._accept(others, [source]):
+                self._replace(opened)
         log.info("source %s: changed", source.id)
 
     def pause(self, source_id: str) -> None:
@@ -156,22 +156,23 @@ class Control:
             changed = [s for s in after.values() if s.id in before and before[s.id] != s]
             added = [s for s in after.values() if s.id not in before]
             removed = sorted(before.keys() - after.keys())
-            self._accept(wanted.sources, [*added, *changed])
+            opened = self._accept(wanted.sources, [*changed, *added])
             for source_id in removed:
                 self._pipeline.remove(source_id)
-            for source in changed:
-                self._replace(source)
-            for source in added:
-                self._pipeline.add(self._open_source(source))
+            for source in opened:
+                if source.source_id in before:
+                    self._replace(source)
+                else:
+                    self._pipeline.add(source)
         return Changes(
             added=tuple(sorted(s.id for s in added)),
             removed=tuple(removed),
             changed=tuple(sorted(s.id for s in changed)),
         )
 
-    def _replace(self, source: SourceConfig) -> None:
-        self._pipeline.remove(source.id)
-        self._pipeline.add(self._open_source(source))
+    def _replace(self, source: Source) -> None:
+        self._pipeline.remove(source.source_id)
+        self._pipeline.add(source)
 
     def _require(self, source_id: str) -> None:
         known = [source.id for source in self._config.sources]
@@ -181,8 +182,8 @@ class Control:
                 f"{', '.join(known) or 'none'}"
             )
 
-    def _accept(self, sources: Iterable[SourceConfig], new: Iterable[SourceConfig]) -> None:
-        """Check the sources of a change, and make them those of the run.
+    def _accept(self, sources: Iterable[SourceConfig], new: Sequence[SourceConfig]) -> list[Source]:
+        """Check the sources of a change, make them those of the run, and return the new ones.
 
         Raises:
             ConfigError: one of the new ones can't be opened, or not beside the others.
@@ -197,7 +198,9 @@ class Control:
                     f"of every source at the start, {self._longest_heartbeat_s:g}; its status "
                     "would expire in Redis: choose a shorter one, or restart"
                 )
+        opened = [self._open_source(source) for source in new]
         self._config = config
+        return opened
 
 
 def reload_when_told(

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from stream.assembly import connect, load_engines, recent_packets
+from stream.assembly import connect, load_engines, recent_packets, what_was_learned
 from stream.decode.slots import share_processors
 from stream.errors import ConfigError, SinkError, StreamError
 from stream.records import Frame
@@ -100,6 +100,7 @@ def _watch(task: Task, link: _Link, stop: threading.Event) -> None:
                 stop=stop,
                 history=task.histories.get(source.id),
                 recent=recent_packets(config),
+                learned=what_was_learned(source, config),
             )
             for source in config.sources
         ]
@@ -115,7 +116,7 @@ def _watch(task: Task, link: _Link, stop: threading.Event) -> None:
             costs = _costs(sources, used_s)
             link.tell(Counted(progress.frames_analysed, progress.verdicts, costs, progress.busy_s))
             if measures is not None:
-                measures.analysis.tick(progress)
+                measures.tick(progress)
 
         pipeline.run(report)
 
