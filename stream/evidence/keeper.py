@@ -131,7 +131,9 @@ class EvidenceKeeper:
 
     def forget(self, source_id: str) -> None:
         """See `stream.pipeline.PerSource`; bundles of the source are written with what there is."""
-        self._recent.pop(source_id, None)
+        recent = self._recent.pop(source_id, None)
+        if recent is not None:
+            recent.forget()
         with self._lock:
             self._frames.pop(source_id, None)
             self._sessions.pop(source_id, None)
