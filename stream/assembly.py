@@ -95,10 +95,7 @@ def what_was_learned(source: SourceConfig, config: StreamConfig) -> Learned | No
 
     from stream.learned import learned_of
 
-    try:
-        return learned_of(source, config)
-    except EngineError as error:
-        raise ConfigError(str(error)) from error
+    return learned_of(source, config)
 
 
 def connect(

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Final
 
 from stream.decode import source_kind
 from stream.errors import ConfigError
+from stream.learned import learned_of
 from stream.records import SourceState, SourceStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
     from stream.config import SourceConfig, StreamConfig
     from stream.pipeline import Pipeline
@@ -60,8 +61,7 @@ class Control:
     Args:
         config: of the run; names the sources that the pipeline has.
         pipeline: which.
-        open_source: makes a source, or raises a ConfigError; nothing is opened before its thread
-            starts.
+        open_source: makes a source; nothing is opened before its thread starts.
         hide: told the configuration of each new source before anything can be logged of it.
     """
 
@@ -93,8 +93,8 @@ class Control:
             ConfigError: there is one of that id, or it can't be opened beside the others.
         """
         with self._lock:
-            for opened in self._accept((*self._config.sources, source), [source]):
-                self._pipeline.add(opened)
+            self._accept((*self._config.sources, source), [source])
+            self._pipeline.add(self._open_source(source))
         log.info("source %s: added", source.id)
 
     def remove(self, source_id: str) -> None:
@@ -116,9 +116,10 @@ class Control:
         """
         with self._lock:
             self._require(source.id)
-            others = [source if s.id == source.id else s for s in self._config.sources]
-            for opened in self._accept(others, [source]):
-                self._replace(opened)
+            self._accept(
+                [source if s.id == source.id else s for s in self._config.sources], [source]
+            )
+            self._replace(source)
         log.info("source %s: changed", source.id)
 
     def pause(self, source_id: str) -> None:
@@ -156,23 +157,22 @@ class Control:
             changed = [s for s in after.values() if s.id in before and before[s.id] != s]
             added = [s for s in after.values() if s.id not in before]
             removed = sorted(before.keys() - after.keys())
-            opened = self._accept(wanted.sources, [*changed, *added])
+            self._accept(wanted.sources, [*added, *changed])
             for source_id in removed:
                 self._pipeline.remove(source_id)
-            for source in opened:
-                if source.source_id in before:
-                    self._replace(source)
-                else:
-                    self._pipeline.add(source)
+            for source in changed:
+                self._replace(source)
+            for source in added:
+                self._pipeline.add(self._open_source(source))
         return Changes(
             added=tuple(sorted(s.id for s in added)),
             removed=tuple(removed),
             changed=tuple(sorted(s.id for s in changed)),
         )
 
-    def _replace(self, source: Source) -> None:
-        self._pipeline.remove(source.source_id)
-        self._pipeline.add(source)
+    def _replace(self, source: SourceConfig) -> None:
+        self._pipeline.remove(source.id)
+        self._pipeline.add(self._open_source(source))
 
     def _require(self, source_id: str) -> None:
         known = [source.id for source in self._config.sources]
@@ -182,25 +182,25 @@ class Control:
                 f"{', '.join(known) or 'none'}"
             )
 
-    def _accept(self, sources: Iterable[SourceConfig], new: Sequence[SourceConfig]) -> list[Source]:
-        """Check the sources of a change, make them those of the run, and return the new ones.
+    def _accept(self, sources: Iterable[SourceConfig], new: Iterable[SourceConfig]) -> None:
+        """Check the sources of a change, and make them those of the run.
 
         Raises:
-            ConfigError: one of the new ones can't be opened, or not beside the others.
+            ConfigError: one of the new ones can't be opened, or not beside the others, or what it
+                learned does not fit.
         """
         config = self._config.with_sources(tuple(sources))
         for source in new:
             self._hide(source)
             source_kind(source)
+            learned_of(source, config)
             if source.heartbeat_s > self._longest_heartbeat_s:
                 raise ConfigError(
                     f"source {source.id}: heartbeat_s {source.heartbeat_s:g} is longer than that "
                     f"of every source at the start, {self._longest_heartbeat_s:g}; its status "
                     "would expire in Redis: choose a shorter one, or restart"
                 )
-        opened = [self._open_source(source) for source in new]
         self._config = config
-        return opened
 
 
 def reload_when_told(

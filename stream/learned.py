@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, ValidationError
 from models import one_line, whole_file
 from stream.errors import ConfigError
 from stream.stages.fuse import Detector, attack_detector, check_reach
+from trt_engines.errors import EngineError
 from trt_engines.manifest import load_manifest
 
 if TYPE_CHECKING:
@@ -147,7 +148,11 @@ def learned_of(source: SourceConfig, config: StreamConfig) -> Learned | None:
         config: of the run.
 
     Raises:
-        ConfigError: see `load_learned`.
-        EngineError: a manifest is missing or damaged.
+        ConfigError: see `load_learned`; or a manifest is missing or damaged.
     """
-    return None if source.learned is None else load_learned(source.learned, source.id, config)
+    if source.learned is None:
+        return None
+    try:
+        return load_learned(source.learned, source.id, config)
+    except EngineError as error:
+        raise ConfigError(str(error)) from error
