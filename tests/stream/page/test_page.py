@@ -298,6 +298,9 @@ REFUSED: list[tuple[str, str, Any, int, str]] = [
     ("POST", "/api/sources", {"id": "b", "uri": "/dev/video0"}, 422, "rtsp://"),
     (
         *("POST", "/api/sources", {"id": "b", "uri": CAMERA, "allow_http": True}, 422),
+        "only the configuration file",
+    ),
+    (
         *("POST", "/api/sources", {"id": "b", "uri": CAMERA, "learned": __file__}, 422),
         "only the configuration file",
     ),
