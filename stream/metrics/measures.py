@@ -146,8 +146,8 @@ class _OfAnalysis:
         self._offset = make.gauge(
             "clock_offset_seconds",
             "How much later the latest frame came than its media time says, since its session "
-            "began: grows when a camera's clock is slow or its stream falls behind. Of a file "
-            "that is not played in real time: without meaning.",
+            "began: grows when a camera's clock is slow or its stream falls behind. Of a file: "
+            "without meaning.",
             "source",
             over="livemostrecent",
         )
