@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
     from stream.config import RedisSinkConfig, SourceConfig, StreamConfig
     from stream.control import Control
-    from stream.decode.recent import RecentPackets
     from stream.metrics.monitor import Monitor
     from stream.page.app import Pictures
     from stream.page.board import Board
@@ -426,7 +425,7 @@ def _redis(
 def _checked(config: StreamConfig) -> list[str]:
     """Look at what `run` would only find out when it starts; return a line on each detector."""
     from stream.assembly import check_evidence
-    from stream.learned import learned_thresholds
+    from stream.learned import learned_of
     from stream.stages.fuse import Fuser, attack_detector
     from trt_engines.errors import EngineError
     from trt_engines.manifest import load_manifest, verified_file
@@ -442,8 +441,8 @@ def _checked(config: StreamConfig) -> list[str]:
         detectors = [attack_detector(*each) for each in zip(manifests, every_s, strict=True)]
     except EngineError as error:
         raise ConfigError(str(error)) from error
-    own = learned_thresholds(config)
-    fuser = Fuser(config.fuse, detectors, own)
+    learned = [each for source in config.sources if (each := learned_of(source, config))]
+    fuser = Fuser(config.fuse, detectors)
     check_evidence(config)
     lines = [
         f"detector {printable(found.name)}, method {found.method}, family "
@@ -456,9 +455,9 @@ def _checked(config: StreamConfig) -> list[str]:
     ]
     lines.append(f"fused: attack at or above {fuser.enter:g}, bona fide below {fuser.leave:g}")
     return lines + [
-        f"source {source_id}, learned: attack at or above {scale.enter:g}, bona fide below "
-        f"{scale.leave:g}"
-        for source_id, scale in own.items()
+        f"source {own.source_id}, learned: attack at or above {own.enter:g}, bona fide below "
+        f"{own.leave:g}"
+        for own in learned
     ]
 
 
@@ -515,19 +514,20 @@ def _run(
     signals: StopSignals,
     reread: Callable[[], StreamConfig],
 ) -> None:
-    from stream.assembly import connect, load_engines, recent_packets
+    from stream.assembly import connect, load_engines, recent_packets, what_was_learned
     from stream.control import Control
     from stream.page.board import Board
     from stream.page.feed import open_feed
     from stream.sources import Source
 
-    recent: dict[str, RecentPackets] = {}
-
     def open_source(source: SourceConfig) -> Source:
-        packets = recent_packets(config)
-        if packets is not None:
-            recent[source.id] = packets
-        return Source(source, config.decode, stop=threading.Event(), recent=packets)
+        return Source(
+            source,
+            config.decode,
+            stop=threading.Event(),
+            recent=recent_packets(config),
+            learned=what_was_learned(source, config),
+        )
 
     stop = signals.stop
     with ExitStack() as resources:
@@ -548,7 +548,6 @@ def _run(
             watchers=feeds,
             listeners=feeds,
             measures=measures,
-            recent=recent,
         )
 
         def add(source: SourceConfig) -> None:
@@ -565,7 +564,7 @@ def _run(
         def report(progress: Progress) -> None:
             show(progress)
             if measures is not None:
-                measures.analysis.tick(progress)
+                measures.tick(progress)
 
         if monitor is not None:
             monitor.standing.of(pipeline.progress)

@@ -86,7 +86,8 @@ def _real(clips: list[Path]) -> dict[str, Any]:
     """Play every clip once, each as a camera of its own."""
     alarms, seconds, frames, cost_s = {}, 0.0, 0, 0.0
     for clip in clips:
-        watch = FeedWatch(FeedConfig(), ["cam"])
+        watch = FeedWatch(FeedConfig())
+        watch.begin("cam")
         said: list[FeedAlert] = []
         last_s = 0.0
         for frame in _frames(clip):
@@ -204,7 +205,8 @@ def _half_hours(folder: Path, clips: list[Path]) -> dict[str, str]:
     found = {}
     for clip in [folder / "demo.mp4", *clips]:
         frames = list(_frames(clip, fps=1000.0))
-        watch = FeedWatch(FeedConfig(), ["cam"])
+        watch = FeedWatch(FeedConfig())
+        watch.begin("cam")
         said: list[FeedAlert] = []
         costs_s = []
         due_s = shift_s = 0.0
@@ -248,7 +250,8 @@ def _cost() -> dict[str, float]:
         height=1080,
         decoder="pyav",
     )
-    watch = FeedWatch(FeedConfig(), ["cam"])
+    watch = FeedWatch(FeedConfig())
+    watch.begin("cam")
     costs_s = []
     for n, number in enumerate(order):
         frame = Frame(stamp=replace(stamp, pts_s=n / 5), image=images[number])
@@ -273,7 +276,8 @@ def _summary(delays: list[float | None]) -> str:
 
 
 def _watched(frames: Iterable[Frame]) -> list[FeedAlert]:
-    watch = FeedWatch(FeedConfig(), ["cam"])
+    watch = FeedWatch(FeedConfig())
+    watch.begin("cam")
     return [alert for frame in frames for alert in watch.look(frame)]
 
 

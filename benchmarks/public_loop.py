@@ -246,6 +246,7 @@ def _followed(
         ),
         timestamp=frame.pts_s,
     )
+    assert tracked.tracker_id is not None
     due = [
         index
         for index, track in enumerate(tracked.tracker_id.tolist())

@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from stream.closing import Closing
 from stream.decode import SourceKind, source_kind
-from stream.learned import learned_thresholds
+from stream.learned import learned_of
 from stream.records import Need
+from stream.stages.align import Scale
 from stream.stages.batch import batches
 from stream.stages.crop import Cropper, View
 from stream.stages.detect import open_detector
@@ -37,7 +38,8 @@ from trt_engines.errors import EngineError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from stream.config import StreamConfig
+    from stream.config import SourceConfig, StreamConfig
+    from stream.learned import Learned
     from stream.records import (
         Alert,
         AttackScore,
@@ -190,6 +192,25 @@ class Analyser(Closing):
         self._cropper.forget(ended)
         return self._fuser.update((), (), ended)
 
+    def begin(self, source: SourceConfig, learned: Learned | None) -> None:
+        """Take over what a source brings, before its first frame; one of its id has no tracks.
+
+        Args:
+            source: which, and whether its feed is looked at.
+            learned: its own thresholds; None: it is judged by those of all.
+        """
+        self.forget(source.id)
+        if learned is not None:
+            self._fuser.decide_by(source.id, Scale(learned.enter, learned.leave))
+        if self._feeds is not None and _shows_a_feed(source):
+            self._feeds.begin(source.id)
+
+    def forget(self, source_id: str) -> None:
+        """Let go of a source that was removed, and whose tracks have ended."""
+        self._fuser.decide_by(source_id, None)
+        if self._feeds is not None:
+            self._feeds.forget(source_id)
+
     def close(self) -> None:
         """Release the engines."""
         self._resources.close()
@@ -227,22 +248,19 @@ def open_analyser(config: StreamConfig, detector: FaceDetector | None = None) ->
             ),
             Cropper(views, config.quality),
             classifiers,
-            Fuser(config.fuse, judges, learned_thresholds(config)),
-            FeedWatch(config.feed, _watched(config)),
+            Fuser(config.fuse, judges),
+            FeedWatch(config.feed) if config.feed.enabled else None,
         )
+        for source in config.sources:
+            analyser.begin(source, learned_of(source, config))
         analyser._resources = resources.pop_all()
     return analyser
 
 
-def _watched(config: StreamConfig) -> list[str]:
-    """Return whose feeds are looked at: of cameras, and of files played as such."""
-    return [
-        source.id
-        for source in config.sources
-        if config.feed.enabled
-        and source.watch_feed
-        and (source.realtime or source_kind(source) is not SourceKind.FILE)
-    ]
+def _shows_a_feed(source: SourceConfig) -> bool:
+    """Return whether the feed of a source is looked at: of cameras, and of files played as such."""
+    is_live = source.realtime or source_kind(source) is not SourceKind.FILE
+    return source.watch_feed and is_live
 
 
 def _together(

@@ -17,16 +17,16 @@ from trt_engines.manifest import load_manifest
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from stream.analyse import Analyser
-    from stream.config import StreamConfig
+    from stream.config import SourceConfig, StreamConfig
     from stream.decode.recent import RecentPackets
     from stream.evidence.keeper import EvidenceKeeper
-    from stream.learn.drift import DriftWatcher
     from stream.learn.learner import Learner
+    from stream.learned import Learned
     from stream.metrics.measures import Measures
-    from stream.pipeline import Watcher
+    from stream.pipeline import PerSource, Watcher
     from stream.publish import Sink
     from stream.sources import Source
 
@@ -79,6 +79,25 @@ def recent_packets(config: StreamConfig) -> RecentPackets | None:
     return RecentPackets(config.evidence.before_s + ahead_s, config.evidence.cut_mb * 2**20)
 
 
+def what_was_learned(source: SourceConfig, config: StreamConfig) -> Learned | None:
+    """Return what was learned of a source, if it names anything.
+
+    Args:
+        source: which; need not be of `config`.
+        config: of the run.
+
+    Raises:
+        ConfigError: it does not fit, or a manifest is missing or damaged.
+    """
+    if source.learned is None:
+        return None
+    import scipy.stats  # noqa: F401 (loaded here, for the analysis can't wait when it watches drift)
+
+    from stream.learned import learned_of
+
+    return learned_of(source, config)
+
+
 def connect(
     config: StreamConfig,
     sources: Sequence[Source],
@@ -89,7 +108,6 @@ def connect(
     watchers: Sequence[Watcher] = (),
     listeners: Sequence[Sink] = (),
     measures: Measures | None = None,
-    recent: Mapping[str, RecentPackets] | None = None,
     heartbeat_s: float | None = None,
 ) -> Pipeline:
     """Open the sinks and connect all parts of a run.
@@ -103,26 +121,24 @@ def connect(
         watchers: see every step of the analysis.
         listeners: get every message, beside the sinks that are configured.
         measures: see the analysis and the messages; default: nothing is measured.
-        recent: latest packets by source, of sources that come later, too; default: those of
-            `sources`.
         heartbeat_s: longest of any source, of those that come later, too; default: of
             `config.sources`.
 
     Raises:
         ConfigError: a sink can't be used as configured.
     """
+    from stream.learn.drift import DriftWatcher
+
     writer = message_writer(config, run)
-    own: list[Watcher] = []
+    drift = DriftWatcher()
+    own: list[Watcher] = [drift]
+    per_source: list[PerSource] = [drift]
     evidence: list[Sink] = []
     if config.evidence is not None:
-        if recent is None:
-            recent = {s.source_id: s.recent for s in sources if s.recent is not None}
-        keeper = _evidence_keeper(config, recent, writer, run)
+        keeper = _evidence_keeper(config, writer, run)
         own.append(keeper)
+        per_source.append(keeper)
         evidence.append(keeper)
-    drift = _drift_watcher(config)
-    if drift is not None:
-        own.append(drift)
     sinks = open_sinks(
         config.sinks,
         run=run,
@@ -141,6 +157,7 @@ def connect(
         stop=stop,
         shutdown_s=config.shutdown_s,
         watchers=[*own, *watchers],
+        per_source=per_source,
     )
 
 
@@ -157,21 +174,6 @@ def learning(
     writer = message_writer(config, run)
     limit = config.shutdown_s
     return Pipeline([source], analyser, writer, (), stop=stop, shutdown_s=limit, watchers=[learner])
-
-
-def _drift_watcher(config: StreamConfig) -> DriftWatcher | None:
-    """Return what watches the sources that have learned something; None: none has.
-
-    Raises:
-        ConfigError: what was learned does not fit.
-    """
-    named = {source.id: source.learned for source in config.sources if source.learned is not None}
-    if not named:
-        return None
-    from stream.learn.drift import DriftWatcher
-    from stream.learned import load_learned
-
-    return DriftWatcher({s: load_learned(path, s, config) for s, path in named.items()})
 
 
 def check_evidence(config: StreamConfig) -> None:
@@ -196,9 +198,7 @@ def _not_installed(error: ImportError) -> ConfigError:
     )
 
 
-def _evidence_keeper(
-    config: StreamConfig, recent: Mapping[str, RecentPackets], writer: MessageWriter, run: str
-) -> EvidenceKeeper:
+def _evidence_keeper(config: StreamConfig, writer: MessageWriter, run: str) -> EvidenceKeeper:
     """Return what collects evidence.
 
     Raises:
@@ -208,4 +208,4 @@ def _evidence_keeper(
         from stream.evidence.keeper import EvidenceKeeper
     except ImportError as error:
         raise _not_installed(error) from error
-    return EvidenceKeeper(config, recent, writer, run)
+    return EvidenceKeeper(config, writer, run)

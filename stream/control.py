@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from stream.decode import source_kind
 from stream.errors import ConfigError
+from stream.learned import learned_of
 from stream.records import SourceState, SourceStatus
 from stream.sources import no_such_source
 
@@ -202,12 +203,14 @@ class Control:
         """Check the sources of a change, and make them those of the run.
 
         Raises:
-            ConfigError: one of the new ones can't be opened, or not beside the others.
+            ConfigError: one of the new ones can't be opened, or not beside the others, or what it
+                learned does not fit.
         """
         config = self._config.with_sources(tuple(sources))
         for source in new:
             self._hide(source)
             source_kind(source)
+            learned_of(source, config)
             if source.heartbeat_s > self._longest_heartbeat_s:
                 raise ConfigError(
                     f"source {source.id}: heartbeat_s {source.heartbeat_s:g} is longer than that "

@@ -28,6 +28,7 @@ class Taken:
 
     frames: tuple[Frame, ...]  # at most one per source
     finished: tuple[str, ...]  # sources whose session ended, all their frames handed out
+    left: tuple[str, ...] = ()  # of these, sources of which nothing more comes
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class _Queue:
     frames: deque[_Waiting] = field(default_factory=deque)
     in_hand: bool = False  # a frame was handed out and is not done
     finished: bool = False
-    leaving: bool = False  # it is forgotten when its last frame is done
+    leaving: bool = False  # it is forgotten when its end is done
     dropped: Counter[DropReason] = field(default_factory=Counter)
     failed: int = 0
     failing: bool = False
@@ -103,15 +104,17 @@ class Inbox:
                 self._changed.notify_all()
 
     def leave(self, source_id: str) -> None:
-        """Say that nothing more comes from a source: it is forgotten after its last frame."""
+        """Say once that nothing more comes from a source, which may not have put any frame.
+
+        Its end is handed out after its last frame; when that is done, it is forgotten.
+        """
         with self._changed:
-            if source_id in self._queues:
-                self._queues[source_id].finished = True
-                self._queues[source_id].leaving = True
-                self._changed.notify_all()
+            queue = self._queues.setdefault(source_id, _Queue(self._monotonic()))
+            queue.finished = queue.leaving = True
+            self._changed.notify_all()
 
     def knows(self, source_id: str) -> bool:
-        """Return whether a source has put frames and was not forgotten."""
+        """Return whether a source has put frames, or leaves, and was not forgotten."""
         with self._changed:
             return source_id in self._queues
 
@@ -151,15 +154,14 @@ class Inbox:
                 queue = self._queues[source_id]
                 queue.finished = False
                 queue.need = Need.NOBODY
-                if queue.leaving and not queue.in_hand:
-                    del self._queues[source_id]
+            left = tuple(source_id for source_id in finished if self._queues[source_id].leaving)
             self._changed.notify_all()
-            return Taken(tuple(frames), finished)
+            return Taken(tuple(frames), finished, left)
 
     def done(
         self, taken: Taken, failed: Collection[str], needs: Mapping[str, Need] | None = None
     ) -> None:
-        """Say that frames were analysed.
+        """Say that frames were analysed, and that what ended was dealt with.
 
         Args:
             taken: which.
@@ -174,8 +176,8 @@ class Inbox:
                 queue.failing = source_id in failed
                 queue.failed += queue.failing
                 queue.need = (needs or {}).get(source_id, Need.NOBODY)
-                if queue.leaving and not queue.finished:
-                    del self._queues[source_id]
+            for source_id in taken.left:
+                del self._queues[source_id]
             self._changed.notify_all()
 
     def fates(self, source_id: str, *, settled: bool = False) -> FrameFates:

@@ -14,13 +14,14 @@ from pydantic import BaseModel, Field, ValidationError
 
 from models import one_line, whole_file
 from stream.errors import ConfigError
-from stream.stages.align import Scale
+from stream.stages.fuse import Detector, attack_detector, check_reach
+from trt_engines.errors import EngineError
 from trt_engines.manifest import load_manifest
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from stream.config import StreamConfig
+    from stream.config import SourceConfig, StreamConfig
 
 MEASURES: Final = ("score", "face_px", "sharpness", "brightness", "turn")
 # Options that change what a face's fused probability is; the others only say what becomes of it.
@@ -99,7 +100,7 @@ def load_learned(path: Path, source_id: str, config: StreamConfig) -> Learned:
 
     Raises:
         ConfigError: it can't be read, or was learned of another source, with other detectors or
-            other settings: its thresholds would mean something else.
+            other settings: its thresholds would mean something else; or no track can reach them.
         EngineError: a manifest of `config` is missing or damaged.
     """
     try:
@@ -124,19 +125,34 @@ def load_learned(path: Path, source_id: str, config: StreamConfig) -> Learned:
             f"{path}: learned with other options of detect, track, quality, score.interval_s, "
             f"decode.analyse_fps or fuse, which change scores; restore them, or {again}"
         )
+    own = config.fuse.model_copy(update={"enter": learned.enter, "leave": learned.leave})
+    try:
+        check_reach(own, _detectors_of(config))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
     return learned
 
 
-def learned_thresholds(config: StreamConfig) -> dict[str, Scale]:
-    """Return the thresholds of those sources that have their own.
+def _detectors_of(config: StreamConfig) -> list[Detector]:
+    return [
+        attack_detector(load_manifest(engine.manifest), config.look_every_s(engine))
+        for engine in config.score.engines
+    ]
+
+
+def learned_of(source: SourceConfig, config: StreamConfig) -> Learned | None:
+    """Read what was learned of a source, if it names anything.
+
+    Args:
+        source: which; need not be of `config`.
+        config: of the run.
 
     Raises:
-        ConfigError: see `load_learned`.
-        EngineError: a manifest is missing or damaged.
+        ConfigError: see `load_learned`; or a manifest is missing or damaged.
     """
-    return {
-        source.id: Scale(learned.enter, learned.leave)
-        for source in config.sources
-        if source.learned is not None
-        for learned in [load_learned(source.learned, source.id, config)]
-    }
+    if source.learned is None:
+        return None
+    try:
+        return load_learned(source.learned, source.id, config)
+    except EngineError as error:
+        raise ConfigError(str(error)) from error

@@ -320,7 +320,8 @@ class FaceMessage(Envelope):
     quality: Quality
     latency_ms: float = Field(
         ge=0,
-        description="From ts until the message was made: without the time it waits to be sent.",
+        description="From ts until the message was made: without the time it waits to be sent, and "
+        "without what passed before a camera's packet was read.",
     )
 
 

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 from stream.closing import DECODE_THREAD
 from stream.errors import StreamError
 from stream.inbox import Inbox
-from stream.priority import step_back
+from stream.priority import step_back, take_turns
 from stream.records import (
     Alert,
     AttackFamily,
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from stream.analyse import Analyser, Step
+    from stream.config import SourceConfig
     from stream.messages import MessageWriter, OutMessage
     from stream.publish import Sink
     from stream.records import Message, TrackScore
@@ -82,15 +83,28 @@ class Watcher(Protocol):
         ...
 
 
+class PerSource(Protocol):
+    """Keeps something of each source; told in the analysis thread, between its steps."""
+
+    def begin(self, source: Source) -> None:
+        """Take over what a source brings, before its first frame; one of its id is forgotten."""
+        ...
+
+    def forget(self, source_id: str) -> None:
+        """Let go of a source that was removed, after its last frame and the end of its tracks."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Progress:
     """Counters for people; a snapshot."""
 
-    sources: dict[str, SourceStatus]  # last status of each
+    sources: dict[str, SourceStatus]  # last status of each that has said one
     frames_analysed: int
     verdicts: dict[str, int]  # alerts by new verdict, attacks with their family if it is known
     waiting: dict[str, int] = field(default_factory=dict)  # frames before the analysis, by source
     busy_s: float = 0.0  # for how long the analysis, or the publishing, has been at one thing
+    watched: tuple[SourceConfig, ...] = ()  # all there are now, those that have ended, too
 
 
 @dataclass(slots=True, eq=False)
@@ -102,6 +116,7 @@ class _Watch:
     leave_by: float | None = None  # monotonic seconds; None: nobody asked it to end
     has_ended: bool = False
     abandoned: bool = False  # it has not, but whatever its thread still says is not heard
+    has_left: bool = False  # the inbox knows that nothing more comes
 
     @property
     def is_over(self) -> bool:
@@ -121,6 +136,7 @@ class Pipeline:
         stop: threading.Event,
         shutdown_s: float,
         watchers: Sequence[Watcher] = (),
+        per_source: Sequence[PerSource] = (),
     ) -> None:
         """Connect the parts.
 
@@ -132,6 +148,7 @@ class Pipeline:
             stop: set from outside (signals, a timer) to drain and end.
             shutdown_s: longest time to drain.
             watchers: see every step of the analysis.
+            per_source: beside the analyser, those who are told which sources come and go.
         """
         self._watched = [_Watch(source) for source in sources]
         self._leaving: list[_Watch] = []
@@ -142,6 +159,8 @@ class Pipeline:
         self._stop = stop
         self._shutdown_s = shutdown_s
         self._watchers = watchers
+        self._per_source = per_source
+        self._begun: queue.SimpleQueue[Source] = queue.SimpleQueue()  # not yet told to these
         self._inbox = Inbox()
         self._messages: queue.Queue[list[OutMessage] | None] = queue.Queue(_MESSAGE_STEPS)
         self._error: BaseException | None = None
@@ -169,6 +188,7 @@ class Pipeline:
             Exception: the first error of any thread, once all have ended.
             StreamError: draining took longer than `shutdown_s`; the stacks are on stderr.
         """
+        take_turns()
         main = self._start("main", self._run_stages)
         reported_at = time.monotonic()
         while not self._done.wait(min(_POLL_S, report_s)) and not self._stop.is_set():
@@ -257,9 +277,10 @@ class Pipeline:
         with self._lock:
             statuses, frames = dict(self._statuses), self._frames_analysed
             verdicts = {**self._verdicts}
+            watched = tuple(watch.source.config for watch in self._watched)
         now = time.monotonic()
         busy_s = max((now - since for since in self._busy_since.copy().values()), default=0.0)
-        return Progress(statuses, frames, verdicts, self._inbox.waiting(), busy_s)
+        return Progress(statuses, frames, verdicts, self._inbox.waiting(), busy_s, watched)
 
     def _run_stages(self) -> None:
         analysis = self._start("analysis", self._analyse)
@@ -300,6 +321,7 @@ class Pipeline:
                 if watch.thread is None and source.source_id not in leaving:
                     if past := self._numbers.pop(source.source_id, None):
                         source.number_from(past)
+                    self._begun.put(source)
                     watch.thread = self._start(
                         f"{DECODE_THREAD}{source.source_id}", partial(self._decode, watch)
                     )
@@ -314,7 +336,9 @@ class Pipeline:
                 self._abandon_if_stuck(watch)
             if not watch.is_over:
                 continue
-            self._inbox.leave(source_id)
+            if not watch.has_left:
+                self._inbox.leave(source_id)
+                watch.has_left = True
             if self._inbox.knows(source_id):
                 continue
             with self._lock:
@@ -376,6 +400,7 @@ class Pipeline:
     def _analyse(self) -> None:
         pace = Pace()
         while taken := self._next("analysis", lambda: self._inbox.take(pace.at_most())):
+            self._tell_who_began()
             began = time.monotonic()
             step = self._analyser.step(taken.frames)
             if taken.frames:
@@ -396,7 +421,19 @@ class Pipeline:
                 said = watcher.watch(taken.frames, step)
                 if said:
                     self._queue_messages([self._writer.write(record) for record in said])
+            for source_id in taken.left:
+                self._analyser.forget(source_id)
+                for each in self._per_source:
+                    each.forget(source_id)
             self._look_at(failures, taken.frames)
+
+    def _tell_who_began(self) -> None:
+        """Tell of sources before their first frame: they were noted before it was decoded."""
+        while not self._begun.empty():
+            source = self._begun.get()
+            self._analyser.begin(source.config, source.learned)
+            for each in self._per_source:
+                each.begin(source)
 
     def _next(self, loop: str, wait: Callable[[], _Work | None]) -> _Work | None:
         """Wait for the next work of a loop, and note since when it is at it."""

@@ -33,7 +33,9 @@ class FrameStamp:
         int  # 0-based, in decode order of the session, counting frames that were not analysed too
     )
     pts_s: float  # media time, never decreasing within a session
-    captured_at: float  # Unix seconds at which the frame reached us
+    captured_at: (
+        float  # Unix seconds: when its packet was read, or a played file was due to show it
+    )
     width: int  # px, of the picture as analysed: upright, with square pixels
     height: int  # px
     decoder: str  # name of what made the pixels: "pyav", "nvdec", "nvdec_pyav", "dali"

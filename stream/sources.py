@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from stream.config import DecodeConfig
     from stream.decode import Decoder
     from stream.decode.recent import RecentPackets
+    from stream.learned import Learned
     from stream.records import SourceOutput
 
 log = logging.getLogger(__name__)
@@ -126,6 +127,7 @@ class Source:
         random: Random | None = None,
         history: SourceHistory | None = None,
         recent: RecentPackets | None = None,
+        learned: Learned | None = None,
     ) -> None:
         """Look at the URI; nothing is opened yet.
 
@@ -140,11 +142,13 @@ class Source:
             history: of the same source, in a process that is gone; counters, sessions and alerts
                 go on from there.
             recent: keeps the latest packets.
+            learned: of this source, what `config.learned` names; goes with it to the analysis.
 
         Raises:
             ConfigError: the URI is not one we open.
         """
         self.recent = recent
+        self.learned = learned
         past = history or SourceHistory()
         uri = config.uri.get_secret_value()
         self._config = config
@@ -177,6 +181,11 @@ class Source:
         self._picture_at = 0.0  # the latest
         self._failure_at = 0.0  # the latest of analysis
         self._occupied_at = 0.0  # the latest live track, or the opening
+
+    @property
+    def config(self) -> SourceConfig:
+        """As it was configured."""
+        return self._config
 
     @property
     def source_id(self) -> str:

@@ -201,8 +201,9 @@ def _decoder_of(
 
             return SampledDecoder
         case "nvdec":
-            from stream.decode.nvdec import NvdecDecoder
+            from stream.decode.nvdec import NvdecDecoder, require_gpu
 
+            require_gpu(source)
             return NvdecDecoder
         case "dali":
             try:

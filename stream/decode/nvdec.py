@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 
     from stream.config import DecodeConfig, SourceConfig
     from stream.decode.on_device import Example
-    from stream.decode.recent import RecentPackets
     from stream.errors import SourceError
     from stream.records import Frame
 
@@ -109,6 +108,18 @@ def this_machine() -> Machine:
     )
 
 
+def require_gpu(source: SourceConfig) -> None:
+    """Look for a GPU before a source is asked for anything.
+
+    Raises:
+        SourceError: there is none.
+    """
+    try:
+        this_machine()
+    except NotOnGpuError as error:
+        raise _unsupported(source, str(error)) from None
+
+
 def _ffmpegs_decoder(name: str, gpu: int) -> VideoCodecContext:
     accelerated = HWAccel("cuda", gpu, allow_software_fallback=False, is_hw_owned=True)
     context = CodecContext.create(name, "r", hwaccel=accelerated)
@@ -146,31 +157,6 @@ class _BadPacketError(Exception):
 class NvdecDecoder(DeviceDecoder):
     """A `Decoder` by NVDEC."""
 
-    def __init__(
-        self,
-        source: SourceConfig,
-        config: DecodeConfig,
-        *,
-        session: int,
-        clock: Callable[[], float],
-        monotonic: Callable[[], float],
-        wait: Callable[[float], object],
-        recent: RecentPackets | None = None,
-    ) -> None:
-        try:
-            self._machine = this_machine()
-        except NotOnGpuError as error:  # before the camera is asked for anything
-            raise _unsupported(source, str(error)) from None
-        super().__init__(
-            source,
-            config,
-            session=session,
-            clock=clock,
-            monotonic=monotonic,
-            wait=wait,
-            recent=recent,
-        )
-
     def _prepare(self, config: DecodeConfig) -> None:
         self._refused: list[str] = []
         self._first: Example | None = None  # known from the first key frame on
@@ -178,6 +164,7 @@ class NvdecDecoder(DeviceDecoder):
         self._stamps: OrderedDict[int, float | None] = OrderedDict()  # by token, seconds
         self._engines = iter((self._open_core, self._open_hwaccel))
         try:
+            self._machine = this_machine()
             self._next_engine()
         except NotOnGpuError as error:
             raise self._unsupported(str(error)) from None

@@ -468,8 +468,7 @@ class PyAVDecoder:
         self._waited_s = 0.0
         pts_s = self._media_time.advance(stamp_s, arrived_s)
         if self._paced:
-            self._play(pts_s)
-            captured_at = self._clock()
+            captured_at = self._clock() - self._play(pts_s)
         return Moment(self._frames_seen - 1, pts_s, captured_at)
 
     def _nothing_more(self) -> Packet[Stream]:
@@ -515,8 +514,13 @@ class PyAVDecoder:
             return None
         return float(ticks * time_base)
 
-    def _play(self, pts_s: float) -> None:
-        """Wait until a frame is due that is read faster than it was filmed."""
+    def _play(self, pts_s: float) -> float:
+        """Wait until a frame is due that is read faster than it was filmed.
+
+        Returns:
+            How long ago it was due, seconds: more than 0 where decoding can't keep up. What is live
+            is due when it is there.
+        """
         now_s = self._monotonic()
         if self._play_from is None:
             self._play_from = now_s - pts_s
@@ -524,8 +528,10 @@ class PyAVDecoder:
         if early_s > 0:
             self._wait(min(early_s, MAX_PAUSE_S))
             self._behind.waited(min(early_s, MAX_PAUSE_S))
+        now_s = self._monotonic()
         if early_s > MAX_PAUSE_S or (self._live and early_s < 0):
-            self._play_from = self._monotonic() - pts_s
+            self._play_from = now_s - pts_s
+        return 0.0 if self._live else max(0.0, now_s - self._play_from - pts_s)
 
     def _frame(self, picture: VideoFrame, moment: Moment) -> Frame:
         return self._stamped(self._rgb(picture), moment)

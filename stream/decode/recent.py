@@ -164,6 +164,12 @@ class RecentPackets:
                 cut.complete.set()
             self._cuts = []
 
+    def forget(self) -> None:
+        """Let go of all that is kept, for good; what was cut stands."""
+        self.end()
+        with self._lock:
+            self._template, self._groups, self._bytes = None, [], 0
+
     def cut(self, from_s: float, until_s: float, max_bytes: int) -> Cut:
         """Return what is kept of a stretch of time, and what will come of it.
 

@@ -41,7 +41,7 @@ from stream.stack_log import StackLog
 from trt_engines.backends import open_backend
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from torch import Tensor
 
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from stream.decode.recent import RecentPackets
     from stream.messages import MessageWriter, OutMessage
     from stream.records import Frame, FrameStamp, TrackKey, TrackScore
+    from stream.sources import Source
     from trt_engines.backends import Backend
 
 log = logging.getLogger(__name__)
@@ -90,9 +91,10 @@ class _Case:
 class EvidenceKeeper:
     """A `Watcher` that sees what led to a verdict, and a `Sink` that hears what was said of it.
 
+    As `PerSource` it has the latest packets of each source that is watched.
+
     Args:
         config: of the run; it has `evidence`.
-        recent: the latest packets of each source.
         writer: names the bundles.
         run: as in every message.
 
@@ -101,17 +103,11 @@ class EvidenceKeeper:
         EngineError: a manifest is missing or damaged.
     """
 
-    def __init__(
-        self,
-        config: StreamConfig,
-        recent: Mapping[str, RecentPackets],
-        writer: MessageWriter,
-        run: str,
-    ) -> None:
+    def __init__(self, config: StreamConfig, writer: MessageWriter, run: str) -> None:
         assert config.evidence is not None
         self._options: EvidenceConfig = config.evidence
         self._config = config
-        self._recent = recent
+        self._recent: dict[str, RecentPackets] = {}  # by source
         self._writer = writer
         self._key = load_private_key(self._options.key)
         self._store = Store(self._options.folder)
@@ -127,6 +123,26 @@ class EvidenceKeeper:
         self._cases: queue.Queue[_Case | None] = queue.Queue(MOST_WAITING)
         self._stacks = StackLog(log)
         self._thread: threading.Thread | None = None  # once there is something to see
+
+    def begin(self, source: Source) -> None:
+        """See `stream.pipeline.PerSource`."""
+        if source.recent is not None:
+            self._recent[source.source_id] = source.recent
+
+    def forget(self, source_id: str) -> None:
+        """See `stream.pipeline.PerSource`; bundles of the source are written with what there is."""
+        recent = self._recent.pop(source_id, None)
+        if recent is not None:
+            recent.forget()
+        with self._lock:
+            self._frames.pop(source_id, None)
+            self._sessions.pop(source_id, None)
+            for key in [k for k in self._tracks if k.source_id == source_id]:
+                del self._tracks[key]
+            for case in list(self._open):
+                if case.alert.track.sighting.stamp.source_id == source_id:
+                    self._open.remove(case)
+                    self._hand_over(case)
 
     def watch(self, frames: Sequence[Frame], step: Step) -> None:
         """Note what a step saw, and which verdicts it made."""

@@ -13,7 +13,6 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from scipy.stats import ks_2samp
 
 from stream.learn.visits import Visits
 from stream.learned import MEASURES
@@ -26,8 +25,8 @@ if TYPE_CHECKING:
 
     from stream.analyse import Step
     from stream.learn.visits import Visit
-    from stream.learned import Learned
     from stream.records import Frame
+    from stream.sources import Source
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +71,8 @@ class Monitor:
         return None
 
     def _compared(self) -> tuple[Drift, ...]:
+        from scipy.stats import ks_2samp  # loads for a second; most runs have learned nothing
+
         drifts = []
         for name, learned in self._reference.items():
             lately = np.array([v.means[name] for v in self._latest if name in v.means])
@@ -91,20 +92,29 @@ class Monitor:
 
 
 class DriftWatcher:
-    """A `Watcher` of all sources that have learned something.
+    """A `Watcher` of all sources that have learned something; as `PerSource` it knows which.
 
     Args:
-        learned: by source.
         clock: Unix seconds.
     """
 
-    def __init__(
-        self, learned: Mapping[str, Learned], clock: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self._visits = {source_id: Visits() for source_id in learned}
-        self._monitors = {s: Monitor(each.reference) for s, each in learned.items()}
-        self._ordinals = dict.fromkeys(learned, 0)
+        self._visits: dict[str, Visits] = {}
+        self._monitors: dict[str, Monitor] = {}
+        self._ordinals: dict[str, int] = {}
+
+    def begin(self, source: Source) -> None:
+        """See `stream.pipeline.PerSource`."""
+        if source.learned is not None:
+            self._visits[source.source_id] = Visits()
+            self._monitors[source.source_id] = Monitor(source.learned.reference)
+            self._ordinals[source.source_id] = 0
+
+    def forget(self, source_id: str) -> None:
+        """See `stream.pipeline.PerSource`."""
+        for each in (self._visits, self._monitors, self._ordinals):
+            each.pop(source_id, None)
 
     def watch(self, frames: Sequence[Frame], step: Step) -> list[DriftAlert]:
         """Note the visits of a step; return what changed."""

@@ -69,8 +69,8 @@ class Measures:
     Args:
         registry: that is read; None: none, for the values of a worker lie in a shared folder (see
             `stream.metrics.monitor`).
-        sources: ids. Their counters stand at 0 from the start: Prometheus does not take what
-            appears at 1 for an increase.
+        sources: ids. Their counters stand at 0 from the start, as do those of others from the
+            next `tick` on: Prometheus does not take what appears at 1 for an increase.
         detectors: names, in the order of the configuration.
 
     Attributes:
@@ -89,6 +89,12 @@ class Measures:
         self.analysis = _OfAnalysis(make, detectors)
         self._messages = _OfMessages(make, sources)
         self._redis = _OfRedis(make)
+
+    def tick(self, progress: Progress) -> None:
+        """Note what waits, and who is new; to be called about every second, by any one thread."""
+        self.analysis.tick(progress)
+        for source in progress.watched:
+            self._messages.begin(source.id)
 
     def sink(self, others: Sequence[Sink]) -> Sink:
         """Return what counts messages, to be published to after the other sinks."""
@@ -140,8 +146,8 @@ class _OfAnalysis:
         self._offset = make.gauge(
             "clock_offset_seconds",
             "How much later the latest frame came than its media time says, since its session "
-            "began: grows when a camera's clock is slow or its stream falls behind. Of a file "
-            "that is not played in real time: without meaning.",
+            "began: grows when a camera's clock is slow or its stream falls behind. Of a file: "
+            "without meaning.",
             "source",
             over="livemostrecent",
         )
@@ -179,7 +185,7 @@ class _OfAnalysis:
             self._crops.labels(self._detectors[number]).observe(crops)
 
     def tick(self, progress: Progress) -> None:
-        """Note what waits for the analysis; to be called about every second, by any one thread."""
+        """Note what waits for the analysis."""
         for source_id, frames in progress.waiting.items():
             self._inbox.labels(source_id).set(frames)
 
@@ -228,10 +234,15 @@ class _OfMessages:
             "From a frame's arrival until every sink was given what it says of a track.",
             buckets=_LATENCY_S,
         )
+        self._known: set[str] = set()
         for source_id in sources:
-            self._begin(source_id)
+            self.begin(source_id)
 
-    def _begin(self, source_id: str) -> None:
+    def begin(self, source_id: str) -> None:
+        """Let the counters of a source stand at 0, unless they count already."""
+        if source_id in self._known:
+            return
+        self._known.add(source_id)
         for code in _LOSSES:
             self._reconnects.labels(source_id, code)
         self._stalls.labels(source_id)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, ProcessCollector, values
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
 
 from stream.closing import Closing
 from stream.errors import ConfigError
@@ -25,7 +26,9 @@ from trt_engines.errors import EngineError
 from trt_engines.manifest import load_manifest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+
+    from prometheus_client import Metric
 
     from stream.config import MetricsConfig, StreamConfig
     from trt_engines.manifest import Manifest
@@ -51,17 +54,18 @@ class Monitor(Closing):
 
     def __init__(self, config: StreamConfig, metrics: MetricsConfig, *, workers: bool) -> None:
         manifests = _manifests(config)
-        registry = CollectorRegistry()
+        registry, measured = CollectorRegistry(), CollectorRegistry()
         self.folder: Path | None = None
         with ExitStack() as resources:
             if workers:
                 folder = tempfile.TemporaryDirectory(prefix="facewarden-metrics-")
                 self.folder = Path(resources.enter_context(folder))
                 _keep_in(self.folder, "supervisor")
-                MultiProcessCollector(registry, str(self.folder))  # type: ignore[no-untyped-call]
-            self.measures = _measures(config, manifests, None if workers else registry)
+                MultiProcessCollector(measured, str(self.folder))  # type: ignore[no-untyped-call]
+            self.measures = _measures(config, manifests, None if workers else measured)
             self.standing = resources.enter_context(Standing(config, manifests))
             registry.register(self.standing)
+            registry.register(_OfThoseWatched(measured, self.standing))
             ProcessCollector(registry=registry)
             server = resources.enter_context(MetricsServer(metrics, registry, self.standing))
             self.address = server.address
@@ -75,6 +79,27 @@ class Monitor(Closing):
     def close(self) -> None:
         """Stop serving; remove the folder."""
         self._resources.close()
+
+
+class _OfThoseWatched(Collector):
+    """What was measured, without sources that were removed.
+
+    Left out where it is read, since files of several processes forget nothing. One that comes back
+    goes on with its counters.
+    """
+
+    def __init__(self, measured: CollectorRegistry, standing: Standing) -> None:
+        self._measured = measured
+        self._standing = standing
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield it."""
+        ids = {source.id for source in self._standing.sources()}
+        for metric in self._measured.collect():
+            metric.samples = [
+                s for s in metric.samples if "source" not in s.labels or s.labels["source"] in ids
+            ]
+            yield metric
 
 
 def measures_of_worker(config: StreamConfig, folder: Path, number: int) -> Measures:

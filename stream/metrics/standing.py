@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from prometheus_client import Metric
 
-    from stream.config import StreamConfig
+    from stream.config import SourceConfig, StreamConfig
     from stream.pipeline import Progress
     from stream.records import SourceStatus
     from trt_engines.manifest import Manifest
@@ -51,10 +51,10 @@ class Standing(Collector, Closing):
     def __init__(
         self, config: StreamConfig, manifests: Sequence[Manifest], stuck_s: float = STUCK_S
     ) -> None:
-        self._sources = [source.id for source in config.sources]
+        self._at_start = config.sources
         self._manifests = manifests
         self._backend = config.backend.kind
-        self._ca_files = _ca_files(config)
+        self._ca_files = {s.ca_file for s in config.sinks if s.kind == "redis" and s.ca_file}
         self._groups = [
             ConsumerGroups(sink)
             for sink in config.sinks
@@ -68,6 +68,10 @@ class Standing(Collector, Closing):
         """Say where to ask: the run has begun. Any thread may ask from now on."""
         self._progress = progress
 
+    def sources(self) -> tuple[SourceConfig, ...]:
+        """Return the sources that there are now."""
+        return self._progress().watched if self._progress else self._at_start
+
     def unhealthy(self) -> Trouble:
         """Return why the process had better be started again."""
         busy_s = self._progress().busy_s if self._progress else 0.0
@@ -77,14 +81,15 @@ class Standing(Collector, Closing):
 
     def unready(self) -> Trouble:
         """Return why nothing can be expected of the run: engines load, or no source is up."""
-        if not self._sources:
+        ids = [source.id for source in self.sources()]
+        if not ids:
             return ""
         if self._progress is None:
             return "the engines are loading"
         statuses = self._progress().sources
-        if any(status.state.is_up for status in statuses.values()):
+        if any(id_ in statuses and statuses[id_].state.is_up for id_ in ids):
             return ""
-        named = [f"{id_} {_said(statuses.get(id_))}" for id_ in self._sources]
+        named = [f"{id_} {_said(statuses.get(id_))}" for id_ in ids]
         return "no source is up: " + ", ".join(named)
 
     def collect(self) -> Iterator[Metric]:
@@ -105,7 +110,8 @@ class Standing(Collector, Closing):
             "Unix time at which the first authority of a ca_file of the configuration expires.",
             "file",
         )
-        for path in self._ca_files:
+        of_sources = {source.ca_file for source in self.sources() if source.ca_file}
+        for path in sorted(self._ca_files | of_sources):
             if (expires := _first_expiry(path)) is not None:
                 expiry.add_metric([str(path)], expires)
         yield expiry
@@ -130,7 +136,8 @@ class Standing(Collector, Closing):
     def _of_sources(self, statuses: dict[str, SourceStatus]) -> Iterator[Metric]:
         states = _gauge("source_state", "1 for the state that a source is in.", "source", "state")
         failed = _gauge("source_failed", "1: the source is over, by a failure.", "source")
-        for source_id in self._sources:
+        ids = [source.id for source in self.sources()]
+        for source_id in ids:
             status = statuses.get(source_id)
             for state in SourceState:
                 states.add_metric([source_id, state], status is not None and status.state is state)
@@ -152,7 +159,9 @@ class Standing(Collector, Closing):
         errors = _counter(
             "frames_failed", "Of the frames due, those not analysed because of an error.", "source"
         )
-        for source_id, status in statuses.items():
+        for source_id in ids:
+            if (status := statuses.get(source_id)) is None:
+                continue
             decoded.add_metric([source_id], status.frames_seen)
             due.add_metric([source_id], status.frames_due)
             dropped.add_metric([source_id, DropReason.OVERTAKEN], status.frames_overtaken)
@@ -176,12 +185,6 @@ def _entries(lag: GroupLag) -> int:
 
 def _said(status: SourceStatus | None) -> str:
     return "is being opened" if status is None else f"{status.state} ({status.code})"
-
-
-def _ca_files(config: StreamConfig) -> list[Path]:
-    of_sources = [source.ca_file for source in config.sources]
-    of_sinks = [sink.ca_file for sink in config.sinks if sink.kind == "redis"]
-    return sorted({path for path in (*of_sources, *of_sinks) if path is not None})
 
 
 def _first_expiry(ca_file: Path) -> float | None:

@@ -397,7 +397,7 @@ def _source(values: Mapping[str, Any], said: Mapping[str, Any]) -> SourceConfig:
         values: all of it.
         said: what of it the request says.
     """
-    if unfit := sorted({"ca_file", "allow_http"} & said.keys()):
+    if unfit := sorted({"ca_file", "allow_http", "learned"} & said.keys()):
         raise HTTPException(422, f"{', '.join(unfit)}: only the configuration file may say that")
     try:
         source = SourceConfig.model_validate(dict(values))

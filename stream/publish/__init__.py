@@ -51,7 +51,8 @@ def open_sinks(
         run: of the producer, as in its messages.
         heartbeat_s: longest time between two statuses of a source.
         source_ids: of all sources.
-        lanes: kinds of messages that will be sent, without statuses; None: those of live sources.
+        lanes: kinds of messages that will be sent, without statuses; None: those of live sources,
+            of which a sink may choose.
 
     Raises:
         ConfigError: one of them can't be used as configured; those before it are closed.
@@ -83,7 +84,8 @@ def open_sink(
         run: of the producer, as in its messages.
         heartbeat_s: longest time between two statuses of a source.
         source_ids: of all sources.
-        lanes: kinds of messages that will be sent, without statuses; None: those of live sources.
+        lanes: kinds of messages that will be sent, without statuses; None: those of live sources,
+            of which a sink may choose.
 
     Raises:
         ConfigError: the sink can't be used as configured.
@@ -116,7 +118,7 @@ def open_sink(
                     "requirements/webhook.txt"
                 ) from None
 
-            return WebhookSink(config)
+            return WebhookSink(config, lanes)
 
 
 def _close_after_error(sink: Sink) -> None:

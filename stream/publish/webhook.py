@@ -91,6 +91,7 @@ class WebhookSink:
 
     Args:
         config: of this sink.
+        lanes: kinds that are sent; None: those of `config`.
 
     Attributes:
         sent: messages that the receiver took.
@@ -102,12 +103,12 @@ class WebhookSink:
             `allow_private` is not set. A name that can't be resolved now is an outage instead.
     """
 
-    def __init__(self, config: WebhookSinkConfig) -> None:
+    def __init__(self, config: WebhookSinkConfig, lanes: Sequence[Lane] | None = None) -> None:
         self.sent = self.given_up = 0
         self._config = config
         self._address = read_address(config)
         self._signer = _signer(config)
-        self._lanes = tuple(Lane(name) for name in config.messages)
+        self._lanes = tuple(lanes or (Lane(name) for name in config.messages))
         try:
             self._look_up()
         except NotPublicError as error:

@@ -23,9 +23,9 @@ from stream.redact import secrets_of
 from stream.signals import StopSignals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
-    from stream.config import RedisSinkConfig, StreamConfig
+    from stream.config import RedisSinkConfig, SinkConfig, StreamConfig
     from stream.scan.inputs import Listing
     from stream.scan.policy import Look, Mode, ScanLimits
     from stream.scan.scanner import ScanPlan, ScanProgress
@@ -113,8 +113,9 @@ Examples:
     "listing before. A signal ends it.",
 )  # fmt: skip
 @click.option(
-    "--sink", type=click.Choice(["redis"]),
-    help="Publish a message per file, too, to the Redis of --config or $REDIS_URL.",
+    "--sink", "sinks", type=click.Choice(["redis", "webhook"]), multiple=True,
+    help="Publish a message per file, too: to the Redis of --config or $REDIS_URL, or to the "
+    "webhooks of --config; may be repeated.",
 )  # fmt: skip
 @click.option(
     "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
@@ -150,7 +151,7 @@ def scan(
     readers: int | None,
     shard: str | None,
     watch: float | None,
-    sink: str | None,
+    sinks: tuple[str, ...],
     engine: str,
     ray_address: str | None,
     no_crops: bool,
@@ -185,7 +186,7 @@ def scan(
         allowed = _limits(limits)
         named = [*paths, *(path for each in lists for path in _listed(each, null=null))]
         config = _config(config_path, models, settings)
-        redis = None if sink is None else _redis(config, out / "spool")
+        publish_to = _sinks(config, sinks, out)
         selection = Selection(include, exclude, follow_links)
 
         def list_all() -> Listing:
@@ -207,7 +208,7 @@ def scan(
                 part,
                 signals,
                 crops=not no_crops,
-                redis=redis,
+                sinks=publish_to,
                 watch=None if watch is None else (list_all, watch),
                 ray=Cluster(ray_address, readers) if engine == "ray" else None,
             )
@@ -337,7 +338,7 @@ class _Run:
         signals: StopSignals,
         *,
         crops: bool,
-        redis: RedisSinkConfig | None,
+        sinks: Sequence[SinkConfig],
         watch: tuple[Callable[[], Listing], float] | None,
         ray: Cluster | None,
     ) -> ScanProgress:
@@ -349,7 +350,7 @@ class _Run:
             part: of how many parts this is which.
             signals: end it.
             crops: whether pictures of faces are kept.
-            redis: where results are published, too.
+            sinks: where results are published, too.
             watch: what lists all that is there, and every how many seconds; None: `listing` is all.
             ray: what scans; None: this machine.
         """
@@ -380,7 +381,7 @@ class _Run:
                 self._out,
                 journal,
                 self._open_first if crops else None,
-                redis=redis,
+                sinks=sinks,
                 is_whole=parts == 1,
                 grows=watch is not None,
             )
@@ -460,6 +461,30 @@ def _config(
     return load_config(
         path, [*unused, *([("score.engines", engines)] if engines else []), *settings]
     )
+
+
+def _sinks(config: StreamConfig, kinds: Collection[str], out: Path) -> list[SinkConfig]:
+    """Return where results are published; what waits lies beside them, unless told otherwise.
+
+    Raises:
+        ConfigError: a kind is asked for, and not configured.
+    """
+    sinks: list[SinkConfig] = [_redis(config, out / "spool")] if "redis" in kinds else []
+    webhooks = [sink for sink in config.sinks if sink.kind == "webhook"]
+    if "webhook" not in kinds:
+        if webhooks:
+            log.warning("the webhooks of --config get nothing of this scan: add --sink webhook")
+        return sinks
+    if not webhooks:
+        raise ConfigError(
+            "--sink webhook: expected its address in --config (sinks: [{kind: webhook, url: ...}]),"
+            " found none"
+        )
+    for number, webhook in enumerate(webhooks, 1):
+        hide_in_logs(webhook.secrets)
+        spool = webhook.spool or out / f"spool-webhook-{number}"
+        sinks.append(webhook.model_copy(update={"spool": spool}))
+    return sinks
 
 
 def _redis(config: StreamConfig, spool: Path) -> RedisSinkConfig:

@@ -1,4 +1,4 @@
-"""Where rows go: the journal at once, Redis before it; tables and report at times."""
+"""Where rows go: the journal at once, sinks before it; tables and report at times."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING, Final
 
 from stream.closing import Closing
 from stream.messages import Lane
-from stream.publish import open_sink
+from stream.publish import open_sinks
 from stream.scan.announce import scan_message
 from stream.scan.report import write_report
 from stream.scan.results import journals_in, write_results
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from stream.config import RedisSinkConfig
-    from stream.publish import Sink
+    from stream.config import SinkConfig
     from stream.scan.journal import Journal
     from stream.scan.rows import FileRow
     from trt_engines.backends import Backend
@@ -32,20 +31,20 @@ _RETRY_EVERY_S: Final = 1.0
 class Outputs(Closing):
     """Takes the rows of a scan.
 
-    A row is given to Redis, or to the spool, before it is in the journal: who is killed between
+    A row is given to each sink, or to its spool, before it is in the journal: who is killed between
     the two scans the file again, and publishes its result again, under the same id.
 
     Args:
         out: folder of the results.
         journal: of this scan; not closed here.
         open_detector: for the report; see `write_report`.
-        redis: where results are published; None: nowhere.
+        sinks: where results are published, too.
         is_whole: whether this scan is all of the archive, and writes tables and report.
         grows: whether it goes on without end: then results are there while it does.
         clock: monotonic seconds.
 
     Raises:
-        ConfigError: Redis can't be used as configured.
+        ConfigError: a sink can't be used as configured.
     """
 
     def __init__(
@@ -54,7 +53,7 @@ class Outputs(Closing):
         journal: Journal,
         open_detector: Callable[[], Backend] | None,
         *,
-        redis: RedisSinkConfig | None,
+        sinks: Sequence[SinkConfig],
         is_whole: bool,
         grows: bool,
         clock: Callable[[], float] = time.monotonic,
@@ -68,12 +67,10 @@ class Outputs(Closing):
         self._is_new = False  # something in the journal is not in the tables
         self._write_at = self._retry_at = clock()
         self._run = secrets.token_hex(4)
-        self._sink: Sink | None = None
-        with ExitStack() as resources:
-            if redis is not None:
-                self._sink = open_sink(redis, run=self._run, heartbeat_s=1, lanes=(Lane.SCANS,))
-                resources.callback(self._sink.close)
-            self._resources = resources.pop_all()
+        self._sinks = open_sinks(sinks, run=self._run, heartbeat_s=1, lanes=(Lane.SCANS,))
+        self._resources = ExitStack()
+        for sink in self._sinks:
+            self._resources.callback(sink.close)
 
     def add(self, row: FileRow) -> None:
         """Keep a row.
@@ -81,8 +78,8 @@ class Outputs(Closing):
         Raises:
             StreamError: the disk is full, or Redis has been away for too long.
         """
-        if self._sink is not None:
-            self._sink.publish([scan_message(row, self._run)])
+        for sink in self._sinks:
+            sink.publish([scan_message(row, self._run)])
         self._journal.append(row)
         self._is_new = True
         if self._grows and self._is_whole:
@@ -92,8 +89,9 @@ class Outputs(Closing):
     def refresh(self) -> None:
         """Send what waits, and write the tables of a growing scan, if it is time."""
         now = self._clock()
-        if self._sink is not None and now >= self._retry_at:
-            self._sink.publish([])
+        if now >= self._retry_at:
+            for sink in self._sinks:
+                sink.publish([])
             self._retry_at = now + _RETRY_EVERY_S
         if self._grows and self._is_new and now >= self._write_at:
             self.write()

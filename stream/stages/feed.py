@@ -31,7 +31,7 @@ from stream.stages.loop import RESIDUAL_LIMIT, LoopFinder, LoopMatch
 from stream.stages.scene import SWAPPED_LIMIT, SceneWatch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
@@ -69,11 +69,19 @@ class FeedWatch:
 
     Args:
         config: what is looked for, and how long it must hold.
-        source_ids: of the sources that are looked at; frames of others are passed over.
     """
 
-    def __init__(self, config: FeedConfig, source_ids: Iterable[str]) -> None:
-        self._feeds = {source_id: _Feed(config) for source_id in source_ids}
+    def __init__(self, config: FeedConfig) -> None:
+        self._config = config
+        self._feeds: dict[str, _Feed] = {}
+
+    def begin(self, source_id: str) -> None:
+        """Look at a source from now on, as if nothing were known of it."""
+        self._feeds[source_id] = _Feed(self._config)
+
+    def forget(self, source_id: str) -> None:
+        """Pass over the frames of a source, as of all that have not begun."""
+        self._feeds.pop(source_id, None)
 
     def look(self, frame: Frame) -> list[FeedAlert]:
         """Return what a frame lets us say of its source's feed."""

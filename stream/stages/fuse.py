@@ -14,7 +14,6 @@ detectors' probabilities counts, on their common scale, and bona fide takes all 
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import Counter
 from dataclasses import dataclass, field
@@ -189,27 +188,19 @@ class Fuser:
         config: weights, limits and how often to report.
         detectors: one or more, in the order of the configuration; `config.enter` and `config.leave`
             override where their thresholds meet.
-        learned: thresholds of single sources, on the common scale, which override both.
 
     Raises:
         ConfigError: a threshold that no track can reach within `config.reach_s`.
     """
 
-    def __init__(
-        self,
-        config: FuseConfig,
-        detectors: Sequence[Detector],
-        learned: Mapping[str, Scale] | None = None,
-    ) -> None:
+    def __init__(self, config: FuseConfig, detectors: Sequence[Detector]) -> None:
         self._config = config
         self._detectors = detectors
         self._scale = common_scale([detector.thresholds for detector in detectors])
         self.enter = self._scale.enter if config.enter is None else config.enter
         self.leave = self._scale.leave if config.leave is None else config.leave
-        self._learned = dict(learned or {})
-        own = [config.model_copy(update=scale._asdict()) for scale in self._learned.values()]
-        for options, detector in itertools.product([config, *own], detectors):
-            _check_reach(options, detector, self._scale)
+        check_reach(config, detectors)
+        self._own: dict[str, Scale] = {}  # by source
         self._tracks: dict[TrackKey, _Track] = {}
 
     def update(
@@ -254,9 +245,19 @@ class Fuser:
         ]
         return messages
 
+    def decide_by(self, source_id: str, own: Scale | None) -> None:
+        """Set the thresholds of a source, on the common scale; None: those of all.
+
+        To be called while it has no tracks; `check_reach` says which can be reached.
+        """
+        if own is None:
+            self._own.pop(source_id, None)
+        else:
+            self._own[source_id] = own
+
     def thresholds_of(self, source_id: str) -> Scale:
         """Return the thresholds that apply to a source."""
-        return self._learned.get(source_id, Scale(self.enter, self.leave))
+        return self._own.get(source_id, Scale(self.enter, self.leave))
 
     def has_decided(self, key: TrackKey) -> bool:
         """Return whether a live track has a verdict, or can't be judged."""
@@ -407,6 +408,17 @@ class Fuser:
             ended=ended,
             peak=track.peak,
         )
+
+
+def check_reach(config: FuseConfig, detectors: Sequence[Detector]) -> None:
+    """Refuse thresholds that no track can reach within `config.reach_s`.
+
+    Raises:
+        ConfigError: one of `config`, or of a detector where `config` has none.
+    """
+    scale = common_scale([detector.thresholds for detector in detectors])
+    for detector in detectors:
+        _check_reach(config, detector, scale)
 
 
 def _check_reach(config: FuseConfig, detector: Detector, scale: Scale) -> None:

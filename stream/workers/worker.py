@@ -16,7 +16,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from stream.assembly import connect, load_engines, recent_packets
+from stream.assembly import connect, load_engines, recent_packets, what_was_learned
 from stream.console import hide_in_logs
 from stream.decode.slots import share_processors
 from stream.errors import ConfigError, SinkError, StreamError
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stream.config import StreamConfig
-    from stream.decode.recent import RecentPackets
     from stream.metrics.measures import Measures
     from stream.page.feed import Feed, LiveBoard
     from stream.pipeline import Pipeline, Progress
@@ -118,7 +117,6 @@ def _watch(task: Task, link: _Link, stop: threading.Event, feeds: Sequence[Feed]
             watchers=feeds,
             listeners=feeds,
             measures=measures,
-            recent=share.recent,
             heartbeat_s=task.heartbeat_s,
         )
         link.tell(Ready())
@@ -130,7 +128,7 @@ def _watch(task: Task, link: _Link, stop: threading.Event, feeds: Sequence[Feed]
             costs = share.costs(used_s)
             link.tell(Counted(progress.frames_analysed, progress.verdicts, costs, progress.busy_s))
             if measures is not None:
-                measures.analysis.tick(progress)
+                measures.tick(progress)
 
         pipeline.run(report)
 
@@ -144,14 +142,9 @@ def _measures(task: Task) -> Measures | None:
 
 
 class _Share:
-    """The sources of this worker, which come and go.
-
-    Attributes:
-        recent: the latest packets of each, if evidence is kept.
-    """
+    """The sources of this worker, which come and go."""
 
     def __init__(self, config: StreamConfig, link: _Link) -> None:
-        self.recent: dict[str, RecentPackets] = {}
         self._config = config
         self._link = link
         self._sources: dict[str, _ToldSource] = {}
@@ -163,15 +156,13 @@ class _Share:
         """Make a source; nothing of it is opened yet."""
         config = told.source
         hide_in_logs(secrets_of(config.uri.get_secret_value()))
-        packets = recent_packets(self._config)
-        if packets is not None:
-            self.recent[config.id] = packets
         source = _ToldSource(
             config,
             self._config.decode,
             stop=threading.Event(),
             history=told.history,
-            recent=packets,
+            recent=recent_packets(self._config),
+            learned=what_was_learned(config, self._config),
         )
         source.link, source.life = self._link, told.life
         if told.is_paused:

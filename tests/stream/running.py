@@ -7,6 +7,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
+from stream.assembly import recent_packets, what_was_learned
 from stream.config import StreamConfig
 from stream.control import Control
 from stream.messages import MessageWriter, OutMessage, ScoreMessage, StatusMessage
@@ -32,14 +33,20 @@ OPEN: Final = (SourceState.OPEN, SourceCode.OK)
 class Run:
     """A pipeline that runs in a thread, all that it says and sees, and what controls it."""
 
-    def __init__(self, config: StreamConfig, analyser: Any, feed: Feed | None = None) -> None:
+    def __init__(
+        self,
+        config: StreamConfig,
+        analyser: Any,
+        feed: Feed | None = None,
+        others: Sequence[Any] = (),  # that watch, too, and keep something of each source
+    ) -> None:
         self.stop = threading.Event()
         self.messages: list[OutMessage] = []
         self.stamps: list[FrameStamp] = []
         self.sessions: set[tuple[str, int]] = set()  # of which a frame was analysed
         self.hidden: list[str] = []
         self._happened = threading.Condition()
-        self._config = config
+        self.config = config
         feeds = [] if feed is None else [feed]
         self.pipeline = Pipeline(
             [self._open(source) for source in config.sources],
@@ -48,13 +55,20 @@ class Run:
             [self, *feeds],
             stop=self.stop,
             shutdown_s=12,
-            watchers=[self, *feeds],
+            watchers=[self, *feeds, *others],
+            per_source=others,
         )
         self.control = Control(config, self.pipeline, self._add, self._hide)
         self._thread = threading.Thread(target=self.pipeline.run)
 
     def _open(self, source: SourceConfig) -> Source:
-        return Source(source, self._config.decode, stop=threading.Event())
+        return Source(
+            source,
+            self.config.decode,
+            stop=threading.Event(),
+            recent=recent_packets(self.config),
+            learned=what_was_learned(source, self.config),
+        )
 
     def _add(self, source: SourceConfig) -> None:
         self.pipeline.add(self._open(source))

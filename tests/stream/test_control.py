@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import socket
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import psutil
 import pytest
 import yaml
@@ -14,11 +16,13 @@ import yaml
 from stream.config import load_config
 from stream.control import reload_when_told
 from stream.errors import ConfigError
-from stream.messages import VerdictMessage
+from stream.learn.drift import DriftWatcher
+from stream.learned import Learned, engines_of, save_learned, settings_sha256
+from stream.messages import FeedMessage, VerdictMessage
 from tests.stream.running import OPEN, PAUSED, STOPPED, WAIT_S, Run, config_of, wait_until
 
 if TYPE_CHECKING:
-    from stream.config import SourceConfig
+    from stream.config import SourceConfig, StreamConfig
 
 
 @pytest.fixture
@@ -92,6 +96,131 @@ def test_200_cameras_that_come_and_go_leave_nothing_and_cost_another_no_frame(
     assert len(whole) > 2
     assert whole == [list(range(0, 50, 5))] * len(whole)
     assert list(by_session) == list(range(len(by_session)))
+
+
+# --- what a source brings, and takes along ---
+
+
+@pytest.fixture
+def learned_by(tiny_engine, tmp_path):
+    """Return a function that writes what was learned of a source, with the tiny engine."""
+
+    def write(source_id: str, name: str = "", **thresholds: float) -> str:
+        path = tmp_path / f"{name or source_id}.json"
+        config = tiny_config(tiny_engine, source_of("any", "unused").model_dump())
+        known = {"enter": 0.9, "leave": 0.2} | thresholds
+        learned = Learned(
+            source_id=source_id, learned_at="2026-11-29T00:00:00+00:00",
+            engines=engines_of(config), settings_sha256=settings_sha256(config),
+            budget=1, confidence=0.95, at_most=1, rule="counted", watched_s=1, visits=1, judged=1,
+            highest=0.5, reference={"score": (0.0,)}, **known,
+        )  # fmt: skip
+        save_learned(path, learned)
+        return str(path)
+
+    return write
+
+
+def tiny_config(engine: object, *sources: dict[str, Any], **options: Any) -> StreamConfig:
+    return config_of(*sources, score={"engines": [{"manifest": str(engine)}]}, **options)
+
+
+@pytest.fixture
+def start_tiny(open_analyser, tiny_engine, clip):
+    """Return a function that makes a run whose configuration names the engine, too."""
+
+    def make(others: tuple[Any, ...] = (), **options: Any) -> Run:
+        first = {"id": "first", "uri": str(clip), "loop": True}
+        config = tiny_config(tiny_engine, first, **options)
+        return Run(config, open_analyser(feed={"covered_after_s": 1}), others=others)
+
+    return make
+
+
+def thresholds_of(run: Run, source_id: str) -> list[set[float]]:
+    """Return the thresholds that verdicts named, session by session."""
+    found: dict[int, set[float]] = {}
+    for m in run.messages:
+        if isinstance(m, VerdictMessage) and m.source.id == source_id:
+            found.setdefault(m.source.session, set()).add(m.verdict.threshold)
+    return [found[session] for session in sorted(found)]
+
+
+def test_a_source_is_judged_by_what_it_learned_as_long_as_it_is_configured_to(
+    start_tiny, two_faces, learned_by
+):
+    own = source_of("new", two_faces, realtime=True, learned=learned_by("new"))
+    other = Path(learned_by("new", "later", enter=0.8, leave=0.3))
+    with start_tiny().running() as run:
+        run.control.add(own)
+        run.wait_for(lambda: {0.9, 0.2} in thresholds_of(run, "new"))
+        run.control.change(own.model_copy(update={"learned": other}))
+        run.wait_for(lambda: {0.8, 0.3} in thresholds_of(run, "new"))
+        run.control.remove("new")
+        run.wait_for_gone("new")
+        run.control.add(own.model_copy(update={"learned": None}))
+        run.wait_for(lambda: {0.6, 0.4} in thresholds_of(run, "new"))
+    lives = [
+        [life for life in ({0.9, 0.2}, {0.8, 0.3}, {0.6, 0.4}) if said <= life]
+        for said in thresholds_of(run, "new")
+    ]
+    assert [len(life) for life in lives] == [1] * len(lives)  # from the first frame to the last
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "why"),
+    [({"source_id": "door"}, "learned of the source door"), ({"enter": 0.9999}, "no track can")],
+)
+def test_a_bad_learned_file_refuses_the_change_and_leaves_all_as_it_was(
+    start_tiny, clip, learned_by, thresholds, why
+):
+    path = learned_by(**{"source_id": "new", "name": "bad", **thresholds})
+    bad = source_of("new", clip, learned=path)
+    with start_tiny().running() as run:
+        with pytest.raises(ConfigError, match=rf"bad\.json: .*{why}"):
+            run.control.add(bad)
+        run.control.add(bad.model_copy(update={"learned": None}))
+        run.wait_for_frame("new")
+        with pytest.raises(ConfigError, match=why):
+            run.control.change(bad)
+        whole = [view.config for view in run.control.sources()]
+        with pytest.raises(ConfigError, match=why):
+            run.control.reconcile(run.config.with_sources((bad,)))
+        assert [view.config for view in run.control.sources()] == whole
+    assert run.changes("first").count(STOPPED) == 1  # at the end of the run
+    assert run.changes("new").count(STOPPED) == 1
+
+
+def test_drift_is_watched_of_those_that_learned_something_as_long_as_they_are_there(
+    start_tiny, two_faces, learned_by
+):
+    drift = DriftWatcher()
+    with start_tiny(others=(drift,)).running() as run:
+        run.control.add(source_of("new", two_faces, realtime=True, learned=learned_by("new")))
+        run.wait_for_frame("new")
+        assert list(drift._monitors) == list(drift._visits) == ["new"]
+        run.control.remove("new")
+        run.wait_for_gone("new")
+        run.wait_for_frame("first", 2 + max(s for id_, s in run.sessions if id_ == "first"))
+        assert not drift._monitors
+        assert not drift._visits
+
+
+def test_the_feed_of_a_source_that_is_added_is_watched(start_tiny, write_clip, tmp_path):
+    def black(_: int, width: int, height: int) -> Any:
+        return np.zeros((height, width, 3), np.uint8)
+
+    covered = write_clip(tmp_path / "black.mp4", n=8, fps=5, picture=black)
+    with start_tiny().running() as run:
+        for watched in (False, True):
+            run.control.add(source_of("new", covered, realtime=True, watch_feed=watched))
+            if watched:
+                run.wait_for(lambda: any(isinstance(m, FeedMessage) for m in run.messages))
+            else:
+                run.wait_for_frame("new", 3)
+                assert not any(isinstance(m, FeedMessage) for m in run.messages)
+            run.control.remove("new")
+            run.wait_for_gone("new")
 
 
 # --- changed and paused ---

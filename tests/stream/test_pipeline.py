@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from stream.analyse import Analyser
+    from stream.learned import Learned
     from stream.messages import OutMessage
     from stream.records import Message, SourceOutput
 
@@ -100,6 +101,9 @@ class Watched:
 
     def finish(self, source_id: str) -> list[Any]:
         return list(self._analyser.finish(source_id))
+
+    def begin(self, source: SourceConfig, learned: Learned | None) -> None:
+        self._analyser.begin(source, learned)
 
 
 class FakeTime(threading.Event):
@@ -503,10 +507,10 @@ def test_what_is_wrong_with_a_feed_reaches_the_sinks_for_live_sources_alone(
     def black(_: int, width: int, height: int) -> NDArray[np.uint8]:
         return np.zeros((height, width, 3), np.uint8)
 
-    clip = write_clip(tmp_path / "black.mp4", n=20, fps=5, picture=black)
-    analyser = open_analyser(sources=[{"id": "cam", "uri": str(clip), **as_camera}])
+    clip = write_clip(tmp_path / "black.mp4", n=8, fps=5, picture=black)
+    analyser = open_analyser(feed={"covered_after_s": 1})
     sink = ListSink()
-    pipeline([source(clip, stop)], analyser, [sink], stop).run()
+    pipeline([source(clip, stop, **as_camera)], analyser, [sink], stop).run()
     assert [message.event.type for message in sink.said] == said
 
 

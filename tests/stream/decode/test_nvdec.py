@@ -249,6 +249,11 @@ def test_without_a_gpu_it_is_said(write_clip, tmp_path):
     assert raised.value.code is SourceCode.UNSUPPORTED_CODEC
 
 
+def test_without_a_gpu_no_source_is_asked_for_anything(tmp_path):
+    with pytest.raises(SourceError, match="torch finds no GPU"):
+        open_one(tmp_path / "not-there.mp4")
+
+
 def test_pictures_of_a_camera_are_not_waited_for(here, rtsp_camera, camera_clip, faults):
     with closing(open_one(rtsp_camera(camera_clip).url)) as decoder:
         frames = decoder.frames()

@@ -64,6 +64,25 @@ def test_at_half_the_speed_that_is_needed_half_the_frames_come_and_none_is_old(
         assert read_number(frame.image) == round(frame.stamp.pts_s * FPS)
 
 
+def test_a_picture_of_a_played_file_is_as_old_as_it_is_late_however_late_it_is_decoded(ten_seconds):
+    machine = SlowMachine(2 / FPS)
+    decoder = open_decoder(
+        SourceConfig(id="cam", uri=str(ten_seconds), realtime=True),
+        DecodeConfig(analyse_fps=ANALYSED),
+        session=0,
+        clock=lambda: machine.now + 1e6,
+        monotonic=machine,
+        wait=machine.wait,
+    )
+    late_s = []
+    for frame in decoder.frames():
+        machine.decoded(decoder.frames_seen)
+        if frame is not None:
+            assert frame.stamp.captured_at == pytest.approx(1e6 + 100 + frame.stamp.pts_s)
+            late_s.append(machine.now + 1e6 - frame.stamp.captured_at)
+    assert max(late_s) > 0.5
+
+
 def test_a_machine_that_is_fast_enough_leaves_nothing_out(ten_seconds):
     frames, decoder = play(ten_seconds, picture_s=0.9 / FPS)
     assert len(frames) == N / FPS * ANALYSED

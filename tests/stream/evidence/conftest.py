@@ -45,7 +45,10 @@ class Run:
         with open_analyser(self.config) as analyser:
             sources = [
                 Source(
-                    source, self.config.decode, stop=self.stop, recent=recent_packets(self.config)
+                    source,
+                    self.config.decode,
+                    stop=threading.Event(),  # each of its own: one may be removed
+                    recent=recent_packets(self.config),
                 )
                 for source in self.config.sources
             ]

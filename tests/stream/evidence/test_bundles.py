@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -36,6 +37,29 @@ def packets(path: Path) -> list[bytes]:
 
 def analysis_of(bundle: Path) -> Analysis:
     return Analysis.model_validate_json((bundle / "analysis.json").read_bytes())
+
+
+def test_a_camera_that_is_removed_leaves_whole_bundles_and_no_packets(run_of, two_faces, tmp_path):
+    camera = {"id": "cam1", "uri": str(two_faces), "realtime": True, "loop": True}
+    run = run_of(tmp_path, two_faces, sources=[camera], evidence={"after_s": 60})
+    kept, waited = [], itertools.count()
+
+    def watch(pipeline):
+        if not kept:
+            kept.append(pipeline._watched[0].source.recent)
+        if run.attacks and pipeline.progress().watched:
+            assert kept[0].cut(0, 100, 10**9).packets
+            pipeline.remove("cam1")
+        if not pipeline.progress().watched and (run.bundles or next(waited) == 100):
+            assert run.bundles, "it is written, and not only when the run ends"
+            run.stop.set()
+
+    run.go(watch)
+    assert kept[0].cut(0, 100, 10**9).packets == []
+    (bundle,) = run.bundles
+    cut, original = packets(bundle / "cut.mkv"), packets(two_faces)
+    assert len(cut) / 25 > analysis_of(bundle).at_s
+    assert cut == original[: len(cut)]
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -169,10 +170,8 @@ def test_the_watcher_says_once_that_a_camera_changed_and_of_which_session(camera
     rng = np.random.default_rng(9)
     learned = {"brightness": np.sort(rng.normal(0.5, 0.05, 200)), "score": rng.normal(-2, 0.5, 200)}
 
-    class Known:
-        reference = learned
-
-    watcher = DriftWatcher({"cam1": Known()}, clock=lambda: 1_790_000_000.0)
+    watcher = DriftWatcher(clock=lambda: 1_790_000_000.0)
+    watcher.begin(SimpleNamespace(source_id="cam1", learned=SimpleNamespace(reference=learned)))
     alerts = []
     for number in range(2 * WINDOW):
         look = camera.look(

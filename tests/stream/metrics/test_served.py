@@ -125,6 +125,43 @@ def test_without_a_source_that_is_up_a_run_is_not_ready(serve, write_config, tmp
         assert served.get("/healthz") == (200, "ok\n")
 
 
+def test_sources_that_come_and_go_are_told_of_as_long_as_they_are_there(
+    serve, write_config, two_faces, tmp_path
+):
+    sink = {"kind": "jsonl", "path": str(tmp_path / "out")}
+    config, later = (
+        write_config(sources, [sink])
+        for sources in ({"a": two_faces}, {"b": "rtsp://127.0.0.1:1/stream"})
+    )
+    with serve("--config", config) as process:
+        served = Served(process)
+        before = served.scrape(lambda s: s.value("facewarden_tracks_active", source="a") == 2)
+        assert before.value("facewarden_source_state", source="a", state="open") == 1
+        config.write_text(later.read_text())
+        process.send_signal(signal.SIGHUP)
+        after = served.scrape(
+            lambda s: (
+                s.value("facewarden_source_state", source="b", state="lost") == 1
+                and s.has("facewarden_verdicts_total", source="b")
+            )
+        )
+        assert {s.labels["source"] for s in after.samples if "source" in s.labels} == {"b"}
+        assert after.value("facewarden_verdicts_total") == 0
+        assert served.get("/readyz") == (503, "no source is up: b lost (refused)\n")
+        config.write_text(
+            config.read_text()
+            .replace("id: b", "id: a")
+            .replace("rtsp://127.0.0.1:1/stream", str(two_faces))
+        )
+        process.send_signal(signal.SIGHUP)
+        again = served.scrape(lambda s: s.value("facewarden_source_state", state="open") == 1)
+        served.scrape(lambda s: s.value("facewarden_tracks_active", source="a") == 2)
+        counted = "facewarden_frames_analysed_total"
+        assert again.value(counted, source="a") >= before.value(counted, source="a")
+        assert not again.has("facewarden_source_state", source="b")
+        assert served.get("/readyz") == (200, "ok\n")
+
+
 def test_a_shard_without_sources_is_ready(serve, write_config, tmp_path):
     config = write_config(
         {"a": "rtsp://127.0.0.1:1/stream"}, [{"kind": "jsonl", "path": str(tmp_path / "out")}]

@@ -279,6 +279,10 @@ REFUSED: list[tuple[str, str, Any, int, str]] = [
         *("POST", "/api/sources", {"id": "b", "uri": CAMERA, "allow_http": True}, 422),
         "only the configuration file",
     ),
+    (
+        *("POST", "/api/sources", {"id": "b", "uri": CAMERA, "learned": __file__}, 422),
+        "only the configuration file",
+    ),
     ("POST", "/api/sources", {"id": "b", "uri": CAMERA, "retry": 1}, 422, "retry_max_s"),
     ("POST", "/api/sources", {"id": "b", "uri": CAMERA, "stall_s": "x"}, 422, "stall_s"),
     ("POST", "/api/sources", {"id": "../b", "uri": CAMERA}, 422, "id"),

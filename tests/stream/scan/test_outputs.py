@@ -40,7 +40,7 @@ def test_what_redis_missed_is_sent_again_while_the_scan_goes_on(redis_server, tm
         Journal(tmp_path / "journal" / "all.jsonl") as journal,
         Outputs(
             *(tmp_path, journal, None),
-            redis=redis,
+            sinks=[redis],
             is_whole=False,
             grows=False,
             clock=lambda: now[0],

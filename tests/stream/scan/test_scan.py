@@ -21,6 +21,7 @@ from stream.scan.listing import list_items
 from stream.scan.policy import Mode, ScanLimits
 from stream.scan.scanner import ScanPlan, scan_one
 from stream.subscribe import Subscription
+from tests.stream.publish.receiver import Receiver
 
 ROOT = Path(__file__).parents[3]
 PROGRAM = ROOT / "run_stream.py"
@@ -428,6 +429,48 @@ def test_results_are_published_once_a_file_and_read_by_the_subscriber(
     ) as subscribed:
         read = [next(subscribed)["event"]["id"] for _ in range(2)]
     assert sorted(read) == sorted({m["event"]["id"] for m in published()})
+
+
+@pytest.fixture
+def receiver():
+    receiver = Receiver()
+    yield receiver
+    receiver.close()
+
+
+def test_results_go_to_the_webhooks_of_the_configuration_if_that_is_asked_for(
+    scan, receiver, two_faces, tmp_path
+):
+    (tmp_path / "faces.mp4").hardlink_to(two_faces)
+    config = tmp_path / "stream.yaml"
+    hook = {
+        "kind": "webhook", "url": f"http://127.0.0.1:{receiver.port}/hook", "allow_http": True,
+        "allow_private": True, "secret": "whsec_" + "A" * 32, "messages": ["alerts"],
+    }  # fmt: skip
+    config.write_text(json.dumps({"sinks": [hook]}))
+    options = ["--mode", "keyframes", "--config", config]
+    done = scan("faces.mp4", *options)
+    assert "the webhooks of --config get nothing of this scan: add --sink webhook" in done.log
+    assert receiver.requests == []
+    (tmp_path / "out" / "journal" / "all.jsonl").unlink()
+    receiver.answer = lambda _: (503, {})
+    done = scan("faces.mp4", *options, "--sink", "webhook")
+    assert done.code == 1
+    assert "1 scan results are kept in" in done.log
+    receiver.answer = lambda _: (204, {})
+    done = scan("faces.mp4", *options, "--sink", "webhook")
+    assert done.code == 0, done.log
+    (_, _, body) = receiver.requests[-1]
+    said = json.loads(body)
+    assert said["event"]["type"] == "scan.result"
+    assert said["file"]["path"].endswith("faces.mp4")
+    assert said["file"]["sha256"] == done.rows["faces.mp4"]["sha256"]
+
+
+def test_a_webhook_that_is_not_configured_is_refused_with_what_to_do(scan, clip):
+    done = scan("clip.mp4", "--sink", "webhook")
+    assert done.code == 2
+    assert "expected its address in --config (sinks: [{kind: webhook, url: ...}])" in done.log
 
 
 @pytest.mark.redis

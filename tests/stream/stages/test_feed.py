@@ -20,7 +20,8 @@ class Camera:
     """Shows a room in which somebody wanders about, one frame after the other."""
 
     def __init__(self, **options) -> None:
-        self.watch = FeedWatch(FeedConfig(**options), ["cam"])
+        self.watch = FeedWatch(FeedConfig(**options))
+        self.watch.begin("cam")
         self.random = np.random.default_rng(1)
         self.now_s = 0.0
         self.session = 0
