@@ -13,7 +13,7 @@ from stream.processors import processors
 from stream.scan.inputs import Selection
 from stream.scan.listing import list_items
 from stream.shards import part_of
-from stream.workers.shares import bounded, shares
+from stream.workers.shares import bounded, cheapest, shares
 
 NAMES = st.lists(
     st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,9}", fullmatch=True), unique=True, max_size=40
@@ -39,6 +39,19 @@ def test_a_scan_and_a_live_stream_agree_on_the_shard_of_a_name(tmp_path, monkeyp
         for item in list_items(names, Selection(), shard=(part, 3)).items
     }
     assert found == {name: part_of(name, 3) for name in names}
+
+
+@pytest.mark.parametrize(
+    ("parts", "costs", "index"),
+    [
+        ([["a"], ["b", "c"]], {"a": 0.9, "b": 0.1, "c": 0.1}, 1),
+        ([["a", "b"], ["c"]], {}, 1),  # by count, before costs are known
+        ([["a", "b"], ["c"]], {"a": 0.2, "b": 0.2}, 1),  # one that is not known is as the others
+        ([["a"], []], {"a": 0.0}, 1),
+    ],
+)
+def test_a_new_source_goes_where_the_others_cost_least(parts, costs, index):
+    assert cheapest(parts, costs) == index
 
 
 @given(NAMES, st.integers(1, 20), st.data())
