@@ -315,7 +315,7 @@ class Supervisor:
                 frames += worker.counted.frames_analysed
                 verdicts.update(worker.counted.verdicts)
                 busy_s = max(busy_s, worker.busy_s())
-        watched = tuple(each.source for each in self._wanted.values())
+        watched = tuple(each.config for each in self._wanted.values())
         return Progress(self._statuses(), frames, dict(verdicts), busy_s=busy_s, watched=watched)
 
     def failed_sources(self) -> list[SourceStatus]:
