@@ -198,6 +198,7 @@ function drawFace(pen, face, scale, unit) {
 
 async function loadSources() {
   const { sources } = await ask("GET", "/api/sources");
+  const before = order.join(" ");
   order = sources.map((source) => source.id);
   for (const [id, camera] of cameras) {
     if (!order.includes(id)) {
@@ -206,12 +207,14 @@ async function loadSources() {
       totals.delete(id);
     }
   }
-  for (const source of sources) {
-    if (!cameras.has(source.id)) cameras.set(source.id, new Camera(source.id));
-    byId("cameras").append(cameras.get(source.id).card);
+  for (const id of order) {
+    if (!cameras.has(id)) cameras.set(id, new Camera(id));
   }
-  const filter = byId("filter");
-  filter.replaceChildren(element("option", { value: "" }, "All"), ...order.map((id) => element("option", { value: id }, id)));
+  if (order.join(" ") !== before) {  // else what is moved would lose focus, and the click on it
+    byId("cameras").append(...order.map((id) => cameras.get(id).card));
+    byId("filter").replaceChildren(element("option", { value: "" }, "All"),
+      ...order.map((id) => element("option", { value: id }, id)));
+  }
   choose(order.includes(chosen) ? chosen : "");
   summarise();
 }
