@@ -321,22 +321,30 @@ def test_sources_change_while_nobody_watches_them(start, looped):
     assert run.statuses("a").count(STOPPED) == 1
 
 
-def test_the_run_goes_on_without_any_source_and_ends_when_others_have_ended(start, looped):
+def test_the_run_goes_on_without_any_source_and_any_worker_and_takes_others(start, looped):
+    with start(looped("a"), workers=1) as run:
+        run.until_scored("a")
+        worker = run.pid_of("a")
+        run.do("remove", "a")
+        run.until(lambda: run.statuses("a")[-1] == STOPPED)
+        assert run.sources == {}
+        os.kill(worker, signal.SIGKILL)  # it waited for sources
+        run.until(lambda: "it had no source" in run.log)
+        run.do("add", looped("b"))
+        run.until_scored("b")
+        assert run.pid_of("b") != worker
+        run.end()
+
+
+def test_a_worker_without_a_source_does_not_keep_a_run_whose_sources_have_all_ended(start, looped):
     with start(looped("a"), looped("b")) as run:
         run.until_scored("a")
         run.until_scored("b")
-        workers = {run.pid_of("a"), run.pid_of("b")}
-        for name in ("a", "b"):
-            run.do("remove", name)
-            run.until(lambda name=name: run.statuses(name)[-1] == STOPPED)
-        assert run.sources == {}
-        os.kill(run.pid_of("a"), signal.SIGKILL)  # one that waits for sources, as the other does
-        run.until(lambda: "it had no source" in run.log)
-        run.do("add", looped("one", loop=False))
-        run.do("add", looped("two", loop=False))
+        run.do("remove", "b")
+        run.until(lambda: run.statuses("b")[-1] == STOPPED)
+        run.do("change", looped("a", loop=False))
         run.wait()
-    assert run.statuses("one")[-1] == run.statuses("two")[-1] == ("ended", "end_of_file")
-    assert len({run.pid_of("one"), run.pid_of("two")} & workers) == 1
+    assert run.statuses("a")[-1] == ("ended", "end_of_file")
 
 
 def test_short_files_that_come_when_a_worker_may_be_about_to_end_are_all_read(start, clip):
