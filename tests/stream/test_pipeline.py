@@ -197,6 +197,16 @@ def test_decoding_has_a_lower_priority_than_the_analysis(open_analyser, two_face
     assert niceness["decode-cam"] > niceness["analysis"] == niceness["publish"]
 
 
+def test_threads_hand_over_the_interpreter_sooner_than_by_default(
+    open_analyser, two_faces, stop, monkeypatch
+):
+    asked: list[float] = []
+    monkeypatch.setattr(sys, "setswitchinterval", asked.append)
+    pipeline([source(two_faces, stop)], open_analyser(), [ListSink()], stop).run()
+    (interval_s,) = asked
+    assert interval_s < sys.getswitchinterval() / 2
+
+
 def test_two_files_are_watched_at_once_and_neither_loses_a_frame(
     open_analyser, write_two_faces, two_faces, stop, tmp_path
 ):
