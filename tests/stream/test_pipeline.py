@@ -204,7 +204,7 @@ def test_threads_hand_over_the_interpreter_sooner_than_by_default(
     monkeypatch.setattr(sys, "setswitchinterval", asked.append)
     pipeline([source(two_faces, stop)], open_analyser(), [ListSink()], stop).run()
     (interval_s,) = asked
-    assert interval_s < sys.getswitchinterval() / 2
+    assert interval_s <= 0.001  # 0.005 by default
 
 
 def test_two_files_are_watched_at_once_and_neither_loses_a_frame(
