@@ -27,6 +27,7 @@ from stream.redact import RedactingFilter
 from stream.workers.told import Add
 from stream.workers.worker import _Link, _Share
 from tests.stream.running import config_of
+from tests.stream.workers.test_supervisor import wait_for_end
 from tests.warm_start import WarmStarts
 
 if TYPE_CHECKING:
@@ -61,10 +62,16 @@ class Supervised:
     def log(self) -> str:
         return "".join(self.lines)
 
+    def tell(self, *what: Any) -> None:
+        print(json.dumps(what), file=self.process.stdin, flush=True)
+
+    def answer(self) -> Any:
+        return json.loads(self.process.stdout.readline())
+
     def ask(self, *what: Any) -> Any:
         """Tell it something, and return its answer."""
-        print(json.dumps(what), file=self.process.stdin, flush=True)
-        return json.loads(self.process.stdout.readline())
+        self.tell(*what)
+        return self.answer()
 
     def do(self, *what: Any) -> None:
         """Let it do something that it does not refuse."""
@@ -347,13 +354,20 @@ def test_a_worker_without_a_source_does_not_keep_a_run_whose_sources_have_all_en
     assert run.statuses("a")[-1] == ("ended", "end_of_file")
 
 
-def test_short_files_that_come_when_a_worker_may_be_about_to_end_are_all_read(start, clip):
-    with start({"id": "file-0", "uri": str(clip)}, workers=1) as run:
-        for number in range(1, 15):
-            run.until(lambda number=number: run.statuses(f"file-{number - 1}"))
-            run.do("add", {"id": f"file-{number}", "uri": str(clip)})
+def test_a_source_that_comes_when_its_worker_is_about_to_end_is_watched_by_the_next(start, looped):
+    """The supervisor sleeps while the worker ends, and hears of both at once when it wakes."""
+    with start(looped("file-0", loop=False, realtime=True), workers=1) as run:
+        for number in range(1, 6):
+            run.until_scored(f"file-{number - 1}")
+            worker = run.pid_of(f"file-{number - 1}")
+            run.process.send_signal(signal.SIGSTOP)
+            last = number == 5
+            run.tell("add", looped(f"file-{number}", loop=False, realtime=not last))
+            wait_for_end(worker)
+            run.process.send_signal(signal.SIGCONT)
+            assert run.answer() is None
         run.wait()
-    for number in range(15):
+    for number in range(6):
         assert run.statuses(f"file-{number}")[-1] == ("ended", "end_of_file")
 
 
