@@ -468,7 +468,8 @@ class PyAVDecoder:
         self._waited_s = 0.0
         pts_s = self._media_time.advance(stamp_s, arrived_s)
         if self._paced:
-            captured_at = self._clock() - self._play(pts_s)
+            late_s = self._play(pts_s)
+            captured_at = self._clock() - late_s
         return Moment(self._frames_seen - 1, pts_s, captured_at)
 
     def _nothing_more(self) -> Packet[Stream]:
