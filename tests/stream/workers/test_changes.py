@@ -399,7 +399,8 @@ def test_what_can_not_be_done_is_refused_with_the_reason_as_with_one_process(sta
             assert why in run.ask(*what)
         run.do("add", once)
         run.until(lambda: run.statuses("once")[-1:] == [("ended", "end_of_file")])
-        assert "it has ended" in run.ask("pause", "once")
+        # The worker's message is out before the supervisor has heard of it.
+        run.until(lambda: "it has ended" in run.ask("pause", "once"))
         run.do("change", {**once, "realtime": True})
         assert "read once, to its end, can't be paused" in run.ask("pause", "once")
         run.end()
