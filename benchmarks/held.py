@@ -5,8 +5,10 @@ The same for our pipeline (`benchmarks.cameras`) and for what it is compared wit
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -125,6 +127,16 @@ class Used:
             "cores_used": (time.process_time() - self._used_s) / elapsed_s,
             "stolen_cores": (_stolen_s() - self._stolen_s) / elapsed_s,
         }
+
+
+def largest_rss_mib() -> float:
+    """Return the largest resident set of this process since its program began; Linux.
+
+    What `getrusage` says is at least what its parent had when it started this one.
+    """
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    (kib,) = re.findall(r"VmHWM:\s+(\d+) kB", status)
+    return int(kib) / 1024
 
 
 def _stolen_s() -> float:

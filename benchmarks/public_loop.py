@@ -20,7 +20,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import resource
 import subprocess
 import sys
 import threading
@@ -37,7 +36,7 @@ import torch
 from facenet_pytorch import MTCNN
 
 from benchmarks.clips import FPS
-from benchmarks.held import Trial, Used, judged
+from benchmarks.held import Trial, Used, judged, largest_rss_mib
 from benchmarks.record import ROOT
 from models import crop_faces
 from trt_engines.backends.onnx_session import open_session
@@ -291,7 +290,7 @@ def _run(
                 print(json.dumps(score), flush=True)
     result = used.cores() | {
         "cameras": [camera.counts().since(before[camera.number]) for camera in cameras],
-        "largest_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "largest_rss_mib": largest_rss_mib(),
     }
     print(json.dumps(result), flush=True)
     os._exit(0)  # decoders are at work, and are not awaited

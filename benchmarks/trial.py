@@ -7,7 +7,6 @@ the start-up, and memory.
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import threading
 import time
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
-from benchmarks.held import Used
+from benchmarks.held import Used, largest_rss_mib
 from stream.analyse import open_analyser
 from stream.config import load_config
 from stream.messages import MessageWriter
@@ -74,7 +73,7 @@ def run(config: StreamConfig, seconds: float, start_up_s: float) -> dict[str, fl
             for timer in timers:
                 timer.cancel()
     return used.cores() | {
-        "largest_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "largest_rss_mib": largest_rss_mib(),
     }
 
 
