@@ -27,7 +27,6 @@ from stream.redact import RedactingFilter
 from stream.workers.told import Add
 from stream.workers.worker import _Link, _Share
 from tests.stream.running import config_of
-from tests.stream.workers.test_supervisor import wait_for_end
 from tests.warm_start import WarmStarts
 
 if TYPE_CHECKING:
@@ -352,23 +351,6 @@ def test_a_worker_without_a_source_does_not_keep_a_run_whose_sources_have_all_en
         run.do("change", looped("a", loop=False))
         run.wait()
     assert run.statuses("a")[-1] == ("ended", "end_of_file")
-
-
-def test_a_source_that_comes_when_its_worker_is_about_to_end_is_watched_by_the_next(start, looped):
-    """The supervisor sleeps while the worker ends, and hears of both at once when it wakes."""
-    with start(looped("file-0", loop=False, realtime=True), workers=1) as run:
-        for number in range(1, 6):
-            run.until_scored(f"file-{number - 1}")
-            worker = run.pid_of(f"file-{number - 1}")
-            run.process.send_signal(signal.SIGSTOP)
-            last = number == 5
-            run.tell("add", looped(f"file-{number}", loop=False, realtime=not last))
-            wait_for_end(worker)
-            run.process.send_signal(signal.SIGCONT)
-            assert run.answer() is None
-        run.wait()
-    for number in range(6):
-        assert run.statuses(f"file-{number}")[-1] == ("ended", "end_of_file")
 
 
 def test_a_worker_that_does_not_listen_holds_up_nobody_and_is_replaced(start, looped):
