@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from stream.page.server import Page
     from stream.pipeline import Progress
     from stream.records import SourceStatus
-    from stream.workers.page import Gallery
 
 log = logging.getLogger("run_stream")
 
@@ -681,13 +680,6 @@ def _reload_when_told(
     ).start()
 
 
-def _gallery(run: str) -> Gallery:
-    """Return what collects for the page from workers."""
-    from stream.workers.page import Gallery
-
-    return Gallery(run)
-
-
 def _hide_source(source: SourceConfig) -> None:
     hide_in_logs(secrets_of(source.uri.get_secret_value()))
 
@@ -701,6 +693,7 @@ def _supervise(
 ) -> None:
     from stream.control import Control
     from stream.processors import processors
+    from stream.workers.page import Gallery
     from stream.workers.supervisor import Supervisor
 
     # Before the first worker's imports: a pool of threads each would outnumber the processors.
@@ -708,7 +701,7 @@ def _supervise(
     with ExitStack() as resources:
         monitor = _monitor(config, resources, workers=True)
         run = secrets.token_hex(4)
-        gallery = None if config.page is None else _gallery(run)
+        gallery = None if config.page is None else Gallery(run)
         supervisor = Supervisor(
             config,
             workers or processors(),

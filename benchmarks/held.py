@@ -87,6 +87,11 @@ def largest_held(held: Callable[[int], bool], *, first: int, limit: int, step: i
         good, bad = bad, 2 * bad
         if bad > limit:
             return good
+    return most_between(held, good, bad, step=step)
+
+
+def most_between(held: Callable[[int], bool], good: int, bad: int, *, step: int = 1) -> int:
+    """Halve the distance between a number that is held and one that is not; return the former."""
     while bad - good > step:
         middle = (good + bad) // 2
         if held(middle):

@@ -21,6 +21,7 @@ from rich.table import Table
 
 from benchmarks.cameras import Plan, TrialFolder
 from benchmarks.clips import Scene, write_clip
+from benchmarks.held import most_between
 from benchmarks.record import ROOT, circumstances, command_line, save
 from benchmarks.stages import DECODE, stage_costs
 from stream.config import ScoreConfig, load_config
@@ -105,15 +106,9 @@ def _most_held(trials: TrialFolder) -> int:
     good = int(trials.held(1))
     cost = trials.trials[0].cpu_ms_per_camera_second / 1000 / len(os.sched_getaffinity(0))
     bad = min(max(3, 2 + math.floor(_MORE_THAN_EVER / cost)), PLAN.largest_n) if good else 1
-    while bad - good > 1:
-        middle = (good + bad) // 2
-        if trials.held(middle):
-            good = middle
-        else:
-            bad = middle
     if not good:
         trials.held(2)  # for its memory
-    return good
+    return most_between(trials.held, good, bad)
 
 
 def _show(rows: list[dict[str, Any]]) -> None:
